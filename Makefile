@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo report test slow lint clean
+
+demo: $(READY)  ## the demo grid on real digits, then its report
+	$(BIN)/python -m sweeps run sweeps/demo.yaml --runs runs --wandb offline
+	$(BIN)/python -m analysis runs --out report --grid sweeps/demo.yaml
+
+report: $(READY)  ## the report of all runs under runs/
+	$(BIN)/python -m analysis runs --out report
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,1 @@
+"""Structured pruning, run for run: measures, nets, data, cuts, training, record."""

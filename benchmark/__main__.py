@@ -1,0 +1,46 @@
+"""`python -m benchmark`: one run. A flag for each field of `RunConfig`, and some for how to execute it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import tyro
+
+from benchmark.cli import guarded, parse
+from benchmark.config import RunConfig
+from benchmark.options import Options
+
+DESCRIPTION = "Train one net, prune it on the way, and record loss, accuracy and gradient flow."
+
+
+@dataclass(frozen=True)
+class Command:
+    config: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
+
+
+def main() -> None:
+    command = parse(Command, "python -m benchmark", DESCRIPTION)
+    guarded(lambda: execute(command.config, command.options))
+
+
+def execute(config: RunConfig, options: Options) -> None:
+    from benchmark.run import Progress, run  # here, so that --help needs no torch
+
+    def watch(progress: Progress) -> None:
+        row = progress.row
+        print(
+            f"epoch {row['epoch']:>3}/{progress.total}  train loss {row['train/loss']:.4f}  "
+            f"test accuracy {row['test/accuracy']:.2%}  lr {row['lr']:g}  {row['time/images_per_second']:.0f} images/s"
+        )
+
+    options.prepare()
+    summary = run(config, options, watch)
+    print(
+        f"{config.canonical().label}: {summary['outcome']}, test accuracy {summary['test/accuracy']:.2%}, "
+        f"{summary['net/params']:,} parameters; record in {options.runs / config.run_id}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Images on the device as uint8: batched crops, flips and normalisation, and class-balanced subsets.
+
+The order and the augmentation of an epoch are functions of a seed alone, so that a run can be resumed at any epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.nn.functional import pad
+
+PADDING = 4
+
+
+def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """uint8 [N, H, W, 3] -> [N, 3, H, W] (channels last in memory), mean 0.5 and std 0.5 taken out.
+
+    Computed in float32 (the same bits as torchvision's ToTensor and Normalize), then converted to `dtype`.
+    """
+    return images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5).div_(0.5).to(dtype)
+
+
+def generator(seed: int) -> torch.Generator:
+    """A CPU generator: draws do not depend on the device that trains."""
+    return torch.Generator().manual_seed(seed)
+
+
+def balanced(labels: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """Indices [M] of a class-balanced random subset, in random order; M = min(count, N).
+
+    Classes differ by at most one image, as long as each has enough of them.
+    """
+    draw = generator(seed)
+    shuffled = torch.randperm(len(labels), generator=draw)
+    labels = labels.cpu()[shuffled]
+    rank = torch.empty_like(labels)  # how many images of the same class come before
+    for label in labels.unique():
+        members = labels == label
+        rank[members] = torch.arange(int(members.sum()))
+    chosen = torch.argsort(rank, stable=True)[:count]
+    return shuffled[chosen[torch.randperm(len(chosen), generator=draw)]]
+
+
+def epoch_batches(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    batch_size: int,
+    order_seed: int,
+    augment_seed: int | None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch of training batches: normalised images [B, 3, H, W] and labels [B]; the last may be smaller.
+
+    augment_seed: None trains on the images as they are.
+    """
+    count, height, width = images.shape[:3]
+    order = torch.randperm(count, generator=generator(order_seed)).to(images.device)
+    if augment_seed is not None:
+        draw = generator(augment_seed)
+        top, left = (torch.randint(0, 2 * PADDING + 1, (count, 1), generator=draw) for _ in range(2))
+        flip = torch.rand(count, 1, generator=draw) < 0.5
+        columns = torch.arange(width)
+        rows = (top + torch.arange(height)).to(images.device)
+        columns = (left + torch.where(flip, columns.flip(0), columns)).to(images.device)
+    for start in range(0, count, batch_size):
+        chosen = order[start : start + batch_size]
+        batch = images[chosen]
+        if augment_seed is not None:
+            batch = _crop(batch, rows[start : start + batch_size], columns[start : start + batch_size])
+        yield normalise(batch), labels[chosen]
+
+
+def _crop(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    padded = pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
+    first = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[first, rows[:, :, None], columns[:, None, :]]

@@ -1,0 +1,185 @@
+"""One run, described: every field that can change its result, and the identity derived from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+from benchmark import registry
+from benchmark.errors import UserError, require
+
+RETRAIN = ("budget", "restart")
+ABLATIONS = ("none", "layer_shuffle", "reinit", "invert")
+PROTOCOLS = ("exact", "paper")
+CUT_MOMENTUM = ("reset", "carry")
+PRECISIONS = ("float32", "tf32", "bf16")
+TRAINED = "trained"
+
+# Fields that only a cut reads: they do not matter to a run that makes none.
+_CUT_FIELDS = (
+    "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum", "score_samples",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The science of one run. Raises `UserError` (a ValueError) for a value that is not allowed."""
+
+    measure: str = "magnitude"
+    """Importance measure: the lowest-scored filters are pruned (`none`: the dense control)."""
+    arch: str = "vgg13"
+    """Architecture."""
+    dataset: str = "digits"
+    """Data set: digits, cifar10, cifar100, or folder:PATH (class folders under train/ and test/)."""
+    width: float = 1.0
+    """Factor on the number of filters of every layer (at least 8 stay)."""
+    ratio: float = 0.75
+    """Fraction of the prunable filters that all cuts together remove, between 0 and 1."""
+    prune_epoch: int | str = 0
+    """Epochs of dense training before the first cut (0: at initialisation), or `trained`: all of them, then restart."""
+    rounds: int = 1
+    """Number of cuts, one epoch apart."""
+    retrain: str = "budget"
+    """`budget`: one schedule of `epochs` holds everything. `restart`: it starts anew at the first cut."""
+    ablation: str = "none"
+    """Sanity check: none, layer_shuffle (permute scores inside layers), reinit (fresh weights after a cut), invert."""
+    protocol: str = "exact"
+    """Rules of ranking: exact, or paper (what the authors' released code does)."""
+    cut_momentum: str = "reset"
+    """The optimizer's momentum at a cut: reset, or carry (sliced along with the weights)."""
+    epochs: int = 160
+    """Epochs of the learning-rate schedule."""
+    batch_size: int = 128
+    """Images per training step."""
+    lr: float = 0.1
+    """Initial learning rate; divided by 10 at 1/2 and at 3/4 of the epochs."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay, on all parameters."""
+    temperature: float = 5.0
+    """T: training and every logged loss use the cross-entropy of logits / T."""
+    score_samples: int = 2560
+    """Training images that a cut is decided on, class-balanced."""
+    probe_samples: int = 512
+    """Training images on which the gradient flow is measured, class-balanced."""
+    precision: str = "float32"
+    """Arithmetic of training: float32, tf32 or bf16. Scoring is always float32."""
+    train_limit: int = 0
+    """Train on this many images only, class-balanced (0: all)."""
+    seed: int = 0
+    """Seed of initial weights, data order, augmentation, scoring set and random measures."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        registry.check("measure", "measures", self.measure)
+        registry.check("arch", "models", self.arch)
+        registry.check("dataset", "data", self.dataset)
+        for name, allowed in (
+            ("retrain", RETRAIN),
+            ("ablation", ABLATIONS),
+            ("protocol", PROTOCOLS),
+            ("cut_momentum", CUT_MOMENTUM),
+            ("precision", PRECISIONS),
+        ):
+            value = getattr(self, name)
+            require(value in allowed, name, value, "one of " + ", ".join(allowed))
+        for name in ("width", "lr", "temperature"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("rounds", "epochs", "batch_size", "score_samples", "probe_samples"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("weight_decay", "train_limit", "seed"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(0 < self.ratio < 1, "ratio", self.ratio, "between 0 and 1, both excluded")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        self._check_timing()
+
+    def _check_timing(self) -> None:
+        run = _resolve_timing(self)
+        if self.measure == "none":
+            return
+        if run.retrain == "budget":
+            allowed = f"from 0 to epochs - rounds = {self.epochs - self.rounds} (or use retrain='restart')"
+            require(0 <= run.prune_epoch <= self.epochs - self.rounds, "prune_epoch", self.prune_epoch, allowed)
+        else:
+            allowed = f"from 0 to epochs = {self.epochs}"
+            require(0 <= run.prune_epoch <= self.epochs, "prune_epoch", self.prune_epoch, allowed)
+            require(self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}")
+
+    def canonical(self) -> RunConfig:
+        """The same run with every field that does not matter to it at its default."""
+        if self.measure == "none":
+            return dataclasses.replace(self, **{name: DEFAULTS[name] for name in _CUT_FIELDS})
+        run = _resolve_timing(self)
+        if run.prune_epoch == 0:  # without a dense phase there is nothing to restart after
+            run = dataclasses.replace(run, retrain="budget")
+        return run
+
+    def dense(self) -> RunConfig:
+        """The dense control of this run: what it is before its first cut."""
+        return dataclasses.replace(self, measure="none").canonical()
+
+    @property
+    def cell(self) -> str:
+        """Identity but for the seed: a digest of the fields that differ from their defaults (12 hex digits).
+
+        A field that is added later, with a default that keeps old behaviour, renames no old run.
+        """
+        science = {k: v for k, v in self.canonical().to_dict().items() if k != "seed" and v != DEFAULTS[k]}
+        return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def run_id(self) -> str:
+        """Identity of the run, and the name of its folder: `<cell>-s<seed>`."""
+        return f"{self.cell}-s{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """A name for people, such as `loss vgg13 digits p0.75 @2x5 s0`."""
+        run = self.canonical()
+        cuts = "" if run.measure == "none" else f" p{run.ratio:g} @{run.prune_epoch}x{run.rounds}"
+        return f"{run.measure} {run.arch} {run.dataset}{cuts} s{run.seed}"
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields as a plain dictionary, in order of declaration."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object]) -> RunConfig:
+        """The inverse of `to_dict`; raises `UserError` for an unknown field."""
+        for name in values:
+            if name not in DEFAULTS:
+                raise UserError(f"unknown field {name!r}; the fields are {', '.join(DEFAULTS)}")
+        return cls(**values)
+
+
+DEFAULTS: dict[str, object] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+
+
+def stream_seed(stream: str, config: RunConfig, *fields: str, epoch: int = 0) -> int:
+    """Seed (63 bits) of a named random stream; it depends on the named fields, the seed and the epoch alone."""
+    key = [stream, config.seed, epoch, *(getattr(config, name) for name in fields)]
+    return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
+
+
+def _resolve_timing(config: RunConfig) -> RunConfig:
+    if config.prune_epoch == TRAINED:
+        return dataclasses.replace(config, prune_epoch=config.epochs, retrain="restart")
+    return config
+
+
+def _check_types(config: RunConfig) -> None:
+    for name, default in DEFAULTS.items():
+        value = getattr(config, name)
+        if name == "prune_epoch" and value == TRAINED:
+            continue
+        kind = type(default)
+        if kind is float and type(value) is int:
+            object.__setattr__(config, name, float(value))  # frozen, but 1 and 1.0 are the same width
+        else:
+            noun = {int: "a whole number", float: "a number", str: "a text"}[kind]
+            also = f" or {TRAINED!r}" if name == "prune_epoch" else ""
+            require(type(value) is kind, name, value, noun + also)
+            require(kind is not float or abs(value) < float("inf"), name, value, "finite")

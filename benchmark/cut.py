@@ -1,0 +1,111 @@
+"""One cut of a run: score, select, compact, and record what it did to the gradient flow."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmark.batches import generator
+from benchmark.config import RunConfig, stream_seed
+from benchmark.flow import dot, measure_flow, parameters
+from benchmark.measures import MEASURES
+from benchmark.models import Net
+from benchmark.pruning import Keep, compact, kept_indices, masked, select
+from benchmark.scoring import Scores, score_all
+from benchmark.state import State, carry_momentum, initial_net, initial_weights, make_optimizer, prepared
+from benchmark.train import Problem
+
+
+def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Path, *, score_every: bool) -> dict:
+    """Make the next cut in place; returns its row and writes the per-filter scores (of every measure, if asked)."""
+    start = time.perf_counter()
+    model, round, probe = state.model, len(state.cuts) + 1, problem.probe
+    before = measure_flow(model, probe.images, probe.labels, config.temperature)
+    scores = _scores(state, problem, config, round, every=score_every)
+    own = ablated(scores[config.measure], model, config, round)
+    keep = select(model, own, config.ratio, round=round, rounds=config.rounds, protocol=config.protocol)
+    predicted = _predicted(model, keep, before.g, before.hg)
+    _write_scores(scores_file, scores)
+    pruned = prepared(compact(model, keep), problem.train.images.device)
+    after = measure_flow(pruned, probe.images, probe.labels, config.temperature)
+    _adopt(state, pruned, keep, config, round)
+    seconds = time.perf_counter() - start
+    state.seconds += seconds
+    row = {
+        "round": round,
+        "epoch": state.epoch,
+        "kept": {name: int(mask.sum()) for name, mask in pruned.masks().items()},
+        "before": before.numbers,
+        "after": after.numbers,
+        "predicted": predicted,
+        "actual": {
+            "loss_change": after.numbers["loss"] - before.numbers["loss"],
+            "grad_norm_sq_change": after.numbers["grad_norm"] ** 2 - before.numbers["grad_norm"] ** 2,
+        },
+        "scores": {
+            name: {"min": float(s.min()), "mean": float(s.mean()), "max": float(s.max())}
+            for name, s in scores[config.measure].items()
+        },
+        "seconds": seconds,
+    }
+    state.cuts.append(row)
+    return row
+
+
+def ablated(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores:
+    """Scores as the run's ablation wants them: unchanged, permuted inside each layer, or with the order inverted."""
+    if config.ablation == "invert":
+        return {name: -layer for name, layer in scores.items()}
+    if config.ablation != "layer_shuffle":
+        return scores
+    draw = generator(stream_seed("layer_shuffle", config, epoch=round))
+    shuffled = {}
+    for name, layer in scores.items():
+        live = model.mask(name).nonzero().flatten()
+        order = torch.randperm(len(live), generator=draw).to(live.device)
+        shuffled[name] = layer.clone()
+        shuffled[name][live] = layer[live[order]]
+    return shuffled
+
+
+def _scores(state: State, problem: Problem, config: RunConfig, round: int, *, every: bool) -> dict[str, Scores]:
+    names = [config.measure]
+    if every:
+        names += [name for name in MEASURES if name not in (config.measure, "none", "oracle")]
+    initial = None
+    if any("initial" in MEASURES[name].needs for name in names):
+        initial = initial_weights(config, state)
+    return score_all(
+        state.model, names, problem.scoring.images, problem.scoring.labels, initial=initial,
+        generator=generator(stream_seed("measure", config, "measure", epoch=round)),
+    )  # fmt: skip
+
+
+def _predicted(model: Net, keep: Keep, g: dict, hg: dict) -> dict[str, float]:
+    """First-order changes when the removed filters' parameters theta_p go to 0: -theta_p.g_p and -2 theta_p.(Hg)_p."""
+    theta = parameters(model)
+    step = {name: (p - theta[name]).detach() for name, p in parameters(masked(model, keep)).items()}
+    return {"loss_change": float(dot(step, g)), "grad_norm_sq_change": 2 * float(dot(step, hg))}
+
+
+def _adopt(state: State, pruned: Net, keep: Keep, config: RunConfig, round: int) -> None:
+    source = masked(state.model, keep)
+    if config.ablation == "reinit":
+        new = initial_net(config, pruned.num_classes, pruned.plan, salt=f"reinit {round}")
+        pruned.load_state_dict(new.state_dict())
+        pruned = masked(pruned, pruned.masks())
+    optimizer = make_optimizer(pruned, config)
+    if config.cut_momentum == "carry" and config.ablation != "reinit":
+        carry_momentum(state, keep, optimizer, pruned)
+    rows = {name: kept_indices(source)[f"{name}.weight"][0].cpu() for name in source.convs}
+    state.origin = {name: state.origin[name][rows[name]] for name in rows}
+    state.model, state.optimizer = pruned, optimizer
+
+
+def _write_scores(path: Path, scores: dict[str, Scores]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {f"{m}/{conv}": s.cpu().numpy() for m, layers in scores.items() for conv, s in layers.items()}
+    np.savez_compressed(path, **arrays)

@@ -1,0 +1,16 @@
+"""CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images of 100 (fine) classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark.data import Images, _cifar
+
+RELEASE = _cifar.Release(
+    name="cifar100", torchvision="CIFAR100", folder="cifar-100-python", train=("train",), test="test",
+    labels=b"fine_labels", meta="meta", classes=b"fine_label_names",
+)  # fmt: skip
+
+
+def load(root: Path, path: str) -> Images:
+    return _cifar.load(RELEASE, root)

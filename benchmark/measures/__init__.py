@@ -1,0 +1,46 @@
+"""Importance measures, one file each: a function from what it needs to one score per filter.
+
+The lowest score is pruned first, for every measure. This module and the files beside it import no torch, so
+that the measures' names, orders and needs are known without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmark import registry
+
+if TYPE_CHECKING:
+    import torch
+
+MEASURES: dict[str, registry.Measure] = {
+    name: getattr(registry.load("measures", name), name) for name in registry.names("measures")
+}
+
+
+def score(
+    model: torch.nn.Module,
+    measure: str,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    temperature: float | None = None,
+    initial: dict[str, torch.Tensor] | None = None,
+    batch_size: int = 128,
+    generator: torch.Generator | None = None,
+) -> dict[str, torch.Tensor]:
+    """Score every filter of `model` with one measure.
+
+    images: uint8 [N, H, W, 3], labels: int64 [N]; they are normalised here. temperature: None takes the
+    measure's own. initial: {conv: weight at initialisation}, for the measures that need it. Only `fisher*`
+    depend on batch_size (for the others it bounds memory). generator: a CPU generator, for the random measures.
+    Returns {conv name: scores [filters]} in the order of `named_modules`. The model is left as it was: weights,
+    gradients, BN statistics, mode and the global random state. Raises `UserError` for an unknown measure.
+    """
+    from benchmark import scoring  # here, because it imports torch
+
+    scores = scoring.score_all(
+        model, [measure], images, labels,
+        temperature=temperature, initial=initial, batch_size=batch_size, generator=generator,
+    )  # fmt: skip
+    return scores[measure]

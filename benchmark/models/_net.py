@@ -1,0 +1,122 @@
+"""What every architecture shares: filters, streams, and a batch norm that can mask channels.
+
+A *filter* is one output channel of one conv: what is scored and masked. A *stream* is a channel axis that
+tensors share (the residual stream of a ResNet stage; a pointwise conv and the depthwise conv after it): what
+can be physically removed. Each architecture declares which stream each conv reads and writes; masks,
+compaction and costs read that table alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from benchmark.errors import UserError
+
+IMAGE = "image"
+IMAGE_CHANNELS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv:
+    """One conv of an architecture, with the batch norm behind it."""
+
+    name: str
+    norm: str
+    """Name of its batch norm; a masked filter is zero after it."""
+    reads: str
+    """Stream of its input channels."""
+    writes: str
+    """Stream of its output channels."""
+    filters: int
+    """Filters in the default plan, at width 1."""
+    prunable: bool = True
+    """Whether its filters are ranked in a cut."""
+
+    @property
+    def depthwise(self) -> bool:
+        """A depthwise conv works on one stream, channel by channel: it follows the conv that writes it."""
+        return self.reads == self.writes
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose masked channels are zero, in training and evaluation alike."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("mask", None, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y if self.mask is None else y * self.mask[:, None, None]
+
+
+class Net(nn.Module):
+    """A net built from a plan, {conv name: number of filters}.
+
+    `plan` is what it has, `original` what it had before any cut, `convs` the table {conv name: Conv} in the order
+    of `named_modules`, `head` the name of its linear classifier, which reads the stream `head_reads`.
+    """
+
+    def __init__(self, convs: list[Conv], plan: dict[str, int], *, head: str, head_reads: str) -> None:
+        super().__init__()
+        self.convs = {conv.name: conv for conv in convs}
+        self.head, self.head_reads = head, head_reads
+        self.plan = _checked(plan, self.convs)
+        self.original = dict(self.plan)
+        self.channels = {IMAGE: IMAGE_CHANNELS} | {c.writes: self.plan[c.name] for c in convs}
+
+    def conv2d(self, name: str, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+        """The conv of this name: its channels come from the plan."""
+        conv = self.convs[name]
+        inputs = self.channels[conv.reads]
+        groups = inputs if conv.depthwise else 1
+        return nn.Conv2d(
+            inputs, self.plan[name], kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
+        )
+
+    def norm2d(self, name: str) -> BatchNorm2d:
+        """The batch norm behind the conv of this name."""
+        return BatchNorm2d(self.plan[name])
+
+    def linear_head(self, num_classes: int) -> nn.Linear:
+        """The classifier."""
+        return nn.Linear(self.channels[self.head_reads], num_classes)
+
+    def mask(self, name: str) -> torch.Tensor:
+        """Which filters of a conv are live: bool [filters]."""
+        mask = self.get_submodule(self.convs[name].norm).mask
+        if mask is None:
+            return torch.ones(self.plan[name], dtype=torch.bool, device=self.get_submodule(name).weight.device)
+        return mask.bool()
+
+    def set_mask(self, name: str, live: torch.Tensor) -> None:
+        """Mask the filters of a conv that are not live (bool [filters])."""
+        norm = self.get_submodule(self.convs[name].norm)
+        norm.mask = None if bool(live.all()) else live.to(norm.weight)
+
+    def masks(self) -> dict[str, torch.Tensor]:
+        """Which filters are live, for every conv."""
+        return {name: self.mask(name) for name in self.convs}
+
+
+def scaled(convs: list[Conv], width: float) -> dict[str, int]:
+    """The default plan times `width`, with at least 8 filters (or the default number, if that is less) a layer."""
+    return {c.name: max(min(8, c.filters), round(c.filters * width)) for c in convs}
+
+
+def _checked(plan: dict[str, int], convs: dict[str, Conv]) -> dict[str, int]:
+    if set(plan) != set(convs):
+        wrong = sorted(set(plan) ^ set(convs))
+        raise UserError(f"plan must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}")
+    widths: dict[str, tuple[str, int]] = {}
+    for name, conv in convs.items():
+        filters = int(plan[name])
+        if filters < 1:
+            raise UserError(f"plan[{name!r}] must be at least 1, got {filters}")
+        writer, width = widths.setdefault(conv.writes, (name, filters))
+        if width != filters:
+            raise UserError(f"plan[{name!r}] must equal plan[{writer!r}] = {width} (one stream), got {filters}")
+    return {name: int(plan[name]) for name in convs}

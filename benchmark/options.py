@@ -1,0 +1,66 @@
+"""How and where runs are executed: none of it is part of a run's identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.errors import UserError, require
+from benchmark.track import MODES
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Arguments of the command that do not change a result."""
+
+    runs: Path = Path("runs")
+    """Folder of the run records."""
+    data: Path = Path("data")
+    """Folder of the data sets."""
+    device: str = "auto"
+    """auto (cuda if there is one), cpu, cuda, cuda:1, ..."""
+    threads: int = 0
+    """CPU threads (0: torch's choice)."""
+    wandb: str = "offline"
+    """Mirror to Weights & Biases: offline, online or disabled."""
+    flow_every: int = 1
+    """Measure the gradient flow every so many epochs."""
+    score_all: bool = False
+    """Also record the scores of every other measure at each cut."""
+
+    def __post_init__(self) -> None:
+        require(self.wandb in MODES, "wandb", self.wandb, "one of " + ", ".join(MODES))
+        require(self.flow_every >= 1, "flow_every", self.flow_every, "at least 1")
+        require(self.threads >= 0, "threads", self.threads, "at least 0")
+
+    def torch_device(self) -> torch.device:
+        """The device to train on. Raises `UserError` for one that is not there."""
+        import torch
+
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise UserError(f"device must be auto, cpu or cuda[:N], got {self.device!r}") from None
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"device must be one of {torch.cuda.device_count()} CUDA devices, got {self.device!r}")
+        return device
+
+    def device_name(self) -> str:
+        """The device, for the record."""
+        import torch
+
+        device = self.torch_device()
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+    def prepare(self) -> None:
+        """Set the number of threads of this process."""
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)

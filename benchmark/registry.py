@@ -1,0 +1,65 @@
+"""Which components there are: one file each, and the file's name is the component's name.
+
+Listing names imports nothing, so a configuration can be checked (and `--help` printed) without torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from benchmark.errors import UserError
+
+KINDS = ("measures", "models", "data")
+
+
+def names(kind: str) -> list[str]:
+    """Names of all components of a kind (`measures`, `models` or `data`), sorted."""
+    assert kind in KINDS, kind
+    folder = Path(__file__).parent / kind
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def check(field: str, kind: str, name: str) -> None:
+    """Raise `UserError` unless `name` is a component of this kind (`folder:PATH` counts as `folder`)."""
+    if name.partition(":")[0] not in names(kind):
+        raise UserError(f"{field} must be one of {', '.join(names(kind))}, got {name!r}")
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """Import the file of a component."""
+    check(kind, kind, name)
+    return import_module(f"benchmark.{kind}.{name}")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An importance measure: a function from what it needs to one score per filter."""
+
+    name: str
+    order: int | str
+    """Time-order of the parameter norm it belongs to (0, 1, 2), or `control`, or `truth`."""
+    needs: tuple[str, ...]
+    """The function's parameter names; `benchmark.scoring` says what each one is."""
+    temperature: float
+    """Its own T: the loss is the cross-entropy of logits / T."""
+    function: Callable
+
+    @property
+    def whole_net(self) -> bool:
+        """Whether the function takes the whole net at once, not one layer at a time."""
+        return "net" in self.needs
+
+
+def measure(*, order: int | str, temperature: float = 5.0) -> Callable[[Callable], Measure]:
+    """Declare a measure: the function's name is the measure's, its parameters are what it needs."""
+
+    def declare(function: Callable) -> Measure:
+        needs = tuple(inspect.signature(function).parameters)
+        return Measure(function.__name__, order, needs, temperature, function)
+
+    return declare

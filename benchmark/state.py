@@ -1,0 +1,123 @@
+"""The state of a run between two epochs, and its checkpoint."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmark.config import RunConfig, stream_seed
+from benchmark.models import Net, build
+from benchmark.pruning import kept_indices, masked, take
+from benchmark.record import write_atomically
+
+FORMAT = 1
+
+
+@dataclass
+class State:
+    """Where a run is. Random streams are functions of the seed and the epoch, so there is no RNG state to keep."""
+
+    model: Net
+    optimizer: torch.optim.Optimizer
+    origin: dict[str, torch.Tensor]
+    """{conv name: index of each filter in the original net}"""
+    seconds: float = 0.0
+    history: list[dict] = field(default_factory=list)
+    """The rows of all epochs so far, row 0 included."""
+    cuts: list[dict] = field(default_factory=list)
+    """The rows of all cuts so far."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained so far."""
+        return max(len(self.history) - 1, 0)
+
+
+def fresh(config: RunConfig, num_classes: int, device: torch.device) -> State:
+    """The state before training: initial weights depend on (arch, width, data set, seed) alone."""
+    model = prepared(initial_net(config, num_classes), device)
+    origin = {name: torch.arange(filters) for name, filters in model.plan.items()}
+    return State(model, make_optimizer(model, config), origin)
+
+
+def initial_net(config: RunConfig, num_classes: int, plan: dict[str, int] | None = None, salt: str = "init") -> Net:
+    """A net with torch's default initialisation, drawn from a named stream of the run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(salt, config, "arch", "width", "dataset"))
+        return build(config.arch, num_classes, config.width, plan)
+
+
+def initial_weights(config: RunConfig, state: State) -> dict[str, torch.Tensor]:
+    """{conv name: the weights that the filters of `state.model` had at initialisation}."""
+    net = initial_net(config, state.model.num_classes)
+    writers = {conv.writes: name for name, conv in net.convs.items() if not conv.depthwise}
+    weights = {}
+    for name, conv in net.convs.items():
+        columns = () if conv.depthwise or conv.reads not in writers else (state.origin[writers[conv.reads]],)
+        weights[name] = take(net.get_submodule(name).weight.detach(), (state.origin[name], *columns))
+    return weights
+
+
+def prepared(model: Net, device: torch.device) -> Net:
+    """The net on its device, channels last in memory."""
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def make_optimizer(model: Net, config: RunConfig) -> torch.optim.SGD:
+    """SGD with weight decay on all parameters."""
+    return torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def carry_momentum(state: State, keep: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, model: Net) -> None:
+    """Give `optimizer` (of the compact `model`) the momentum of what is left of `state.model`."""
+    source = masked(state.model, keep)
+    indices = kept_indices(source)
+    for (name, old), new in zip(state.model.named_parameters(), model.parameters(), strict=True):
+        buffer = state.optimizer.state.get(old, {}).get("momentum_buffer")
+        if buffer is not None:
+            kept = take(buffer, indices.get(name, ()))
+            optimizer.state[new]["momentum_buffer"] = torch.empty_like(new).copy_(kept)
+    for name, conv in model.convs.items():  # a masked filter must not drift
+        norm = model.get_submodule(conv.norm)
+        for parameter in (model.get_submodule(name).weight, norm.weight, norm.bias):
+            if "momentum_buffer" in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"][~model.mask(name)] = 0
+
+
+def save(path: Path, state: State, config: RunConfig) -> None:
+    """Write a checkpoint, atomically."""
+    model = state.model
+    content = {
+        "format": FORMAT,
+        "run_id": config.run_id,
+        "num_classes": model.num_classes,
+        "plan": model.plan,
+        "original": model.original,
+        "masks": {name: mask.cpu() for name, mask in model.masks().items()},
+        "model": model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "origin": state.origin,
+        "seconds": state.seconds,
+        "history": state.history,
+        "cuts": state.cuts,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path, config: RunConfig, device: torch.device) -> State:
+    """Read a checkpoint of the run that `config` describes."""
+    content = torch.load(path, map_location=device, weights_only=True)
+    model = prepared(build(config.arch, content["num_classes"], plan=content["plan"]), device)
+    model.original = dict(content["original"])
+    model.load_state_dict(content["model"])
+    for name, mask in content["masks"].items():
+        model.set_mask(name, mask.to(device))
+    optimizer = make_optimizer(model, config)
+    optimizer.load_state_dict(content["optimizer"])
+    origin = {name: index.cpu() for name, index in content["origin"].items()}
+    return State(model, optimizer, origin, content["seconds"], content["history"], content["cuts"])

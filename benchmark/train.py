@@ -1,0 +1,136 @@
+"""One epoch of training, and the row that is logged after it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from benchmark import data
+from benchmark.batches import balanced, epoch_batches
+from benchmark.config import RunConfig, stream_seed
+from benchmark.cost import cost
+from benchmark.flow import evaluate, measure_flow
+from benchmark.record import HISTORY_KEYS
+from benchmark.state import State
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Images uint8 [N, H, W, 3] and labels int64 [N] on the device."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def part(self, indices: torch.Tensor) -> Subset:
+        """The images with these indices."""
+        indices = indices.to(self.labels.device)
+        return Subset(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The data of a run on its device."""
+
+    train: Subset
+    test: Subset
+    probe: Subset
+    """Fixed training images on which the gradient flow is measured."""
+    scoring: Subset
+    """The training images that cuts are decided on."""
+    num_classes: int
+    augment: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return tuple(self.train.images.shape[1:3])
+
+
+def make_problem(config: RunConfig, root: Path, device: torch.device) -> Problem:
+    """Load the data of a run and draw its subsets; all class-balanced, the probe set the same for every seed."""
+    train, test, num_classes, augment = _on_device(config.dataset, root, device, config.train_limit)
+    unseeded = RunConfig(dataset=config.dataset)
+    probe = balanced(train.labels, config.probe_samples, stream_seed("probe", unseeded, "dataset"))
+    scoring = balanced(train.labels, config.score_samples, stream_seed("scoring", config, "dataset"))
+    return Problem(train, test, train.part(probe), train.part(scoring), num_classes, augment)
+
+
+@lru_cache(maxsize=2)
+def _on_device(dataset: str, root: Path, device: torch.device, limit: int) -> tuple[Subset, Subset, int, bool]:
+    images = data.load(dataset, root)
+    train, test = (
+        Subset(torch.as_tensor(x).to(device), torch.as_tensor(y).to(device))
+        for x, y in ((images.train_images, images.train_labels), (images.test_images, images.test_labels))
+    )
+    if limit:
+        train = train.part(balanced(train.labels, limit, stream_seed("limit", RunConfig(dataset=dataset), "dataset")))
+    return train, test, len(images.classes), images.augment
+
+
+def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) -> dict[str, float]:
+    """Train one epoch in place; returns the `train/*`, `lr` and `time/images_per_second` part of its row."""
+    model, optimizer, images, labels = state.model, state.optimizer, problem.train.images, problem.train.labels
+    device = images.device
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    batches = epoch_batches(
+        images,
+        labels,
+        batch_size=config.batch_size,
+        order_seed=stream_seed("order", config, "dataset", epoch=state.epoch),
+        augment_seed=stream_seed("augment", config, "dataset", epoch=state.epoch) if problem.augment else None,
+    )
+    loss_sum, correct = torch.zeros(2, device=device, dtype=torch.float64)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    start = time.perf_counter()
+    model.train()
+    for x, y in batches:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = model(x)
+        logits = logits.float()
+        loss = cross_entropy(logits / config.temperature, y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach() * len(y)  # summed on the device: reading it here would wait for every step
+        correct += (logits.detach().argmax(1) == y).sum()
+    mean_loss, accuracy = float(loss_sum) / len(labels), float(correct) / len(labels)
+    seconds = time.perf_counter() - start
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    state.seconds += seconds
+    return {
+        "train/loss": mean_loss,
+        "train/accuracy": accuracy,
+        "lr": lr,
+        "time/images_per_second": len(labels) / seconds,
+    }
+
+
+def advance(state: State, problem: Problem, config: RunConfig, lr: float, *, flow_every: int) -> dict:
+    """Train one epoch in place; returns the row that it added to the history."""
+    row = train_epoch(state, problem, config, lr)
+    return log_epoch(state, problem, config, row, flow=(state.epoch + 1) % flow_every == 0)
+
+
+def log_epoch(state: State, problem: Problem, config: RunConfig, trained: dict, *, flow: bool) -> dict:
+    """Complete the row of an epoch: test, cost, and (if `flow`) the gradient flow on the probe set."""
+    start = time.perf_counter()
+    loss, accuracy = evaluate(state.model, problem.test.images, problem.test.labels, config.temperature)
+    row = trained | {
+        "epoch": len(state.history),
+        "test/loss": loss,
+        "test/accuracy": accuracy,
+        **cost(state.model, problem.size),
+    }
+    if flow:
+        numbers = measure_flow(state.model, problem.probe.images, problem.probe.labels, config.temperature).numbers
+        row |= {f"flow/{key}": value for key, value in numbers.items() if key not in ("loss", "accuracy")}
+    state.seconds += time.perf_counter() - start
+    row = {key: row.get(key) for key in HISTORY_KEYS} | {"time/seconds": state.seconds}
+    state.history.append(row)
+    return row

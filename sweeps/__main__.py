@@ -1,0 +1,78 @@
+"""`python -m sweeps plan|run|status GRID.yaml`: a grid of runs on this machine, without any server."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from benchmark.cli import guarded, parse
+from benchmark.errors import require
+from benchmark.options import Options
+
+DESCRIPTION = "Work through a grid of runs: W&B sweep files, executed by local worker processes."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a grid holds: cells, epochs, what the shared dense phase saves, and how long it would take here."""
+
+    grid: tyro.conf.Positional[Path]
+    """Sweep file (YAML)."""
+    options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
+    workers: int = 0
+    """Worker processes (0: one per core)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run what is not finished yet. Exit status 1 while any run is missing."""
+
+    grid: tyro.conf.Positional[Path]
+    """Sweep file (YAML)."""
+    options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
+    workers: int = 0
+    """Worker processes (0: one per core)."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Which cells are finished, running, failed or missing."""
+
+    grid: tyro.conf.Positional[Path]
+    """Sweep file (YAML)."""
+    runs: Path = Path("runs")
+    """Folder of the run records."""
+
+
+Command = (
+    Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Status, tyro.conf.subcommand("status")]
+)
+
+
+def main() -> None:
+    command = parse(Command, "python -m sweeps", DESCRIPTION)
+    guarded(lambda: execute(command))
+
+
+def execute(command: Plan | Run | Status) -> int:
+    from sweeps import commands  # here, so that --help is quick
+    from sweeps.grid import load
+
+    grid = load(command.grid)
+    if isinstance(command, Status):
+        return commands.status(grid, command.runs)
+    require(command.workers >= 0, "workers", command.workers, "at least 0")
+    workers = command.workers or os.cpu_count() or 1
+    if isinstance(command, Plan):
+        return commands.plan(grid, grid.options(command.options), workers)
+    return commands.run(grid, grid.options(command.options), workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Shared fixtures: one thread per test process, tiny nets, tiny data, tiny runs."""
+
+import os
+
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark.config import RunConfig
+from benchmark.models import Net, build
+from benchmark.options import Options
+
+torch.set_num_threads(1)
+
+TINY = {"vgg13": 0.125, "mobilenet_v1": 0.125, "resnet56": 0.125}
+"""Widths at which every architecture is quick."""
+
+
+def tiny_net(arch: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Net:
+    """A narrow net whose BN statistics and biases are not at their initial values."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = build(arch, width=TINY.get(arch, 0.0625)).to(dtype)
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.data.uniform_(0.5, 1.5)
+                module.bias.data.normal_(0, 0.3)
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 2)
+    return net
+
+
+def tiny_images(count: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=draw)
+    return images, torch.arange(count) % 10
+
+
+def tiny_run(**fields: object) -> RunConfig:
+    """A run on digits of about a second."""
+    small = {"width": 0.0625, "epochs": 3, "train_limit": 120, "batch_size": 40, "score_samples": 60}
+    return RunConfig(**{**small, "probe_samples": 30, "ratio": 0.5, **fields})
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    return Options(runs=tmp_path / "runs", data=tmp_path / "data", wandb="disabled", device="cpu", threads=1)

@@ -1,0 +1,189 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark import data
+from benchmark.batches import balanced, epoch_batches, normalise
+from benchmark.errors import UserError
+
+
+def pixels(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def write_npz(folder, count=20, classes=10):
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        labels = np.arange(count, dtype=np.int64) % classes
+        np.savez(
+            folder / f"{split}.npz", images=pixels(count), labels=labels, classes=[f"c{i}" for i in range(classes)]
+        )
+
+
+def write_pickles(root):
+    """The official CIFAR-10 folder, with two images per batch."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    flat = pixels(2).transpose(0, 3, 1, 2).reshape(2, -1)
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        (folder / name).write_bytes(pickle.dumps({b"data": flat, b"labels": [3, 9]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"c%d" % i for i in range(10)]}))
+    return folder
+
+
+def test_digits_are_the_real_ones():
+    digits = data.load("digits", "unused")
+    assert digits.train_images.shape == (1433, 32, 32, 3)
+    assert digits.test_images.shape == (364, 32, 32, 3)
+    assert np.bincount(digits.train_labels).min() > 130
+    from sklearn.datasets import load_digits
+
+    theirs = load_digits()
+    pooled = np.concatenate([digits.train_images, digits.test_images])[:, ::4, ::4, 0].astype(float)
+    assert sorted(map(bytes, np.rint(pooled * 16 / 255).astype(np.uint8))) == sorted(
+        map(bytes, theirs.images.astype(np.uint8))
+    )
+    assert len(digits.classes) == len(theirs.target_names)
+    assert not digits.augment
+
+
+def test_npz(tmp_path):
+    write_npz(tmp_path / "cifar100", count=200, classes=100)
+    images = data.load("cifar100", tmp_path)
+    assert images.train_images.shape == (200, 32, 32, 3)
+    assert len(images.classes) == 100
+    assert images.augment
+
+
+def test_official_pickles(tmp_path):
+    write_pickles(tmp_path)
+    images = data.load("cifar10", tmp_path)
+    assert images.train_images.shape == (10, 32, 32, 3)
+    assert images.classes[3] == "c3"
+    np.testing.assert_array_equal(images.test_images, pixels(2))
+
+
+def write_folder(root, size=(32, 32)):
+    for split in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", size, (label * 100, i, 7)).save(root / split / name / f"{i}.png")
+    return root
+
+
+def test_folder(tmp_path):
+    images = data.load(f"folder:{write_folder(tmp_path)}", "unused")
+    assert images.classes == ("cat", "dog")
+    assert images.train_images.shape == (6, 32, 32, 3)
+    assert images.train_images[3:, 0, 0].tolist() == [[100, i, 7] for i in range(3)]
+    assert images.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize("name", ["train.npz", "test.npz"])
+def test_npz_errors_name_the_file(tmp_path, name):
+    write_npz(tmp_path / "cifar10")
+    cut_short(tmp_path / "cifar10" / name)
+    with pytest.raises(UserError, match=f"{name} is cut short or corrupt"):
+        data.load("cifar10", tmp_path)
+    (tmp_path / "cifar10" / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing; see the README"):
+        data.load("cifar10", tmp_path)
+
+
+def test_pickle_errors_name_the_file(tmp_path):
+    folder = write_pickles(tmp_path)
+    cut_short(folder / "data_batch_3")
+    with pytest.raises(UserError, match="data_batch_3 is cut short or corrupt"):
+        data.load("cifar10", tmp_path)
+
+
+def test_a_missing_set_that_cannot_be_downloaded(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", refuse)
+    with pytest.raises(UserError, match=r"cifar10 is not in the data folder .* cannot be downloaded \(no network\)"):
+        data.load("cifar10", tmp_path)
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(UserError, match=r"data folder .*nowhere/train is missing"):
+        data.load(f"folder:{tmp_path}/nowhere", "unused")
+    root = write_folder(tmp_path / "images")
+    Image.new("RGB", (16, 16)).save(root / "train" / "dog" / "9.png")
+    with pytest.raises(UserError, match=r"must all have one size: .*0.png has 32x32, .*9.png 16x16"):
+        data.load(f"folder:{root}", "unused")
+    (root / "train" / "dog" / "9.png").write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match=r"9.png is cut short or not an image"):
+        data.load(f"folder:{root}", "unused")
+
+
+def test_labels_must_fit(tmp_path):
+    write_npz(tmp_path / "cifar10", classes=10)
+    np.savez(tmp_path / "cifar10" / "test.npz", images=pixels(2), labels=np.array([1, 10]), classes=["a"] * 10)
+    with pytest.raises(UserError, match=r"cifar10 \(test\): labels must be from 0 to 9, got 1 to 10"):
+        data.load("cifar10", tmp_path)
+
+
+def test_normalise_equals_torchvision():
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    images = torch.from_numpy(pixels(4))
+    theirs = Compose([ToTensor(), Normalize((0.5,) * 3, (0.5,) * 3)])
+    expected = torch.stack([theirs(image.numpy()) for image in images])
+    assert torch.equal(normalise(images), expected)
+    assert normalise(images).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(normalise(images, torch.float64), expected.double())
+
+
+def test_balanced_subsets():
+    labels = torch.arange(1000) % 7
+    chosen = balanced(labels, 100, seed=1)
+    assert len(set(chosen.tolist())) == 100
+    assert labels[chosen].bincount().tolist() == pytest.approx([100 / 7] * 7, abs=1)
+    assert torch.equal(chosen, balanced(labels, 100, seed=1))
+    assert not torch.equal(chosen, balanced(labels, 100, seed=2))
+    assert sorted(balanced(labels, 5000, seed=1).tolist()) == list(range(1000))
+
+
+def epoch(images, labels, **arguments):
+    return list(epoch_batches(images, labels, batch_size=8, **arguments))
+
+
+def test_an_epoch_shows_every_image_once():
+    images, labels = torch.from_numpy(pixels(20)), torch.arange(20)
+    batches = epoch(images, labels, order_seed=1, augment_seed=None)
+    assert [len(y) for _, y in batches] == [8, 8, 4]
+    assert sorted(torch.cat([y for _, y in batches]).tolist()) == list(range(20))
+    for x, y in batches:
+        assert torch.equal(x, normalise(images[y]))
+
+
+def test_crops_and_flips_are_those_of_the_padded_image():
+    images, labels = torch.from_numpy(pixels(20)), torch.arange(20)
+    padded = torch.nn.functional.pad(images, (0, 0, 4, 4, 4, 4))
+    flips = 0
+    for x, y in epoch(images, labels, order_seed=1, augment_seed=2):
+        for image, label in zip(x, y, strict=True):
+            crops = [padded[label, t : t + 32, left : left + 32] for t in range(9) for left in range(9)]
+            plain = any(torch.equal(image, normalise(crop[None])[0]) for crop in crops)
+            flipped = any(torch.equal(image, normalise(crop.flip(1)[None])[0]) for crop in crops)
+            assert plain or flipped
+            flips += flipped and not plain
+    assert 3 < flips < 17
+
+
+def test_order_and_augmentation_follow_their_own_seeds():
+    images, labels = torch.from_numpy(pixels(20)), torch.arange(20)
+    a, b, c = (epoch(images, labels, order_seed=o, augment_seed=s) for o, s in ((1, 1), (1, 2), (2, 1)))
+    assert torch.equal(a[0][1], b[0][1])
+    assert not torch.equal(a[0][0], b[0][0])
+    assert not torch.equal(a[0][1], c[0][1])

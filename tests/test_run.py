@@ -1,0 +1,209 @@
+"""Whole runs: the record, resume, the shared dense phase, cuts."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark import run as run_module
+from benchmark.config import RunConfig
+from benchmark.record import DENSE, HISTORY_KEYS, Record
+from benchmark.run import run
+from tests.conftest import tiny_run
+
+CUT_KEYS = {"round", "epoch", "kept", "before", "after", "predicted", "actual", "scores", "seconds"}
+STATE_KEYS = {"loss", "accuracy", "grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg"}
+TIMES = ("time/seconds", "time/images_per_second", "seconds")
+
+
+def record_of(config, options):
+    return Record(options.runs / config.run_id)
+
+
+def without_times(rows):
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def science(config, options):
+    """Everything in a record but the times."""
+    record = record_of(config, options)
+    scores = {p.name: {k: v.tolist() for k, v in np.load(p).items()} for p in sorted(record.scores_folder.glob("*"))}
+    return without_times(record.history()), without_times(record.cuts()), without_times([record.summary()]), scores
+
+
+def test_record_has_exactly_the_agreed_keys(options):
+    config = tiny_run(measure="loss", prune_epoch=1, rounds=2, epochs=4)
+    summary = run(config, options)
+    record = record_of(config, options)
+    assert record.finished
+    assert record.config() == config
+    assert {p.name for p in record.folder.iterdir()} == {
+        "config.json", "history.jsonl", "cuts.jsonl", "scores", "summary.json",
+    }  # fmt: skip
+    history, cuts = record.history(), record.cuts()
+    assert [row["epoch"] for row in history] == [0, 1, 2, 3, 4]
+    assert all(tuple(row) == HISTORY_KEYS for row in history)
+    assert history[0]["train/loss"] is None
+    assert all(value is not None for row in history[1:] for value in row.values())
+    assert [(cut["round"], cut["epoch"]) for cut in cuts] == [(1, 1), (2, 2)]
+    for cut in cuts:
+        assert set(cut) == CUT_KEYS
+        assert set(cut["before"]) == set(cut["after"]) == STATE_KEYS
+        assert set(cut["predicted"]) == set(cut["actual"]) == {"loss_change", "grad_norm_sq_change"}
+        assert cut["actual"]["loss_change"] == cut["after"]["loss"] - cut["before"]["loss"]
+    assert summary == record.summary()
+    assert summary["run_id"] == config.run_id
+    assert summary["outcome"] == "finished"
+    assert {key: summary[key] for key in HISTORY_KEYS} == history[-1]
+    filters = summary["before"]["net/filters"]
+    assert (
+        summary["after"]["net/filters"] == sum(cuts[-1]["kept"].values()) == history[-1]["net/filters"] == filters / 2
+    )
+    assert [row["net/filters"] for row in history[:2]] == [filters, filters]
+    with np.load(record.scores_folder / "cut-01.npz") as scores:
+        assert set(scores) == {f"loss/{conv}" for conv in cuts[0]["kept"]}
+
+
+def test_flow_keys_are_null_between_measurements(options):
+    config = tiny_run(epochs=4)
+    run(config, dataclasses.replace(options, flow_every=3))
+    measured = [row["epoch"] for row in record_of(config, options).history() if row["flow/g_hg"] is not None]
+    assert measured == [0, 3]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"measure": "magnitude", "rounds": 2},
+        {"measure": "grasp", "prune_epoch": 2, "rounds": 2, "epochs": 5},
+        {"measure": "random", "prune_epoch": 1, "retrain": "restart", "epochs": 2},
+        {"measure": "none"},
+        {"measure": "loss", "prune_epoch": 1, "cut_momentum": "carry", "arch": "mobilenet_v1", "width": 0.125},
+        {"measure": "loss", "ablation": "layer_shuffle", "rounds": 2, "arch": "resnet56", "train_limit": 40},
+    ],
+    ids=lambda fields: "-".join(str(value) for value in fields.values()),
+)
+def test_a_run_killed_after_any_epoch_resumes_exactly(options, tmp_path, fields):
+    config = tiny_run(**fields)
+    undisturbed = dataclasses.replace(options, runs=tmp_path / "undisturbed")
+    run(config, undisturbed)
+    epochs_seen = []
+
+    def kill(progress):
+        if progress.row["epoch"] not in epochs_seen:
+            epochs_seen.append(progress.row["epoch"])
+            raise Killed
+
+    while not record_of(config, options).finished:
+        try:
+            run(config, options, kill)
+        except Killed:
+            continue
+    assert len(epochs_seen) == len(record_of(config, options).history()) - 1
+    assert science(config, options) == science(config, undisturbed)
+
+
+def test_a_torn_last_line_and_rows_after_the_checkpoint_are_forgotten(options, tmp_path):
+    config = tiny_run(measure="loss", epochs=4)
+    undisturbed = dataclasses.replace(options, runs=tmp_path / "undisturbed")
+    run(config, undisturbed)
+
+    def kill(progress):
+        if progress.row["epoch"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(config, options, kill)
+    record = record_of(config, options)
+    with record.history_file.open("a") as file:
+        file.write(json.dumps(record.history()[-1] | {"epoch": 3}) + '\n{"epoch": 4, "tra')
+    run(config, options)
+    assert science(config, options) == science(config, undisturbed)
+
+
+def test_the_dense_phase_is_shared_and_equals_one_trained_alone(options, tmp_path, monkeypatch):
+    configs = [tiny_run(measure=m, prune_epoch=2, epochs=4) for m in ("magnitude", "loss")]
+    later, dense = tiny_run(measure="loss", prune_epoch=3, epochs=4), tiny_run(measure="none", epochs=4)
+    alone = {}
+    for i, config in enumerate([*configs, later, dense]):
+        own = dataclasses.replace(options, runs=tmp_path / f"alone-{i}")
+        run(config, own)
+        alone[config.run_id] = science(config, own)
+    trained = []
+    original = run_module.dense_state.__globals__["advance"]
+
+    def counting(state, *args, **kwargs):
+        trained.append(state.epoch)
+        return original(state, *args, **kwargs)
+
+    monkeypatch.setitem(run_module.dense_state.__globals__, "advance", counting)
+    for config in [*configs, later, dense]:
+        run(config, options)
+        assert science(config, options) == alone[config.run_id]
+    assert trained == [0, 1, 2, 3]
+    folder = options.runs / DENSE / dense.run_id
+    states = {"epoch-0002.pt", "epoch-0003.pt", "epoch-0004.pt"}
+    assert {path.name for path in folder.iterdir()} - {".lock"} == states
+
+
+def test_measures_of_one_seed_share_initial_weights_and_data_order(options):
+    configs = [tiny_run(measure=m) for m in ("magnitude", "random")]
+    rows = []
+    for config in configs:
+        run(config, options)
+        rows.append(record_of(config, options).history()[0])
+    assert without_times(rows)[0] == without_times(rows)[1]
+    other = tiny_run(seed=1)
+    run(other, options)
+    assert record_of(other, options).history()[0]["test/loss"] != rows[0]["test/loss"]
+
+
+def test_a_finished_run_is_not_touched(options):
+    config = tiny_run(epochs=1)
+    first = run(config, options)
+    stamp = record_of(config, options).summary_file.stat().st_mtime_ns
+    assert run(config, options) == first
+    assert record_of(config, options).summary_file.stat().st_mtime_ns == stamp
+
+
+def test_a_run_that_diverges_ends_as_diverged(options):
+    config = tiny_run(lr=1e30, momentum=0.0)
+    summary = run(config, options)
+    assert summary["outcome"] == "diverged"
+    assert record_of(config, options).finished
+
+
+def test_predicted_changes_are_first_order_exact(options):
+    """Shrink the removed filters' parameters a little: the loss moves as the prediction says, times that little."""
+    from benchmark.cut import _predicted
+    from benchmark.flow import measure_flow
+    from benchmark.pruning import masked, select
+    from tests.conftest import tiny_images, tiny_net
+
+    net, (images, labels) = tiny_net("vgg13", dtype=torch.float64), tiny_images(6)
+    keep = select(
+        net, {name: net.get_submodule(name).weight.detach().flatten(1).norm(dim=1) for name in net.convs}, 0.3
+    )
+    before = measure_flow(net, images, labels, 5.0)
+    predicted = _predicted(net, keep, before.g, before.hg)
+    gone = dict(masked(net, keep).named_parameters())
+    step = 1e-6
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            p.add_(gone[name] - p, alpha=step)
+    after = measure_flow(net, images, labels, 5.0).numbers
+    assert (after["loss"] - before.numbers["loss"]) / step == pytest.approx(predicted["loss_change"], rel=1e-3)
+    change = (after["grad_norm"] ** 2 - before.numbers["grad_norm"] ** 2) / step
+    assert change == pytest.approx(predicted["grad_norm_sq_change"], rel=1e-3)
+
+
+def test_run_id_is_the_folder(options):
+    config = RunConfig(**{**tiny_run().to_dict(), "epochs": 1})
+    run(config, options)
+    assert (options.runs / config.run_id / "config.json").exists()
