@@ -21,7 +21,7 @@ import torch
 
 from benchmark import registry
 from benchmark.errors import UserError
-from benchmark.flow import Gradients, Vectors, gradients, hessian_gradients
+from benchmark.flow import Gradients, Vectors, evaluate, gradients, hessian_gradients
 from benchmark.measures import MEASURES
 from benchmark.models import Net
 
@@ -100,6 +100,11 @@ class Scoring:
             case "uniform":
                 return torch.rand(len(weight), generator=self.generator).to(weight)
         raise AssertionError(f"measure {measure.name} needs {need!r}, which benchmark.scoring does not know")
+
+    def loss(self, model: Net) -> float:
+        """Mean loss of a variant of the net on the scoring set, in evaluation mode."""
+        temperature = 5.0 if self.temperature is None else self.temperature
+        return evaluate(model, self.images, self.labels, temperature)[0]
 
     def temperature_of(self, measure: registry.Measure) -> float:
         """The temperature asked for, or else the measure's own."""

@@ -15,6 +15,7 @@ Keep = dict[str, torch.Tensor]
 """{conv name: which filters are kept, bool [filters]}"""
 
 FLOOR_PERCENT = 5
+PAPER_PROTECTED = 1e7  # the score that the authors' code gives to what it must not prune
 
 
 def select(
@@ -36,7 +37,8 @@ def select(
     require(0 < ratio < 1, "ratio", ratio, "between 0 and 1, both excluded")
     require(1 <= round <= rounds, "round", round, f"from 1 to rounds = {rounds}")
     require(protocol in PROTOCOLS, "protocol", protocol, "one of " + ", ".join(PROTOCOLS))
-    return _exact(model, _checked(model, scores), ratio, round, rounds)
+    rules = _exact if protocol == "exact" else _paper
+    return rules(model, _checked(model, scores), ratio, round, rounds)
 
 
 def _exact(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int, rounds: int) -> Keep:
@@ -64,9 +66,75 @@ def _exact(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int
     return _follow(model, keep)
 
 
+def _paper(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int, rounds: int) -> Keep:
+    """What the authors' released code does, quirks included; docs/paper.md has each one with its effect."""
+    rules = _paper_residual if _residual(model) else _paper_plain
+    cut, rows = rules(model, scores, ratio, round, rounds)
+    order = torch.cat(list(rows.values())).argsort(stable=True)
+    gone = torch.zeros(len(order), dtype=torch.bool)
+    gone[order[:cut]] = True
+    keep = {}
+    for (name, row), layer in zip(rows.items(), gone.split([len(row) for row in rows.values()]), strict=True):
+        present = (
+            model.mask(name).cpu() if len(row) < model.plan[name] else torch.ones(model.plan[name], dtype=torch.bool)
+        )
+        if bool(layer.all()):
+            layer[row.argsort(stable=True)[-1]] = False
+        kept = torch.zeros(model.plan[name], dtype=torch.bool)
+        kept[present] = ~layer[: int(present.sum())]
+        keep[name] = kept.to(model.mask(name))
+    return _follow(model, keep)
+
+
+def _paper_plain(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int, rounds: int) -> tuple:
+    """VGG, MobileNet: depthwise convs are ranked with a copy of their producer's scores; protection by index."""
+    writers = _writers(model)
+    rows = {}
+    for name, conv in model.convs.items():
+        row = scores[writers[conv.reads] if conv.depthwise else name][model.mask(name).cpu()].clone()
+        row[-(int(FLOOR_PERCENT / 100 * model.original[name]) + 1) :] = PAPER_PROTECTED
+        rows[name] = row
+    return int(_paper_ratio(ratio, round, rounds) * sum(map(len, rows.values()))), rows
+
+
+def _paper_residual(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int, rounds: int) -> tuple:
+    """ResNet: all rows of the residual streams count, masked ones with score 0; the kept percentage is truncated."""
+    shared = _residual(model)
+    rows = {}
+    for name, conv in model.convs.items():
+        live = model.mask(name).cpu()
+        if conv.writes in shared:
+            absent = torch.zeros(model.original[name] - model.plan[name])
+            rows[name] = torch.cat([torch.where(live, scores[name], 0), absent.to(scores[name])])
+        else:
+            rows[name] = scores[name][live]
+        if not conv.prunable:
+            rows[name] = torch.full_like(rows[name], PAPER_PROTECTED)
+    percent = 100
+    for k in range(1, round + 1):
+        percent = int(percent * (1 - _paper_ratio(ratio, k, rounds)))
+    now = sum(map(len, rows.values()))
+    return max(int((1 - percent / 100 * sum(model.original.values()) / now) * now), 0), rows
+
+
+def _paper_ratio(ratio: float, round: int, rounds: int) -> float:
+    """Fraction of what is left that one round removes."""
+    return ratio / (round * ratio + rounds * (1 - ratio))
+
+
+def _residual(model: Net) -> set[str]:
+    """Streams that several convs write."""
+    writes = [conv.writes for conv in model.convs.values() if not conv.depthwise]
+    return {stream for stream in writes if writes.count(stream) > 1}
+
+
+def _writers(model: Net) -> dict[str, str]:
+    return {conv.writes: name for name, conv in model.convs.items() if not conv.depthwise}
+
+
 def _follow(model: Net, keep: Keep) -> Keep:
     """Give each depthwise conv the decision of its producer."""
-    writers = {conv.writes: name for name, conv in model.convs.items() if not conv.depthwise}
+    writers = _writers(model)
     return {
         name: keep[writers[conv.reads]].clone() if conv.depthwise else keep[name] for name, conv in model.convs.items()
     }

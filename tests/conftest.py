@@ -16,7 +16,7 @@ from benchmark.options import Options
 
 torch.set_num_threads(1)
 
-TINY = {"vgg13": 0.125, "mobilenet_v1": 0.125, "resnet56": 0.125}
+TINY = {"vgg13": 0.125, "mobilenet_v1": 0.125}
 """Widths at which every architecture is quick."""
 
 

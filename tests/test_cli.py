@@ -30,7 +30,8 @@ def test_help_names_every_field_and_imports_no_torch():
     assert result.returncode == 0
     assert all(f"--{name.replace('_', '-')}" in result.stdout for name in DEFAULTS)
     heavy = {"torch", "pandas", "matplotlib", "wandb", "sklearn"}
-    for module in ("benchmark.__main__", "benchmark.measures", "sweeps.__main__", "sweeps.grid", "sweeps.local"):
+    commands = ("benchmark.__main__", "sweeps.__main__", "analysis.__main__")
+    for module in (*commands, "benchmark.measures", "sweeps.grid", "sweeps.local"):
         assert not imported(f"import {module}") & heavy, module
 
 
@@ -79,6 +80,9 @@ def write_grid(path, **changes):
         ("sweeps", ["plan", "type.yaml"], "rounds must be a whole number, got 'five'"),
         ("sweeps", ["plan", "key.yaml"], "unknown key 'paramters'"),
         ("sweeps", ["plan", "random.yaml"], "method must be 'grid', got 'random'"),
+        ("analysis", ["runs"], "runs"),
+        ("analysis", ["nowhere"], "nowhere"),
+        ("analysis", ["runs", "--grid", "misspelt.yaml"], "unknown parameter 'mesure'"),
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(tmp_path, module, arguments, message):

@@ -1,0 +1,231 @@
+"""From tidy frames to what can be compared: settings named, gaps listed, runs paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.sources import UNFINISHED, Frames
+from benchmark.config import DEFAULTS, RunConfig
+
+TASK = tuple(name for name in DEFAULTS if name not in ("measure", "seed"))
+"""The fields that two runs must share to be compared: all but the measure and the seed (which pairs share too)."""
+DENSE = "none"
+"""The measure of the dense control."""
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """What should be there, and what is."""
+
+    expected: int
+    missing: pd.DataFrame
+    """A row per expected run that is not finished: `measure`, `arch`, `dataset`, `timing`, `rounds`, `ratio`, `seed`,
+    `run_id`, `state` (missing or unfinished)."""
+    extra: int
+    """Finished runs outside the grid."""
+    against: str
+    """What was expected, in words."""
+
+
+def completeness(frames: Frames, grid: Sequence[RunConfig] | None = None) -> Completeness:
+    """Compare the runs with a grid, or without one with every cell seen times every seed seen."""
+    outcomes = dict(zip(frames.runs["run_id"], frames.runs["outcome"], strict=True))
+    if grid is None:
+        expected, against = _every_seed(frames.runs), "every cell that has a run, times every seed that has one"
+    else:
+        expected, against = {config.run_id: config.canonical() for config in grid}, "the grid"
+    rows = [
+        {
+            **{name: getattr(config, name) for name in ("measure", "arch", "dataset")},
+            "timing": timing(config.measure, int(config.prune_epoch), config.retrain),
+            **{name: getattr(config, name) for name in ("rounds", "ratio", "seed")},
+            "run_id": run_id,
+            "state": UNFINISHED if run_id in outcomes else "missing",
+        }
+        for run_id, config in expected.items()
+        if outcomes.get(run_id, UNFINISHED) == UNFINISHED
+    ]
+    columns = ("measure", "arch", "dataset", "timing", "rounds", "ratio", "seed", "run_id", "state")
+    extra = sum(outcome != UNFINISHED and run_id not in expected for run_id, outcome in outcomes.items())
+    return Completeness(len(expected), pd.DataFrame(rows, columns=list(columns)), extra, against)
+
+
+def _every_seed(runs: pd.DataFrame) -> dict[str, RunConfig]:
+    cells = runs.drop_duplicates("cell")[list(DEFAULTS)].to_dict("records")
+    seeds = sorted(runs["seed"].unique().tolist())
+    configs = [replace(RunConfig.from_dict(cell), seed=seed) for cell in cells for seed in seeds]
+    return {config.run_id: config for config in configs}
+
+
+def timing(measure: str, prune_epoch: int, retrain: str) -> str:
+    """When a run is cut, in words."""
+    if measure == DENSE:
+        return "never cut"
+    when = {0: "at initialisation", 1: "after 1 epoch"}.get(prune_epoch, f"after {prune_epoch} epochs")
+    return f"{when}, then restart" if retrain == "restart" else when
+
+
+def named(frames: Frames) -> Frames:
+    """Name each run's setting, in new columns of `runs`, which is sorted by setting.
+
+    `group`: architecture and data set; `timing`; `panel`: the timing and every other field that varies between the
+    pruned runs of this source; `task`: group and panel. The dense control has no panel (it serves all of its group).
+    """
+    runs = frames.runs.sort_values([*TASK, "measure", "seed"], ignore_index=True)
+    pruned = runs[runs["measure"] != DENSE]
+    varying = [name for name in TASK if name not in _NAMED and pruned[name].nunique() > 1]
+    runs["group"] = runs["arch"] + " on " + runs["dataset"]
+    runs["timing"] = [timing(*row) for row in zip(runs["measure"], runs["prune_epoch"], runs["retrain"], strict=True)]
+    panels = "cut " + runs["timing"]
+    for name in varying:
+        panels = panels + f", {name.replace('_', ' ')} " + runs[name].astype(str)
+    runs["panel"] = panels.where(runs["measure"] != DENSE, "")
+    runs["task"] = (runs["group"] + ", " + runs["panel"]).where(runs["measure"] != DENSE, "")
+    return replace(frames, runs=runs)
+
+
+_NAMED = ("arch", "dataset", "prune_epoch", "retrain")
+
+
+def outcomes(frames: Frames) -> pd.DataFrame:
+    """A row per finished run: its row of `named(frames).runs` and the numbers that claims are about.
+
+    `loss_after_cut` (nats): mean of train/loss over the epochs after the last cut, which is the area under the curve
+    divided by its length. `final_accuracy`: test accuracy after the last epoch. `loss_change` (nats): change of the
+    probe loss, summed over cuts. `grad_norm_change`: change of log10 |g| at a cut, and `grad_norm_shift` its absolute
+    value; `second_order_shift`: absolute change of d^2|theta|^2/dt^2 = 2 (|g|^2 + theta.Hg); means over cuts.
+    NaN where the run has no such number: no cut, or not every epoch trained to a finite loss.
+    """
+    runs = named(frames).runs
+    runs = runs[runs["outcome"] != UNFINISHED].set_index("run_id")
+    history = frames.history.join(runs[["last_cut", "total"]], on="run_id")
+    after = history[history["epoch"] > history["last_cut"]].groupby("run_id")["train/loss"].agg(["mean", "count"])
+    after = after.reindex(runs.index)
+    whole = after["count"] == runs["total"] - runs["last_cut"]
+    last = history[history["epoch"] == history["total"]].set_index("run_id")
+    values = {
+        "loss_after_cut": after["mean"].where(whole),
+        "final_accuracy": last["test/accuracy"].where(last["train/loss"].notna()).reindex(runs.index),
+    }
+    return runs.assign(**values, **{name: column.reindex(runs.index) for name, column in _at_cuts(frames.cuts).items()})
+
+
+def _at_cuts(cuts: pd.DataFrame) -> dict[str, pd.Series]:
+    names = ("loss_change", "grad_norm_change", "grad_norm_shift", "second_order_shift")
+    if cuts.empty:
+        return {name: pd.Series(dtype=float) for name in names}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = np.log10(cuts["after.grad_norm"] / cuts["before.grad_norm"]).replace([np.inf, -np.inf], np.nan)
+    second = {when: 2 * (cuts[f"{when}.grad_norm"] ** 2 + cuts[f"{when}.theta_hg"]) for when in ("before", "after")}
+    columns = (cuts["actual.loss_change"], growth, growth.abs(), (second["after"] - second["before"]).abs())
+    per_cut = pd.DataFrame(dict(zip(names, columns, strict=True))).assign(run_id=cuts["run_id"])
+    whole = per_cut.groupby("run_id").count() == per_cut.groupby("run_id").size().to_numpy()[:, None]
+    grouped = per_cut.groupby("run_id")
+    result = grouped.mean().assign(loss_change=grouped["loss_change"].sum()).where(whole)
+    return {name: result[name] for name in names}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Runs of the same task and seed, one side against the other."""
+
+    table: pd.DataFrame
+    """A row per complete pair: `group`, `task`, `seed`, `left`, `right`, `difference` (left minus right)."""
+    dropped: pd.DataFrame
+    """A row per pair that cannot be used: `group`, `task`, `seed`, `reason`."""
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    """The measures that each side is the mean of."""
+    notes: tuple[str, ...] = ()
+    """What else a reader must know: measures without runs or set aside."""
+
+    def differences(self) -> list[np.ndarray]:
+        """The differences as one array [seeds] per task."""
+        return [task.to_numpy() for _, task in self.table.groupby("task", sort=False)["difference"]]
+
+    def groups(self) -> list[str]:
+        """All groups that have a pair, complete or not."""
+        return sorted({*self.table["group"], *self.dropped["group"]})
+
+    def of(self, group: str) -> Pairs:
+        """The pairs of one architecture and data set."""
+        table, dropped = (part[part["group"] == group] for part in (self.table, self.dropped))
+        return replace(self, table=table, dropped=dropped)
+
+    def by_task(self) -> dict[str, Pairs]:
+        """The complete pairs of each task."""
+        return {task: replace(self, table=part) for task, part in self.table.groupby("task", sort=False)}
+
+
+def pair(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[str]) -> Pairs:
+    """Pair the runs of two families of measures by task and seed; each side is the mean over its measures.
+
+    table: what `outcomes` gives, of which runs with an ablation are left out. A pair counts only if every measure has
+    its run and the run has the value; the others are listed with their reason. A measure with runs in under half of
+    the pairs is set aside (and named) rather than costing the rest. A task with one complete seed is dropped if others
+    have more: it has no spread of its own.
+    """
+    rows = table[(table["ablation"] == "none") & table["measure"].isin([*left, *right])]
+    index = [*TASK, "group", "task", "seed"]
+    by_measure = rows.set_index([*index, "measure"])
+    values, states = (by_measure[name].unstack("measure") for name in (value, "outcome"))
+    left, right, notes = _sides(states, left, right)
+    if not left or not right:
+        return Pairs(_pairs_frame([]), _dropped_frame([]), left, right, notes)
+    used = [*left, *right]
+    good, bad, shared = [], [], values.index.names.index("group")
+    complete = values[used].notna().all(axis=1)
+    for key, row, states_row, whole in zip(
+        values.index, values[used].to_numpy(), states[used].to_numpy(), complete, strict=True
+    ):
+        place = key[shared:]
+        if whole:
+            sides = row[: len(left)].mean(), row[len(left) :].mean()
+            good.append((*place, *sides, sides[0] - sides[1]))
+        else:
+            bad.append((*place, _reason(used, row, states_row)))
+    pairs, dropped = _pairs_frame(good), _dropped_frame(bad)
+    seeds = pairs.groupby("task")["seed"].transform("size")
+    if len(pairs) and seeds.max() > 1:
+        alone = pairs[seeds == 1][["group", "task", "seed"]].assign(reason="only one complete seed in this setting")
+        pairs, dropped = pairs[seeds > 1], pd.concat([dropped, alone]) if len(alone) else dropped
+    return Pairs(pairs.reset_index(drop=True), dropped.reset_index(drop=True), left, right, notes)
+
+
+def _sides(
+    states: pd.DataFrame, left: Sequence[str], right: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """The measures of each side that take part, and notes on those that do not."""
+    share = states.notna().mean()
+    sides, notes = [], []
+    for names in (left, right):
+        present = [name for name in names if share.get(name, 0) > 0]
+        if not present:
+            notes.append(f"no finished run of {' or '.join(names)}")
+        enough = [name for name in present if share[name] >= 0.5] or present
+        notes += [f"{name} is set aside: it has runs in only {share[name]:.0%} of the pairs" for name in present
+                  if name not in enough]  # fmt: skip
+        sides.append(tuple(enough))
+    return sides[0], sides[1], tuple(notes)
+
+
+def _reason(measures: Sequence[str], values: np.ndarray, states: np.ndarray) -> str:
+    reasons = []
+    for measure, value, state in zip(measures, values, states, strict=True):
+        if pd.isna(state):
+            reasons.append(f"{measure} missing")
+        elif np.isnan(value):
+            reasons.append(f"{measure} {state if state != 'finished' else 'without a finite value'}")
+    return ", ".join(reasons)
+
+
+def _pairs_frame(rows: list[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["group", "task", "seed", "left", "right", "difference"])
+
+
+def _dropped_frame(rows: list[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["group", "task", "seed", "reason"])

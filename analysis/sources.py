@@ -1,0 +1,158 @@
+"""Sources of runs: whatever they come from, they give the same tidy frames."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmark.config import DEFAULTS, RunConfig
+from benchmark.errors import UserError
+from benchmark.record import HISTORY_KEYS, NET_KEYS, Record, run_folders
+from benchmark.schedule import schedule
+
+UNFINISHED = "unfinished"
+"""The outcome of a run that has no summary yet."""
+STATES = ("before", "after", "predicted", "actual")
+"""The groups of numbers in the row of a cut."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its record tells it, wherever the record lies."""
+
+    config: RunConfig
+    history: Sequence[dict]
+    cuts: Sequence[dict]
+    summary: dict | None
+    """None while the run is unfinished."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """All runs of a source as tidy frames; `run_id` joins them.
+
+    Only finished runs (diverged ones too) have rows in `history`, `cuts` and `kept`.
+    """
+
+    source: str
+    runs: pd.DataFrame
+    """A row per run: the fields of its canonical configuration, `run_id`, `cell`, `dense_id` (the run_id of its
+    dense control), `label`, `first_cut` and `last_cut` (epochs; NaN for the dense control), `total` (epochs in all),
+    `outcome`, `<key>/before` and `/after` for filters, parameters and MACs, `device`, `seconds`, `versions`
+    (`name version` texts, joined)."""
+    history: pd.DataFrame
+    """A row per run and epoch: `run_id` and `record.HISTORY_KEYS`; NaN where a value was not measured."""
+    cuts: pd.DataFrame
+    """A row per run and cut: `run_id`, `round`, `epoch`, `seconds`, and `before.loss`, `predicted.loss_change` ..."""
+    kept: pd.DataFrame
+    """A row per run, cut and conv: `run_id`, `round`, `layer` (position of the conv), `conv`, `kept` and `original`
+    numbers of filters."""
+
+    def only(self, run_ids: Iterable[str]) -> Frames:
+        """The same frames, of these runs alone."""
+        wanted = set(run_ids)
+        parts = {name: getattr(self, name) for name in ("runs", "history", "cuts", "kept")}
+        chosen = {name: part[part["run_id"].isin(wanted)].reset_index(drop=True) for name, part in parts.items()}
+        return replace(self, **chosen)
+
+    def finished(self) -> pd.DataFrame:
+        """The rows of `runs` that came to their end."""
+        return self.runs[self.runs["outcome"] != UNFINISHED]
+
+    def digest(self) -> str:
+        """A digest (12 hex digits) of the finished runs' ids: equal for equal sets of runs."""
+        return hashlib.sha256("\n".join(sorted(self.finished()["run_id"])).encode()).hexdigest()[:12]
+
+
+def load(source: str) -> Frames:
+    """The frames of a source: a folder of run records.
+
+    Raises `UserError` if there is no such folder, no finished run in it, or a broken record.
+    """
+    frames = to_frames((read_run(folder) for folder in run_folders(Path(source))), source)
+    if frames.finished().empty:
+        found = f"{len(frames.runs)} unfinished" if len(frames.runs) else "none at all"
+        raise UserError(f"runs folder {source} has no finished run ({found})")
+    return frames
+
+
+def read_run(folder: Path) -> Run:
+    """The record of one run. Raises `UserError` that names a missing or broken file."""
+    record = Record(folder)
+    try:
+        config = record.config().canonical()
+    except ValueError as error:
+        raise error if str(folder) in str(error) else UserError(f"{record.config_file}: {error}") from None
+    if not record.finished:
+        return Run(config, (), (), None)
+    return Run(config, record.history(), record.cuts(), record.summary())
+
+
+def to_frames(runs: Iterable[Run], source: str) -> Frames:
+    """Tidy frames from parsed records: the one place where every kind of source comes together."""
+    rows, histories, cuts, kept = [], [], [], []
+    for run in runs:
+        run_id = run.config.run_id
+        rows.append(_run_row(run))
+        histories.extend((run_id, row) for row in run.history)
+        cuts.extend(_cut_row(run_id, cut) for cut in run.cuts)
+        kept.extend(row for cut in run.cuts for row in _kept_rows(run_id, cut, run.summary))
+    return Frames(
+        source,
+        pd.DataFrame(rows, columns=None if rows else ["run_id", "outcome", *DEFAULTS]),
+        _history_frame(histories),
+        _numeric(pd.DataFrame(cuts, columns=None if cuts else ["run_id", "round", "epoch", "seconds"])),
+        pd.DataFrame(kept, columns=["run_id", "round", "layer", "conv", "kept", "original"]),
+    )
+
+
+def _run_row(run: Run) -> dict:
+    summary = run.summary or {}
+    timetable = schedule(run.config)
+    cuts = timetable.cuts or (np.nan,)
+    net = {f"{key}/{when}": summary.get(when, {}).get(key, np.nan) for key in NET_KEYS for when in ("before", "after")}
+    return {
+        "run_id": run.config.run_id,
+        "cell": run.config.cell,
+        "dense_id": run.config.dense().run_id,
+        "label": run.config.label,
+        **run.config.to_dict(),
+        "first_cut": cuts[0],
+        "last_cut": cuts[-1],
+        "total": timetable.total,
+        "outcome": summary.get("outcome", UNFINISHED),
+        **net,
+        "device": summary.get("device", ""),
+        "seconds": summary.get("seconds", np.nan),
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(summary.get("versions", {}).items())),
+    }
+
+
+def _cut_row(run_id: str, cut: dict) -> dict:
+    flat = {f"{state}.{key}": value for state in STATES for key, value in cut[state].items()}
+    return {"run_id": run_id, "round": cut["round"], "epoch": cut["epoch"], "seconds": cut.get("seconds"), **flat}
+
+
+def _kept_rows(run_id: str, cut: dict, summary: dict | None) -> list[tuple]:
+    original = (summary or {}).get("plan", {}).get("before", {})
+    return [
+        (run_id, cut["round"], layer, conv, kept, original.get(conv, np.nan))
+        for layer, (conv, kept) in enumerate(cut["kept"].items())
+    ]
+
+
+def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
+    """One array per key; null becomes NaN."""
+    columns = {key: np.array([row.get(key) for _, row in rows], dtype=float) for key in HISTORY_KEYS}
+    frame = pd.DataFrame({"run_id": [run_id for run_id, _ in rows], **columns})
+    return frame.astype({"epoch": int})
+
+
+def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as floats also in a column of which every value is null."""
+    return frame.astype({name: float for name in frame.columns if "." in name or name == "seconds"})

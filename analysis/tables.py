@@ -1,0 +1,87 @@
+"""Tables of the report: tidy frames with an interval beside every mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis import figures, style
+from analysis.claims import Judgement
+from analysis.frame import DENSE, outcomes
+from analysis.sources import UNFINISHED, Frames
+from analysis.stats import mean_interval
+
+QUANTITIES = {
+    "final_accuracy": "test accuracy",
+    "loss_after_cut": "training loss after the cut",
+    "loss_change": "change of loss at the cut",
+    "grad_norm_change": "change of log10 |g| at the cut",
+}
+"""Columns of `frame.outcomes` that the summary shows, and what to call them."""
+
+
+def summary(frames: Frames) -> pd.DataFrame:
+    """A row per setting and measure (runs without an ablation).
+
+    `group`, `panel`, `measure`, `runs` (finished), `diverged`, `params` and `macs` (share left, mean), and for each of
+    `QUANTITIES` its `<name>` (mean over seeds), `<name>_low`, `<name>_high` (95 % interval) and `<name>_n`.
+    """
+    table = outcomes(frames)
+    table = table[table["ablation"] == "none"]
+    for size in ("params", "macs"):
+        table[size] = table[f"net/{size}/after"] / table[f"net/{size}/before"]
+    rows = []
+    for (group, panel, measure), runs in table.groupby(["group", "panel", "measure"], sort=False):
+        row = {"group": group, "panel": panel or "never cut", "measure": measure, "runs": len(runs)}
+        row |= {"diverged": int((runs["outcome"] != "finished").sum())}
+        row |= {size: runs[size].mean() for size in ("params", "macs")}
+        for name in QUANTITIES:
+            row |= _mean(name, runs[name].dropna().to_numpy())
+        rows.append(row)
+    result = pd.DataFrame(rows)
+    place = {measure: number for number, measure in enumerate(style.in_order(set(result["measure"])))}
+    panels = {panel: number for number, panel in enumerate(result["panel"].unique())}
+    order = result.assign(
+        _dense=result["measure"] == DENSE, _panel=result["panel"].map(panels), _measure=result["measure"].map(place)
+    ).sort_values(["group", "_dense", "_panel", "_measure"])
+    return result.loc[order.index].reset_index(drop=True)
+
+
+def _mean(name: str, values: np.ndarray) -> dict[str, float]:
+    interval = mean_interval([values], np.random.default_rng(0)) or (np.nan, np.nan)
+    mean = values.mean() if len(values) else np.nan
+    return {name: mean, f"{name}_low": interval[0], f"{name}_high": interval[1], f"{name}_n": len(values)}
+
+
+def densities(frames: Frames) -> pd.DataFrame:
+    """A row per setting, measure and conv: `density` in percent after the last cut, its 95 % interval and n."""
+    rows = [
+        {**dict(zip(("group", "panel", "measure", "layer", "conv"), key, strict=True)), **_mean("density", part)}
+        for key, part in _by_layer(figures.layer_densities(frames))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _by_layer(table: pd.DataFrame) -> list[tuple[tuple, np.ndarray]]:
+    grouped = table.groupby(["group", "panel", "measure", "layer", "conv"], sort=False)["density"]
+    return [(key, part.dropna().to_numpy()) for key, part in grouped]
+
+
+def runs(frames: Frames) -> pd.DataFrame:
+    """A row per run: its fields, outcome and numbers (NaN while it is unfinished)."""
+    table = outcomes(frames).reset_index()
+    waiting = frames.runs[frames.runs["outcome"] == UNFINISHED]
+    return pd.concat([table, waiting], ignore_index=True) if len(waiting) else table
+
+
+def verdicts(judgements: list[Judgement]) -> pd.DataFrame:
+    """A row per claim (`arch` and `dataset` are `all`) and per part of it: verdict, effect, interval and n."""
+    rows = []
+    for judgement in judgements:
+        parts = [("all", "all", judgement.verdict, judgement.number)]
+        parts += [(part.arch, part.dataset, part.verdict, part.number) for part in judgement.parts]
+        for arch, dataset, verdict, number in parts:
+            low, high = number.interval or (None, None)
+            rows.append((judgement.claim.id, arch, dataset, verdict, number.effect, low, high, number.n, number.unit))
+    columns = ["claim", "arch", "dataset", "verdict", "effect", "low", "high", "n", "unit"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,47 @@
+from benchmark.registry import measure
+
+ITERATIONS = 100
+FINAL_KEPT = 0.05
+
+
+@measure(order=0)
+def synflow(net):
+    """Order of removal by sum |w dR/dw|, scored again after each of 100 small cuts; from 0 (first) to 1 (last).
+
+    R is the sum of the outputs of the linearised net (no biases, BN as the scale |gamma| / sd) with the absolute
+    values of its parameters, on an all-ones input. Order 0. Source: Tanaka et al., NeurIPS 2020 (synaptic flow),
+    summed per filter. Unlike `magnitude` a filter counts for the paths through it, and it is iterated, so that no
+    layer is emptied early.
+    """
+    import copy
+    import warnings
+
+    import torch
+
+    from benchmark.pruning import masked, select
+
+    model = copy.deepcopy(net.model).double().eval()
+    for name, tensor in model.state_dict().items():
+        tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
+    ones = torch.ones(1, *net.images.shape[3:], *net.images.shape[1:3], dtype=torch.float64, device=net.images.device)
+    removed = {name: torch.zeros(filters) for name, filters in model.plan.items()}
+    for step in range(1, ITERATIONS + 1):
+        weights = {name: model.get_submodule(name).weight for name in model.convs}
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(model(ones).sum(), list(weights.values()))
+        saliency = {
+            name: (weight * slope).detach().abs().flatten(1).sum(dim=1)
+            for (name, weight), slope in zip(weights.items(), slopes, strict=True)
+        }
+        before = model.masks()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the floors forbid the last, small budgets is of no concern here
+            keep = select(model, saliency, 1 - FINAL_KEPT ** (step / ITERATIONS))
+        model = masked(model, keep)
+        for name, mask in before.items():
+            inside = saliency[name] / max(float(layer.max()) for layer in saliency.values())
+            going = (mask & ~keep[name]).cpu()
+            removed[name][going] = (step - 1 + inside.cpu().float()[going]) / (ITERATIONS + 1)
+            left = keep[name].cpu()
+            removed[name][left] = (ITERATIONS + inside.cpu().float()[left]) / (ITERATIONS + 1)
+    return {name: scores.to(net.images.device) for name, scores in removed.items()}
