@@ -54,21 +54,29 @@ def epoch_batches(
 
     augment_seed: None trains on the images as they are.
     """
-    count, height, width = images.shape[:3]
-    order = torch.randperm(count, generator=generator(order_seed)).to(images.device)
-    if augment_seed is not None:
-        draw = generator(augment_seed)
-        top, left = (torch.randint(0, 2 * PADDING + 1, (count, 1), generator=draw) for _ in range(2))
-        flip = torch.rand(count, 1, generator=draw) < 0.5
-        columns = torch.arange(width)
-        rows = (top + torch.arange(height)).to(images.device)
-        columns = (left + torch.where(flip, columns.flip(0), columns)).to(images.device)
-    for start in range(0, count, batch_size):
+    order = torch.randperm(len(images), generator=generator(order_seed)).to(images.device)
+    crops = None if augment_seed is None else _crops(images, augment_seed)
+    for start in range(0, len(images), batch_size):
         chosen = order[start : start + batch_size]
         batch = images[chosen]
-        if augment_seed is not None:
-            batch = _crop(batch, rows[start : start + batch_size], columns[start : start + batch_size])
+        if crops:
+            batch = _crop(batch, *(indices[start : start + batch_size] for indices in crops))
         yield normalise(batch), labels[chosen]
+
+
+def augmented(images: torch.Tensor, seed: int) -> torch.Tensor:
+    """Random crops (padding 4) and flips of uint8 images [N, H, W, 3]."""
+    return _crop(images, *_crops(images, seed))
+
+
+def _crops(images: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [N, H] and columns [N, W] of the padded images; flipped images have their columns in reverse."""
+    (count, height, width), draw = images.shape[:3], generator(seed)
+    top, left = (torch.randint(0, 2 * PADDING + 1, (count, 1), generator=draw) for _ in range(2))
+    flip = torch.rand(count, 1, generator=draw) < 0.5
+    columns = torch.arange(width)
+    columns = left + torch.where(flip, columns.flip(0), columns)
+    return (top + torch.arange(height)).to(images.device), columns.to(images.device)
 
 
 def _crop(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.batches import generator
+from benchmark.batches import augmented, generator
 from benchmark.config import RunConfig, stream_seed
 from benchmark.flow import dot, measure_flow, parameters
 from benchmark.measures import MEASURES
@@ -78,8 +78,11 @@ def _scores(state: State, problem: Problem, config: RunConfig, round: int, *, ev
     initial = None
     if any("initial" in MEASURES[name].needs for name in names):
         initial = initial_weights(config, state)
+    images = problem.scoring.images
+    if config.protocol == "paper" and problem.augment:
+        images = augmented(images, stream_seed("scoring augment", config, "dataset", epoch=round))
     return score_all(
-        state.model, names, problem.scoring.images, problem.scoring.labels, initial=initial,
+        state.model, names, images, problem.scoring.labels, initial=initial,
         generator=generator(stream_seed("measure", config, "measure", epoch=round)),
     )  # fmt: skip
 
