@@ -4,7 +4,8 @@ import torch
 from benchmark import registry
 from benchmark.cost import cost
 from benchmark.errors import UserError
-from benchmark.models import build, default_plan
+from benchmark.models import build, default_plan, load_authors
+from benchmark.pruning import compact, select
 from tests.conftest import tiny_net
 
 ARCHES = registry.names("models")
@@ -75,3 +76,24 @@ def test_plans_that_do_not_fit_are_refused(change, message):
 def test_unknown_architecture():
     with pytest.raises(ValueError, match="must be one of mobilenet_v1"):
         build("alexnet")
+
+
+@pytest.mark.parametrize("arch", ["vgg13", "mobilenet_v1", "resnet20"])
+def test_the_authors_checkpoints_load_dense_and_pruned(tmp_path, arch):
+    dense = tiny_net(arch).eval()
+    scores = {name: dense.get_submodule(name).weight.detach().flatten(1).norm(dim=1) for name in dense.convs}
+    for net in (dense, compact(dense, select(dense, scores, 0.5))):
+        state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+        torch.save({"net": state, "cfg": [8, "M"]}, tmp_path / "net.pth")
+        loaded = load_authors(arch, tmp_path / "net.pth").eval()
+        x = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(loaded(x), net(x))
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
+    torch.save({"net": tiny_net("resnet20").state_dict()}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"is not of vgg13: it lacks features\.0\.weight"):
+        load_authors("vgg13", tmp_path / "net.pth")
+    (tmp_path / "net.pth").write_bytes(b"PK")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_authors("resnet20", tmp_path / "net.pth")

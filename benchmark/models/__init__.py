@@ -5,11 +5,14 @@ A file declares `CONVS` (the table of convs and streams) and `build(plan, num_cl
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 from benchmark import registry
-from benchmark.errors import require
+from benchmark.errors import UserError, require
 from benchmark.models._net import BatchNorm2d, Conv, Net, scaled
 
-__all__ = ["BatchNorm2d", "Conv", "Net", "build", "default_plan"]
+__all__ = ["BatchNorm2d", "Conv", "Net", "build", "default_plan", "load_authors"]
 
 
 def default_plan(arch: str, width: float = 1.0) -> dict[str, int]:
@@ -28,4 +31,34 @@ def build(arch: str, num_classes: int = 10, width: float = 1.0, plan: dict[str, 
     module = registry.load("models", arch)
     net = module.build(default_plan(arch, width) if plan is None else plan, num_classes)
     net.arch, net.num_classes = arch, num_classes
+    return net
+
+
+def load_authors(arch: str, path: Path) -> Net:
+    """A net from a checkpoint of the authors' code: {"net": state dict, ...}, keys with or without `module.`.
+
+    The plan is read off the shapes of the conv weights, so checkpoints that were pruned physically load too; the zero
+    rows that the authors leave in a pruned ResNet stay, as zeros. Raises `UserError` for a file that does not fit.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({' '.join(str(error).split())})") from None
+    state = content.get("net", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"checkpoint {path} must be {{'net': state dict}} or a state dict")
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    names = [f"{conv.name}.weight" for conv in registry.load("models", arch).CONVS]
+    heads = [name for name in state if name in ("linear.weight", "classifier.weight")]
+    absent = [name for name in names if name not in state]
+    if absent or not heads:
+        raise UserError(f"checkpoint {path} is not of {arch}: it lacks {(absent or ['the classifier'])[0]}")
+    plan = {name.removesuffix(".weight"): len(state[name]) for name in names}
+    net = build(arch, num_classes=len(state[heads[0]]), plan=plan)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"checkpoint {path} does not fit {arch} ({' '.join(str(error).split())})") from None
     return net
