@@ -434,7 +434,7 @@ def _signed_scale(values: np.ndarray) -> _SignedScale:
         return _SignedScale(1.0, 10.0, [-10.0, -1.0, 0.0, 1.0, 10.0])
     high = int(np.ceil(np.log10(sizes.max())))
     low = max(high - 4, min(int(np.floor(np.log10(np.quantile(sizes, 0.1)))), high - 1))
-    decades = [10.0**power for power in range(high, low, -1 if high - low <= 2 else -2)]
+    decades = [10.0**power for power in range(high, low, -2)]
     return _SignedScale(10.0**low, 1.6 * 10.0**high, [*(-tick for tick in decades), 0.0, *reversed(decades)])
 
 

@@ -1,0 +1,101 @@
+"""Every figure draws every kind of grid, and a measure looks the same everywhere."""
+
+import itertools
+
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from analysis import style
+from analysis.figures import FIGURES, layer_densities, sample_size, save
+from analysis.frame import named
+from analysis.sources import load
+from benchmark.measures import MEASURES
+from tests import simulate
+from tests.simulate import World
+
+
+def frames_of(path, configs, world=None):
+    simulate.simulate(path, configs, world)
+    return named(load(str(path)))
+
+
+GRIDS = {
+    "demo": (simulate.grid(), World(growth={"grasp": 4})),
+    "one seed, no dense control": (simulate.grid(seeds=[0], dense=False), World()),
+    "rounds and restart": (simulate.grid(timings=[0, "trained"], rounds=[1, 3], seeds=[0, 1]), World()),
+    "flow seldom, one measure diverged": (simulate.grid(), World(diverged=("grasp",), flow_every=4)),
+}
+
+
+@pytest.fixture(scope="module", params=GRIDS, ids=list(GRIDS))
+def frames(request, tmp_path_factory):
+    return frames_of(tmp_path_factory.mktemp("runs"), *GRIDS[request.param])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_panel_has_a_title_and_axes_have_labels(frames, name):
+    canvas = FIGURES[name].draw(frames)
+    panels = {panel for panel in frames.runs["panel"] if panel}
+    titles = {ax.get_title().replace("\n", " ") for ax in canvas.axes} - {""}
+    assert titles == panels
+    assert all(ax.get_xlabel() for ax in canvas.axes if ax.get_title() and len(panels) == len(canvas.axes))
+    assert any(ax.get_ylabel() or [t.get_text() for t in ax.get_yticklabels()] for ax in canvas.axes)
+    assert "n = " in FIGURES[name].caption_for(frames)
+
+
+def test_only_the_dense_control_draws_curves_and_nothing_else(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(measures=[]))
+    assert {name for name, plot in FIGURES.items() if plot.draw(frames)} == {"convergence", "gradient_flow"}
+
+
+def test_without_flow_there_is_no_trajectory(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(seeds=[0]), World(flow_every=1))
+    frames.history[["flow/grad_norm", "flow/theta_g"]] = float("nan")
+    assert FIGURES["gradient_flow"].draw(frames) is None
+
+
+def test_a_pruned_curve_starts_at_its_cut_where_the_dense_one_is_drawn(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[4]))
+    axes = FIGURES["convergence"].draw(frames).axes[0]
+    starts = {line.get_color(): line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) > 2}
+    assert starts == {style.look("loss").color: 4, style.look("none").color: 1}
+
+
+def test_densities_are_shares_of_the_original_filters(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[0], rounds=[3], seeds=[0], dense=False))
+    table = layer_densities(frames)
+    assert len(table) == len(simulate.PLAN)
+    last = frames.kept[frames.kept["round"] == 3]
+    assert table["density"].tolist() == (100 * last["kept"] / last["original"]).tolist()
+
+
+def test_the_caption_says_how_many_seeds(tmp_path):
+    assert sample_size(frames_of(tmp_path / "a", simulate.grid())).startswith("n = 3 seeds")
+    one = sample_size(frames_of(tmp_path / "b", simulate.grid(seeds=[0])))
+    assert one.startswith("n = 1 seed ")
+    assert "no interval" in one
+    uneven = [c for c in simulate.grid() if (c.measure, c.seed) != ("loss", 0)]
+    assert sample_size(frames_of(tmp_path / "c", uneven)).startswith("n = 2 to 3 seeds")
+
+
+def test_files_are_reproducible(tmp_path):
+    frames = frames_of(tmp_path / "runs", simulate.grid(seeds=[0, 1]))
+    for name in ("once", "again"):
+        save(FIGURES["final_accuracy"].draw(frames), tmp_path / name)
+    for ending in ("png", "svg"):
+        assert (tmp_path / f"once.{ending}").read_bytes() == (tmp_path / f"again.{ending}").read_bytes()
+    with Image.open(tmp_path / "once.png") as image:
+        assert image.width == pytest.approx(style.FULL_WIDTH * 200, abs=2)
+
+
+def test_every_measure_has_a_look_of_its_own():
+    looks = {name: style.look(name) for name in {*style.LOOKS, *MEASURES}}
+    assert len({(look.color, look.marker, str(look.line)) for look in looks.values()}) == len(looks)
+    colors = [to_rgb(style.LOOKS[name].color) for name in style.LOOKS]
+    assert all(max(abs(a - b) for a, b in zip(*two, strict=True)) > 0.05 for two in itertools.combinations(colors, 2))
+
+
+def test_legends_go_by_family_with_the_dense_control_last():
+    order = style.in_order({"none", "random", "grasp", "loss", "magnitude", "grad_preservation", "a_new_one"})
+    assert order == ["magnitude", "loss", "grad_preservation", "grasp", "random", "a_new_one", "none"]

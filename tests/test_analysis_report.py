@@ -1,0 +1,121 @@
+"""The command writes a whole report, and one line for bad input."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.__main__ import main
+from analysis.report import build
+from tests import simulate
+from tests.simulate import World
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    configs = simulate.grid()
+    gone = [c for c in configs if (c.measure, c.seed) == ("random", 2)]
+    simulate.simulate(folder / "runs", [c for c in configs if c not in gone], World(loss={"magnitude": -0.1}))
+    build(str(folder / "runs"), folder / "out", configs)
+    return folder / "out"
+
+
+def command(*arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["analysis", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+def test_claims_json_has_the_agreed_keys(report):
+    content = json.loads((report / "claims.json").read_text())
+    assert set(content) == {"claims", "provenance"}
+    keys = {"id", "sentence", "statistic", "rule", "verdict", "effect", "interval", "n", "parts"}
+    assert [claim["id"] for claim in content["claims"]] == ["C1", "C5"]
+    for claim in content["claims"]:
+        assert keys <= set(claim)
+        assert len(claim["interval"]) == 2
+        assert {"arch", "dataset", "verdict", "effect", "interval", "n"} <= set(claim["parts"][0])
+    assert content["claims"][0]["verdict"] == "supported"
+    assert content["provenance"]["runs"] == 31
+
+
+def test_the_page_is_self_contained_and_links_to_what_exists(report):
+    page = (report / "index.html").read_text()
+    outside = re.sub(r'src="data:[^"]*"', "", page)
+    assert "http" not in outside
+    assert "<script" not in outside
+    for link in re.findall(r'href="((?:figures|tables)/[^"]*)"', page):
+        assert (report / link).exists(), link
+    anchors = set(re.findall(r'id="([^"]*)"', page))
+    assert set(re.findall(r'href="#([^"]*)"', page)) <= anchors
+    assert page.count("<figure") == page.count("data:image/png") == 7
+    assert page.index('id="verdicts"') < page.index('id="claims"') < page.index('id="figures"')
+
+
+def test_the_page_says_what_is_missing(report):
+    page = (report / "index.html").read_text()
+    assert "2 of 33 expected runs are missing" in page
+    missing = pd.read_csv(report / "tables" / "missing.csv")
+    assert missing[["measure", "seed"]].values.tolist() == [["random", 2], ["random", 2]]
+
+
+def test_tables_state_n_and_interval_beside_each_mean(report):
+    summary = pd.read_csv(report / "tables" / "summary.csv")
+    pruned = summary[summary["measure"] != "none"]
+    assert (pruned["final_accuracy_low"] < pruned["final_accuracy"]).all()
+    assert (pruned["final_accuracy"] < pruned["final_accuracy_high"]).all()
+    assert set(zip(summary["measure"], summary["final_accuracy_n"], strict=True)) >= {("random", 2), ("loss", 3)}
+    assert set(pd.read_csv(report / "tables" / "densities.csv")["conv"]) == set(simulate.PLAN)
+    assert len(pd.read_csv(report / "tables" / "runs.csv")) == 31
+
+
+def test_figures_are_written_as_png_and_svg(report):
+    stems = {path.stem for path in (report / "figures").glob("*.png")}
+    assert stems == {path.stem for path in (report / "figures").glob("*.svg")}
+    assert "convergence-vgg13-digits" in stems
+
+
+def test_the_command_prints_verdicts_and_ends_with_the_page(tmp_path, monkeypatch, capsys):
+    simulate.simulate(tmp_path / "runs", simulate.grid(measures=["magnitude", "loss"], timings=[0], seeds=[0]))
+    assert command(tmp_path / "runs", "--out", tmp_path / "out", monkeypatch=monkeypatch) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-1] == f"report: {tmp_path / 'out' / 'index.html'}"
+    assert sum("inconclusive" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_folder_without_runs_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, made):
+    runs = tmp_path / "runs"
+    if made:
+        runs.mkdir()
+    assert command(runs, "--out", tmp_path / "out", monkeypatch=monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: runs folder")
+    assert (printed.err.count("\n"), printed.out) == (1, "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_grid_without_runs_and_a_file_as_folder_are_one_line(tmp_path, monkeypatch, capsys):
+    simulate.simulate(tmp_path / "runs", simulate.grid(measures=["loss"], seeds=[0]))
+    (tmp_path / "grid.yaml").write_text("method: grid\nparameters: {measure: {value: grasp}}\n")
+    arguments = (tmp_path / "runs", "--grid", tmp_path / "grid.yaml", "--out", tmp_path / "out")
+    assert command(*arguments, monkeypatch=monkeypatch) == 2
+    assert "no finished run of the grid" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert command(tmp_path / "runs", "--out", tmp_path / "file", monkeypatch=monkeypatch) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_parsing_needs_neither_pandas_nor_matplotlib_nor_torch():
+    program = "import analysis.__main__, sys; sys.exit(bool({'pandas', 'matplotlib', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+    program = "import analysis.report, sweeps.grid, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

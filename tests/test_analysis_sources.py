@@ -1,0 +1,83 @@
+"""Run records become tidy frames, and a bad folder one clear line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis.sources import UNFINISHED, load
+from benchmark.errors import UserError
+from benchmark.record import HISTORY_KEYS
+from tests import simulate
+
+TINY = {"measures": ["magnitude", "grasp"], "timings": [2], "seeds": [0, 1], "epochs": 5, "rounds": [2]}
+
+
+def test_frames_hold_what_the_records_say(tmp_path):
+    configs = simulate.grid(**TINY)
+    simulate.simulate(tmp_path, configs)
+    frames = load(str(tmp_path))
+    assert set(frames.runs["run_id"]) == {config.run_id for config in configs}
+    assert list(frames.history.columns) == ["run_id", *HISTORY_KEYS]
+    assert len(frames.history) == len(configs) * 6
+    run = next(config for config in configs if config.measure == "grasp")
+    row = frames.runs.set_index("run_id").loc[run.run_id]
+    assert (row["seed"], row["first_cut"], row["last_cut"], row["total"]) == (run.seed, 2, 3, 5)
+    assert row["dense_id"] == run.dense().run_id
+    assert row["dense_id"] in set(frames.runs["run_id"])
+    cuts = [json.loads(line) for line in (tmp_path / run.run_id / "cuts.jsonl").read_text().splitlines()]
+    mine = frames.cuts[frames.cuts["run_id"] == run.run_id]
+    assert mine["round"].tolist() == [1, 2]
+    assert mine["after.grad_norm"].tolist() == [cut["after"]["grad_norm"] for cut in cuts]
+    kept = frames.kept[(frames.kept["run_id"] == run.run_id) & (frames.kept["round"] == 2)]
+    assert dict(zip(kept["conv"], kept["kept"], strict=True)) == cuts[1]["kept"]
+    assert dict(zip(kept["conv"], kept["original"], strict=True)) == simulate.PLAN
+
+
+def test_null_is_nan_in_columns_of_floats(tmp_path):
+    simulate.simulate(tmp_path, simulate.grid(**TINY), simulate.World(flow_every=100))
+    history = load(str(tmp_path)).history
+    assert history["flow/g_hg"].dtype == np.float64
+    assert history.loc[history["epoch"] > 0, "flow/g_hg"].isna().all()
+    assert history.loc[history["epoch"] == 0, "train/loss"].isna().all()
+
+
+def test_unfinished_runs_are_known_but_have_no_rows(tmp_path):
+    first, *others = simulate.grid(**TINY)
+    simulate.simulate(tmp_path, others)
+    simulate.simulate(tmp_path, [first], finished=False)
+    frames = load(str(tmp_path))
+    assert frames.runs.set_index("run_id").loc[first.run_id, "outcome"] == UNFINISHED
+    assert first.run_id not in set(frames.history["run_id"]) | set(frames.cuts["run_id"])
+    assert first.run_id not in set(frames.finished()["run_id"])
+
+
+def test_the_digest_depends_on_the_set_of_runs_alone(tmp_path):
+    configs = simulate.grid(**TINY)
+    simulate.simulate(tmp_path / "a", configs)
+    simulate.simulate(tmp_path / "b", configs[::-1])
+    simulate.simulate(tmp_path / "c", configs[1:])
+    a, b, c = (load(str(tmp_path / name)).digest() for name in "abc")
+    assert a == b != c
+
+
+def test_a_folder_without_finished_runs_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"no finished run \(none at all\)"):
+        load(str(tmp_path))
+    simulate.simulate(tmp_path, simulate.grid(**TINY)[:2], finished=False)
+    with pytest.raises(UserError, match=r"no finished run \(2 unfinished\)"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("config.json", "{"), ("config.json", '{"wight": 1}'), ("history.jsonl", "{}\nx\n"), ("summary.json", "")],
+)
+def test_a_broken_record_is_named(tmp_path, file, content):
+    config = simulate.grid(**TINY)[0]
+    simulate.simulate(tmp_path, [config])
+    (tmp_path / config.run_id / file).write_text(content)
+    with pytest.raises(UserError, match=f"{config.run_id}/{file}"):
+        load(str(tmp_path))
