@@ -1,4 +1,4 @@
-"""Adding a measure touches one file: a copy of the project, one new file, a whole run and its report."""
+"""Adding a component touches one file: a copy of the project, one new file of each kind, a whole run and its report."""
 
 import shutil
 import subprocess
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MEASURE = '''
+FILES = {
+    "benchmark/measures/squared_taylor.py": '''
 from benchmark.registry import measure
 
 
@@ -16,35 +17,67 @@ from benchmark.registry import measure
 def squared_taylor(weight, gradient):
     """(sum w g)^2. Source: a test. Unlike `taylor` it is squared."""
     return (weight * gradient).sum(dim=1).square()
-'''
+''',
+    "benchmark/models/two_convs.py": """
+from torch.nn.functional import adaptive_avg_pool2d, relu
+
+from benchmark.models import Conv, Net
+
+CONVS = [
+    Conv(name="conv1", norm="bn1", reads="image", writes="a", filters=16),
+    Conv(name="conv2", norm="bn2", reads="a", writes="b", filters=32),
+]
+
+
+class TwoConvs(Net):
+    def __init__(self, plan, num_classes):
+        super().__init__(CONVS, plan, head="linear", head_reads="b")
+        self.conv1, self.bn1 = self.conv2d("conv1", 3), self.norm2d("conv1")
+        self.conv2, self.bn2 = self.conv2d("conv2", 3, stride=2), self.norm2d("conv2")
+        self.linear = self.linear_head(num_classes)
+
+    def forward(self, x):
+        x = relu(self.bn1(self.conv1(x)))
+        x = relu(self.bn2(self.conv2(x)))
+        return self.linear(adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def build(plan, num_classes):
+    return TwoConvs(plan, num_classes)
+""",
+    "benchmark/data/stripes.py": """
+import numpy as np
+
+from benchmark.data import Images
+
+
+def load(root, path):
+    labels = np.arange(60) % 2
+    images = np.zeros((60, 32, 32, 3), dtype=np.uint8)
+    images[labels == 1, ::2] = 255
+    return Images(images[:40], labels[:40], images[40:], labels[40:], ("flat", "striped"), augment=False)
+""",
+}
+TINY = ["--width", "1", "--epochs", "2", "--score-samples", "20", "--probe-samples", "20", "--threads", "1"]
 
 
 @pytest.mark.slow
-def test_a_new_measure_is_one_file(tmp_path):
+def test_a_new_measure_architecture_and_data_set_are_one_file_each(tmp_path):
     for package in ("benchmark", "analysis", "sweeps"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "benchmark" / "measures" / "squared_taylor.py").write_text(MEASURE)
+    for path, text in FILES.items():
+        (tmp_path / path).write_text(text)
 
     def command(*arguments: str) -> str:
         line = [sys.executable, "-m", *arguments]
-        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        run = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
 
-    tiny = [
-        "--width",
-        "0.0625",
-        "--epochs",
-        "2",
-        "--train-limit",
-        "60",
-        "--score-samples",
-        "20",
-        "--probe-samples",
-        "20",
-        "--threads",
-        "1",
-    ]
-    out = command("benchmark", "--measure", "squared_taylor", *tiny, "--wandb", "disabled", "--runs", "runs")
-    assert "squared_taylor vgg13 digits" in out
+    components = ["--measure", "squared_taylor", "--arch", "two_convs", "--dataset", "stripes"]
+    out = command("benchmark", *components, *TINY, "--wandb", "disabled", "--runs", "runs")
+    assert "squared_taylor two_convs stripes" in out
     command("analysis", "runs", "--out", "report")
-    assert "squared_taylor" in (tmp_path / "report" / "tables" / "runs.csv").read_text()
+    table = (tmp_path / "report" / "tables" / "runs.csv").read_text()
+    assert all(name in table for name in ("squared_taylor", "two_convs", "stripes"))
     assert "squared" in (tmp_path / "report" / "index.html").read_text()

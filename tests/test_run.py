@@ -9,6 +9,8 @@ import torch
 
 from benchmark import run as run_module
 from benchmark.config import RunConfig
+from benchmark.measures import MEASURES
+from benchmark.models import build
 from benchmark.record import DENSE, HISTORY_KEYS, Record
 from benchmark.run import run
 from tests.conftest import tiny_run
@@ -207,3 +209,16 @@ def test_run_id_is_the_folder(options):
     config = RunConfig(**{**tiny_run().to_dict(), "epochs": 1})
     run(config, options)
     assert (options.runs / config.run_id / "config.json").exists()
+
+
+def test_score_all_records_every_measure(options):
+    config = tiny_run(measure="taylor", arch="resnet20", prune_epoch=1, epochs=2)
+    run(config, dataclasses.replace(options, score_all=True))
+    scores = np.load(record_of(config, options).scores_folder / "cut-01.npz")
+    net = build("resnet20", width=config.width)
+    expected = {f"{name}/{conv}" for name in MEASURES if name not in ("none", "oracle") for conv in net.convs}
+    assert set(scores) == expected
+    run(config, dataclasses.replace(options, runs=options.runs / "alone"))
+    alone = np.load(options.runs / "alone" / config.run_id / "scores" / "cut-01.npz")
+    assert set(alone) == {f"taylor/{conv}" for conv in net.convs}
+    assert all(np.allclose(alone[key], scores[key], rtol=1e-4, atol=1e-9) for key in alone)
