@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError
-from benchmark.record import HISTORY_KEYS, NET_KEYS, Record, run_folders
+from benchmark.record import FINISHED, HISTORY_KEYS, NET_KEYS, Record, run_folders
 from benchmark.schedule import schedule
 
 UNFINISHED = "unfinished"
@@ -82,15 +82,24 @@ def load(source: str) -> Frames:
 
 
 def read_run(folder: Path) -> Run:
-    """The record of one run. Raises `UserError` that names a missing or broken file."""
+    """The record of one run. Raises `UserError` that names a missing, broken or truncated file."""
     record = Record(folder)
-    try:
-        config = record.config().canonical()
-    except ValueError as error:
-        raise error if str(folder) in str(error) else UserError(f"{record.config_file}: {error}") from None
+    config = record.checked_config().canonical()
     if not record.finished:
         return Run(config, (), (), None)
-    return Run(config, record.history(), record.cuts(), record.summary())
+    run = Run(config, record.history(), record.cuts(), record.summary())
+    _check_whole(record, run)
+    return run
+
+
+def _check_whole(record: Record, run: Run) -> None:
+    told, rows = run.summary.get("epoch"), len(run.history)
+    if rows - 1 != told:
+        found = f"rows up to epoch {rows - 1}" if rows else "no rows"
+        raise UserError(f"record file {record.history_file} has {found}, but the summary is of epoch {told}")
+    due = len(schedule(run.config).cuts)
+    if run.summary.get("outcome") == FINISHED and len(run.cuts) != due:
+        raise UserError(f"record file {record.cuts_file} has {len(run.cuts)} of {due} cuts, but the run is finished")
 
 
 def to_frames(runs: Iterable[Run], source: str) -> Frames:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
@@ -14,6 +17,8 @@ from benchmark.errors import UserError
 
 T = TypeVar("T")
 BAD_INPUT = 2
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
+"""What a full disk, or a folder that cannot be written to, raises."""
 
 
 def parse(kind: type[T] | Callable[..., T], prog: str, description: str, argv: Sequence[str] | None = None) -> T:
@@ -37,12 +42,34 @@ def parse(kind: type[T] | Callable[..., T], prog: str, description: str, argv: S
 
 
 def guarded(command: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit with its status; bad input ends it with one line and exit status 2."""
+    """Run a command and exit with its status.
+
+    Bad input, a full disk and a folder that cannot be written to end it with one line and exit status 2. Ctrl-C and
+    SIGTERM end it with 130 and 143, after it has put its things away; a second Ctrl-C ends it at once.
+    """
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         status = command()
     except UserError as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        fail(f"{error.filename or 'a file that is written'}: {error.strerror}; what is finished is intact")
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+        print("stopped: finished epochs are kept, and the same command goes on from there", file=sys.stderr)
     sys.exit(status or 0)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    raise KeyboardInterrupt
+
+
+def _terminate(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def fail(message: object) -> NoReturn:

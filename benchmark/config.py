@@ -113,8 +113,8 @@ class RunConfig:
         if self.measure == "none":
             return dataclasses.replace(self, **{name: DEFAULTS[name] for name in _CUT_FIELDS})
         run = _resolve_timing(self)
-        if run.prune_epoch == 0:  # without a dense phase there is nothing to restart after
-            run = dataclasses.replace(run, retrain="budget")
+        if run.prune_epoch == 0 and run.retrain != DEFAULTS["retrain"]:  # there is no dense phase to restart after
+            run = dataclasses.replace(run, retrain=DEFAULTS["retrain"])
         return run
 
     def dense(self) -> RunConfig:
@@ -127,7 +127,8 @@ class RunConfig:
 
         A field that is added later, with a default that keeps old behaviour, renames no old run.
         """
-        science = {k: v for k, v in self.canonical().to_dict().items() if k != "seed" and v != DEFAULTS[k]}
+        run = self.canonical()
+        science = {k: v for k in DEFAULTS if k != "seed" and (v := getattr(run, k)) != DEFAULTS[k]}
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

@@ -14,23 +14,42 @@ from benchmark.flow import dot, measure_flow, parameters
 from benchmark.measures import MEASURES
 from benchmark.models import Net
 from benchmark.pruning import Keep, compact, kept_indices, masked, select
+from benchmark.record import COLLAPSED, DIVERGED
 from benchmark.scoring import Scores, score_all
 from benchmark.state import State, carry_momentum, initial_net, initial_weights, make_optimizer, prepared
 from benchmark.train import Problem
 
 
+class CutError(Exception):
+    """A cut that cannot be made; the net is as it was before."""
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
 def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Path, *, score_every: bool) -> dict:
-    """Make the next cut in place; returns its row and writes the per-filter scores (of every measure, if asked)."""
+    """Make the next cut in place; returns its row and writes the per-filter scores (of every measure, if asked).
+
+    Raises `CutError`: diverged, if a score is not finite; collapsed, if a layer keeps no filter or no gradient reaches
+    a conv any more.
+    """
     start = time.perf_counter()
     model, round, probe = state.model, len(state.cuts) + 1, problem.probe
     before = measure_flow(model, probe.images, probe.labels, config.temperature)
     scores = _scores(state, problem, config, round, every=score_every)
     own = ablated(scores[config.measure], model, config, round)
+    if not all(layer.isfinite().all() for layer in own.values()):
+        raise CutError(DIVERGED)
     keep = select(model, own, config.ratio, round=round, rounds=config.rounds, protocol=config.protocol)
+    if not all(mask.any() for mask in keep.values()):
+        raise CutError(COLLAPSED)
     predicted = _predicted(model, keep, before.g, before.hg)
     _write_scores(scores_file, scores)
     pruned = prepared(compact(model, keep), problem.train.images.device)
     after = measure_flow(pruned, probe.images, probe.labels, config.temperature)
+    if not any(after.g[f"{name}.weight"].any() for name in pruned.convs):
+        raise CutError(COLLAPSED)
     _adopt(state, pruned, keep, config, round)
     seconds = time.perf_counter() - start
     state.seconds += seconds

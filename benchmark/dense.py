@@ -6,19 +6,20 @@ lock trains, and the lock of an owner that died is free.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from benchmark.config import RunConfig
-from benchmark.record import DenseFolder
+from benchmark.locks import BusyError, held
+from benchmark.record import DenseFolder, remove_temporaries
 from benchmark.schedule import step_lr
 from benchmark.state import State, fresh, load, save
 from benchmark.train import Problem, advance, log_epoch
 
-Report = Callable[[dict], None]
-"""Called with each row that is added to a history."""
+Report = Callable[[State], None]
+"""Called with the state after each epoch."""
 
 POLL_SECONDS = 0.5
 
@@ -31,31 +32,37 @@ def start(config: RunConfig, problem: Problem) -> State:
 
 
 def dense_state(
-    config: RunConfig, problem: Problem, runs: Path, until: int, *, flow_every: int, report: Report
+    config: RunConfig, problem: Problem, runs: Path, until: int, *, flow_every: int, report: Report, wait: bool
 ) -> State:
-    """The state after `until` dense epochs: from the shared folder, trained there if need be."""
-    dense, folder = config.dense(), DenseFolder(runs, config)
+    """The state after `until` dense epochs: from the shared folder, trained there if need be.
+
+    While another process trains it: wait for it, or raise `BusyError`.
+    """
+    dense, folder, device = config.dense(), DenseFolder(runs, config), problem.train.images.device
     folder.want(until)
-    while not folder.state_file(until).exists():
-        try:
-            with FileLock(folder.lock_file).acquire(timeout=POLL_SECONDS):
-                _train(folder, dense, problem, until, flow_every, report)
-        except Timeout:
+    while True:
+        if folder.state_file(until).exists() and (state := load(folder.state_file(until), dense, device)):
+            return state
+        with contextlib.suppress(BusyError), held(folder.lock_file, wait=False):
+            remove_temporaries(folder.folder)
+            _train(folder, dense, problem, until, flow_every, report)
             continue
-    return load(folder.state_file(until), dense, problem.train.images.device)
+        if not wait:
+            raise BusyError(f"the dense phase {folder.folder} is trained by another process")
+        time.sleep(POLL_SECONDS)
 
 
 def _train(
     folder: DenseFolder, dense: RunConfig, problem: Problem, until: int, flow_every: int, report: Report
 ) -> None:
-    nearest = folder.nearest(until)
-    state = load(nearest, dense, problem.train.images.device) if nearest else start(dense, problem)
-    passing = None  # the last state that this process wrote and nobody wants
+    state = None
+    while not state and (nearest := folder.nearest(until)):
+        state = load(nearest, dense, problem.train.images.device)
+    state = state or start(dense, problem)
     while state.epoch < until:
-        lr = step_lr(dense.lr, state.epoch, dense.epochs)
-        report(advance(state, problem, dense, lr, flow_every=flow_every))
-        file = folder.state_file(state.epoch)
-        save(file, state, dense)
-        if passing:
-            passing.unlink()
-        passing = None if folder.granted(state.epoch) else file
+        before = folder.state_file(state.epoch)
+        advance(state, problem, dense, step_lr(dense.lr, state.epoch, dense.epochs), flow_every=flow_every)
+        save(folder.state_file(state.epoch), state, dense)
+        if not folder.wanted(state.epoch - 1):
+            before.unlink(missing_ok=True)
+        report(state)

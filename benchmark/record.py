@@ -4,7 +4,8 @@ runs/<run_id>/config.json    the fields of the run
              history.jsonl   one object per epoch
              cuts.jsonl      one object per cut
              scores/         cut-01.npz ...: per-filter scores at a cut
-             checkpoint.pt   the state after the last epoch, until the run is finished
+             checkpoint.pt   the state after the last epoch, until the run is finished (and checkpoint.previous.pt)
+             .lock           while a process executes the run
              failed.json     the error of the last attempt, if it failed
              summary.json    written last: a run is finished if and only if it exists
 runs/_dense/<run_id>/        the shared dense phases (see `DenseFolder`)
@@ -22,6 +23,12 @@ from benchmark.errors import UserError
 
 DENSE = "_dense"
 """Folder of the shared dense phases, beside the runs."""
+
+FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
+"""Outcomes of a run: it came to its end, its numbers ceased to be finite, or a cut left no net to train."""
+
+TAIL_BYTES = 65_536
+"""More than any line of a history."""
 
 FLOW_KEYS = ("grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg")
 NET_KEYS = ("net/filters", "net/params", "net/macs")
@@ -42,7 +49,9 @@ class Record:
         self.scores_folder = self.folder / "scores"
         self.summary_file = self.folder / "summary.json"
         self.checkpoint_file = self.folder / "checkpoint.pt"
+        self.previous_checkpoint_file = self.folder / "checkpoint.previous.pt"
         self.failure_file = self.folder / "failed.json"
+        self.lock_file = self.folder / ".lock"
 
     @property
     def finished(self) -> bool:
@@ -52,6 +61,7 @@ class Record:
     def start(self, config: RunConfig) -> None:
         """Make the folder and write the configuration; an earlier failure is forgotten."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.folder)
         self.failure_file.unlink(missing_ok=True)
         write_json(self.config_file, config.to_dict())
 
@@ -59,13 +69,34 @@ class Record:
         """The run's configuration."""
         return RunConfig.from_dict(read_json(self.config_file))
 
+    def checked_config(self) -> RunConfig:
+        """The run's configuration. Raises `UserError` if it is missing, broken, or another run's than the folder's."""
+        try:
+            config = self.config()
+        except ValueError as error:
+            raise error if str(self.folder) in str(error) else UserError(f"{self.config_file}: {error}") from None
+        if config.run_id != self.folder.name:
+            raise UserError(
+                f"run folder {self.folder} holds the configuration of another run, {config.run_id} ({config.label}): "
+                "rename or delete the folder"
+            )
+        return config
+
     def history(self) -> list[dict]:
-        """One row per epoch."""
-        return read_lines(self.history_file)
+        """One row per epoch, from 0 on. Raises `UserError` for a row that is broken, missing or there twice."""
+        return _numbered(self.history_file, read_lines(self.history_file), "epoch", first=0)
+
+    def last_epoch(self) -> int:
+        """Epochs trained so far, by the last row of the history alone (0 without any)."""
+        row = _last_line(self.history_file)
+        epoch = row.get("epoch") if row else 0
+        if type(epoch) is not int:
+            raise UserError(f"record file {self.history_file}, last line, has epoch {epoch!r}")
+        return epoch
 
     def cuts(self) -> list[dict]:
-        """One row per cut."""
-        return read_lines(self.cuts_file)
+        """One row per cut, from round 1 on. Raises `UserError` for a row that is broken, missing or there twice."""
+        return _numbered(self.cuts_file, read_lines(self.cuts_file), "round", first=1)
 
     def summary(self) -> dict:
         """The summary of a finished run."""
@@ -94,13 +125,18 @@ class Record:
         return read_json(self.failure_file) if self.failure_file.exists() else None
 
     def finish(self, summary: dict) -> None:
-        """Write the summary, which makes the run finished, and drop the checkpoint."""
+        """Write the summary, which makes the run finished, and drop the checkpoints."""
         write_json(self.summary_file, summary)
+        self.drop_checkpoints()
+
+    def drop_checkpoints(self) -> None:
+        """Remove the checkpoints: a finished run needs none."""
         self.checkpoint_file.unlink(missing_ok=True)
+        self.previous_checkpoint_file.unlink(missing_ok=True)
 
 
 class DenseFolder:
-    """The states of a shared dense phase: `epoch-NNNN.pt`, and `epoch-NNNN.wanted` where a run waits for one."""
+    """The states of a shared dense phase: `epoch-NNNN.pt`, and `epoch-NNNN.wanted` where a run starts from one."""
 
     def __init__(self, runs: Path, config: RunConfig) -> None:
         self.folder = Path(runs) / DENSE / config.dense().run_id
@@ -116,15 +152,12 @@ class DenseFolder:
 
     def want(self, epoch: int) -> None:
         """Ask whoever trains to keep the state after `epoch` epochs."""
-        if not self.state_file(epoch).exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._mark(epoch).touch()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._mark(epoch).touch()
 
-    def granted(self, epoch: int) -> bool:
-        """Whether that state was wanted; the wish is then fulfilled."""
-        wanted = self._mark(epoch).exists()
-        self._mark(epoch).unlink(missing_ok=True)
-        return wanted
+    def wanted(self, epoch: int) -> bool:
+        """Whether a run starts from that state."""
+        return self._mark(epoch).exists()
 
     def _mark(self, epoch: int) -> Path:
         return self.state_file(epoch).with_suffix(".wanted")
@@ -142,24 +175,30 @@ def write_json(path: Path, value: dict) -> None:
     write_atomically(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by a file with this content, on disk before it takes the name."""
+def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Replace `path` by a file with this content, on disk before it takes the name; keep the old one as `previous`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    if previous and path.exists():
+        path.replace(previous)
     temporary.replace(path)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a process that was killed while writing left in a folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict:
     """Read a file that `write_json` wrote. Raises `UserError` that names a missing or broken one."""
     try:
-        return json.loads(path.read_text())
+        return _parsed(path.read_bytes(), f"record file {path}")
     except FileNotFoundError:
         raise UserError(f"record file {path} is missing") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"record file {path} is not valid JSON ({error})") from None
 
 
 def append_line(path: Path, row: dict) -> None:
@@ -177,13 +216,38 @@ def read_lines(path: Path) -> list[dict]:
     """All rows of a file of JSON lines; a last line without its end (a killed writer's) does not count."""
     if not path.exists():
         return []
-    *lines, _ = path.read_text().split("\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"record file {path}, line {number}, is not valid JSON ({error})") from None
+    *lines, _ = path.read_bytes().split(b"\n")
+    return [_parsed(line, f"record file {path}, line {number},") for number, line in enumerate(lines, start=1)]
+
+
+def _last_line(path: Path) -> dict | None:
+    """The last row of a file of JSON lines, if there is one."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        *lines, _ = file.read().split(b"\n")
+    return _parsed(lines[-1], f"record file {path}, last line,") if lines else None
+
+
+def _parsed(text: bytes, what: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{what} is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{what} must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _numbered(path: Path, rows: list[dict], key: str, first: int) -> list[dict]:
+    for line, row in enumerate(rows, start=1):
+        due = first + line - 1
+        if row.get(key) != due:
+            raise UserError(
+                f"record file {path}, line {line}, has {key} {row.get(key)} where {key} {due} is due: rows are missing "
+                "or there twice"
+            )
     return rows
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +18,12 @@ from benchmark.errors import UserError
 KINDS = ("measures", "models", "data")
 
 
-def names(kind: str) -> list[str]:
+@cache
+def names(kind: str) -> tuple[str, ...]:
     """Names of all components of a kind (`measures`, `models` or `data`), sorted."""
     assert kind in KINDS, kind
     folder = Path(__file__).parent / kind
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    return tuple(sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")))
 
 
 def check(field: str, kind: str, name: str) -> None:
@@ -47,6 +49,8 @@ class Measure:
     """The function's parameter names; `benchmark.scoring` says what each one is."""
     temperature: float
     """Its own T: the loss is the cross-entropy of logits / T."""
+    at_init: bool
+    """Whether it tells filters apart at initialisation; a grid has no cuts at epoch 0 by one that does not."""
     function: Callable
 
     @property
@@ -55,11 +59,11 @@ class Measure:
         return "net" in self.needs
 
 
-def measure(*, order: int | str, temperature: float = 5.0) -> Callable[[Callable], Measure]:
+def measure(*, order: int | str, temperature: float = 5.0, at_init: bool = True) -> Callable[[Callable], Measure]:
     """Declare a measure: the function's name is the measure's, its parameters are what it needs."""
 
     def declare(function: Callable) -> Measure:
         needs = tuple(inspect.signature(function).parameters)
-        return Measure(function.__name__, order, needs, temperature, function)
+        return Measure(function.__name__, order, needs, temperature, at_init, function)
 
     return declare

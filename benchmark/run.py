@@ -12,12 +12,13 @@ import torch
 from benchmark import state as states
 from benchmark.config import RunConfig
 from benchmark.cost import cost
-from benchmark.cut import make_cut
+from benchmark.cut import CutError, make_cut
 from benchmark.dense import dense_state, start
+from benchmark.locks import held
 from benchmark.models import default_plan
 from benchmark.options import Options
-from benchmark.record import NET_KEYS, Record
-from benchmark.schedule import Schedule, schedule
+from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
+from benchmark.schedule import schedule
 from benchmark.state import State
 from benchmark.track import Tracker, open_tracker
 from benchmark.train import Problem, advance, make_problem
@@ -30,73 +31,97 @@ class Progress:
     run_id: str
     row: dict
     total: int
-    images: int
+    seconds: float
+    """Time that the epoch took: a cut before it, training, tests."""
 
 
 Watch = Callable[[Progress], None]
 
 
-def run(config: RunConfig, options: Options, watch: Watch = lambda progress: None) -> dict:
-    """Bring a run to its end, from wherever it is, and return its summary. A finished run is left as it is."""
+def run(config: RunConfig, options: Options, watch: Watch = lambda progress: None, *, wait: bool = True) -> dict:
+    """Bring a run to its end, from wherever it is, and return its summary. A finished run is left as it is.
+
+    While another process executes it, or trains the dense phase that it starts from: wait, or raise `BusyError`.
+    """
     config = config.canonical()
     record = Record(options.runs / config.run_id)
+    if record.config_file.exists():
+        record.checked_config()
     if record.finished:
         return record.summary()
     problem = make_problem(config, options.data, options.torch_device())
-    record.start(config)
-    tracker = open_tracker(config, options.runs, options.wandb)
-    try:
-        summary = _run(config, problem, record, options, tracker, watch)
-    except BaseException:
-        tracker.abandon()
-        raise
-    tracker.finish(summary)
-    return summary
+    record.folder.mkdir(parents=True, exist_ok=True)
+    with held(record.lock_file, wait=wait):
+        if record.finished:
+            return record.summary()
+        record.start(config)
+        tracker = open_tracker(config, options.runs, options.wandb)
+        try:
+            summary = _run(config, problem, record, options, tracker, watch, wait)
+        except BaseException:
+            tracker.abandon()
+            raise
+        tracker.finish(summary)
+        return summary
 
 
-def _run(config: RunConfig, problem: Problem, record: Record, options: Options, tracker: Tracker, watch: Watch) -> dict:
+def _run(
+    config: RunConfig, problem: Problem, record: Record, options: Options, tracker: Tracker, watch: Watch, wait: bool
+) -> dict:
     timetable = schedule(config)
 
-    def report(row: dict) -> None:
-        watch(Progress(config.run_id, row, timetable.total, len(problem.train.labels)))
+    def report(state: State) -> None:
+        seconds = [row["time/seconds"] for row in state.history[-2:]]
+        spent = seconds[-1] - (seconds[0] if state.epoch > 1 else 0)
+        watch(Progress(config.run_id, state.history[-1], timetable.total, spent))
 
-    state = _begin(config, problem, record, options, timetable, report)
+    def dense() -> State:
+        return dense_state(
+            config, problem, options.runs, timetable.dense, flow_every=options.flow_every, report=report, wait=wait
+        )
+
+    device = problem.train.images.device
+    state = _resumed(record, config, device) or (dense() if timetable.dense else start(config, problem))
+    record.restore(state.history, state.cuts)
     for row in state.history[:-1]:
         tracker.log(row, _cut_at(state, row["epoch"]))
-    outcome = "finished"
-    while outcome == "finished":
+    outcome = _outcome(state)
+    while outcome == FINISHED:
         if len(state.cuts) < config.rounds and state.epoch in timetable.cuts[len(state.cuts) :]:
-            scores_file = record.scores_folder / f"cut-{len(state.cuts) + 1:02d}.npz"
-            record.append_cut(make_cut(state, problem, config, scores_file, score_every=options.score_all))
+            try:
+                record.append_cut(_cut(state, problem, config, record, options))
+            except CutError as failure:
+                outcome = failure.outcome
+                break
         tracker.log(state.history[-1], _cut_at(state, state.epoch))
         if state.epoch == timetable.total:
             break
         row = advance(state, problem, config, timetable.lr(state.epoch), flow_every=options.flow_every)
         record.append_epoch(row)
-        states.save(record.checkpoint_file, state, config)
-        report(row)
-        if not math.isfinite(row["train/loss"]):
-            outcome = "diverged"
+        states.save(record.checkpoint_file, state, config, previous=record.previous_checkpoint_file)
+        report(state)
+        outcome = _outcome(state)
     summary = _summary(state, problem, config, options, outcome)
     record.finish(summary)
     return summary
 
 
-def _begin(
-    config: RunConfig, problem: Problem, record: Record, options: Options, timetable: Schedule, report: Callable
-) -> State:
-    """The state to go on from: the checkpoint, or the end of the dense phase."""
-    device = problem.train.images.device
-    if record.checkpoint_file.exists():
-        state = states.load(record.checkpoint_file, config, device)
-    elif timetable.dense:
-        state = dense_state(
-            config, problem, options.runs, timetable.dense, flow_every=options.flow_every, report=report
-        )
-    else:
-        state = start(config, problem)
-    record.restore(state.history, state.cuts)
-    return state
+def _resumed(record: Record, config: RunConfig, device: torch.device) -> State | None:
+    for file in (record.checkpoint_file, record.previous_checkpoint_file):
+        if file.exists() and (state := states.load(file, config, device)):
+            return state
+    return None
+
+
+def _cut(state: State, problem: Problem, config: RunConfig, record: Record, options: Options) -> dict:
+    scores_file = record.scores_folder / f"cut-{len(state.cuts) + 1:02d}.npz"
+    return make_cut(state, problem, config, scores_file, score_every=options.score_all)
+
+
+def _outcome(state: State) -> str:
+    """`diverged` once a training loss is no number any more."""
+    loss = state.history[-1]["train/loss"]
+    return FINISHED if loss is None or math.isfinite(loss) else DIVERGED
 
 
 def _cut_at(state: State, epoch: int) -> dict | None:

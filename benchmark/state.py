@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import pickle
+import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from benchmark.config import RunConfig, stream_seed
+from benchmark.errors import UserError
 from benchmark.models import Net, build
 from benchmark.pruning import kept_indices, masked, take
 from benchmark.record import write_atomically
 
 FORMAT = 1
+UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, EOFError, ValueError)
+"""What a file that is no checkpoint makes its readers raise."""
 
 
 @dataclass
@@ -87,8 +94,8 @@ def carry_momentum(state: State, keep: dict[str, torch.Tensor], optimizer: torch
                 optimizer.state[parameter]["momentum_buffer"][~model.mask(name)] = 0
 
 
-def save(path: Path, state: State, config: RunConfig) -> None:
-    """Write a checkpoint, atomically."""
+def save(path: Path, state: State, config: RunConfig, *, previous: Path | None = None) -> None:
+    """Write a checkpoint, atomically; what it replaces is kept as `previous`."""
     model = state.model
     content = {
         "format": FORMAT,
@@ -106,12 +113,46 @@ def save(path: Path, state: State, config: RunConfig) -> None:
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), previous)
 
 
-def load(path: Path, config: RunConfig, device: torch.device) -> State:
-    """Read a checkpoint of the run that `config` describes."""
-    content = torch.load(path, map_location=device, weights_only=True)
+def load(path: Path, config: RunConfig, device: torch.device) -> State | None:
+    """Read a checkpoint of the run that `config` describes.
+
+    One that is corrupt or another run's is set aside with a warning, and the answer is None. Raises `UserError` for one
+    that a newer version wrote.
+    """
+    try:
+        content = _read(path)
+        if content["format"] <= FORMAT:
+            return _restored(content, config, device)
+    except (_UnusableError, *UNREADABLE) as error:
+        aside = path.with_name(f"{path.name}.unusable")
+        with contextlib.suppress(FileNotFoundError):  # another reader was first
+            path.replace(aside)
+        warnings.warn(f"checkpoint {path} is set aside as {aside.name}: {error}", stacklevel=2)
+        return None
+    raise UserError(
+        f"checkpoint {path} has format {content['format']}, this version reads up to {FORMAT}: update flowprune, or "
+        "remove the file to begin the run anew"
+    )
+
+
+class _UnusableError(Exception):
+    """A checkpoint that cannot be gone on from."""
+
+
+def _read(path: Path) -> dict:
+    content = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch does not look at the checksums
+        if broken := archive.testzip():
+            raise _UnusableError(f"its part {broken} is corrupt")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _restored(content: dict, config: RunConfig, device: torch.device) -> State:
+    if content["run_id"] != config.run_id:
+        raise _UnusableError(f"it belongs to run {content['run_id']}")
     model = prepared(build(config.arch, content["num_classes"], plan=content["plan"]), device)
     model.original = dict(content["original"])
     model.load_state_dict(content["model"])
@@ -119,5 +160,4 @@ def load(path: Path, config: RunConfig, device: torch.device) -> State:
         model.set_mask(name, mask.to(device))
     optimizer = make_optimizer(model, config)
     optimizer.load_state_dict(content["optimizer"])
-    origin = {name: index.cpu() for name, index in content["origin"].items()}
-    return State(model, optimizer, origin, content["seconds"], content["history"], content["cuts"])
+    return State(model, optimizer, content["origin"], content["seconds"], content["history"], content["cuts"])

@@ -36,16 +36,22 @@ class Run:
     options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
     workers: int = 0
     """Worker processes (0: one per core)."""
+    retries: int = 2
+    """Further attempts at a run that failed."""
+    epoch_limit: float = 0.0
+    """Replace a worker that brings no epoch to its end within so many seconds (0: no limit)."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Which cells are finished, running, failed or missing."""
+    """Which runs are finished, running, stopped, failed or missing, by cell. Exit status 1 while any is missing."""
 
     grid: tyro.conf.Positional[Path]
     """Sweep file (YAML)."""
     runs: Path = Path("runs")
     """Folder of the run records."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON document instead, with each run."""
 
 
 Command = (
@@ -66,12 +72,14 @@ def execute(command: Plan | Run | Status) -> int:
 
     grid = load(command.grid)
     if isinstance(command, Status):
-        return commands.status(grid, command.runs)
+        return commands.status(grid, command.runs, json=command.json)
     require(command.workers >= 0, "workers", command.workers, "at least 0")
     workers = command.workers or os.cpu_count() or 1
     if isinstance(command, Plan):
         return commands.plan(grid, grid.options(command.options), workers)
-    return commands.run(grid, grid.options(command.options), workers)
+    require(command.retries >= 0, "retries", command.retries, "at least 0")
+    require(command.epoch_limit >= 0, "epoch_limit", command.epoch_limit, "at least 0")
+    return commands.run(grid, grid.options(command.options), workers, command.retries, command.epoch_limit)
 
 
 if __name__ == "__main__":

@@ -3,88 +3,189 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from json import dumps
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmark.config import RunConfig
+from benchmark.config import DEFAULTS, RunConfig
+from benchmark.errors import UserError
+from benchmark.locks import BusyError, held
 from benchmark.options import Options
-from benchmark.record import Record
+from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
 from benchmark.schedule import schedule
 from sweeps.grid import Grid
-from sweeps.local import Event, drive
-from sweeps.worker import Done, Epoch, Failed
+from sweeps.local import drive, threads
+from sweeps.worker import Done, Epoch, Event, Failed
 
 MISSING = 1
+LOG_LINES = 5
+"""Lines of a failed attempt's log that are shown."""
+LOGS_SHOWN = 5
+"""Failed runs whose logs stand below the table."""
+LABEL_FIELDS = ("measure", "arch", "dataset", "ratio", "prune_epoch", "rounds", "seed")
+"""Fields that `RunConfig.label` shows."""
 
 
 def plan(grid: Grid, options: Options, workers: int) -> int:
     """Print what a grid holds and what it would cost."""
-    from sweeps.estimate import seconds_per_epoch  # here, because it imports torch
-
-    console = Console()
     finished = sum(Record(options.runs / config.run_id).finished for config in grid.configs)
     cells = {config.cell for config in grid.configs}
-    alone, saved = grid.epochs(), grid.shared_epochs()
-    rates = seconds_per_epoch(grid.configs, options)
-    seconds = sum(rates[config.dense().cell] * schedule(config).total for config in grid.configs)
-    hours = seconds * (alone - saved) / alone / workers / 3600
-    console.print(f"{grid.name}: {len(grid.configs)} runs in {len(cells)} cells ({grid.points} grid points)")
-    console.print(f"finished in {options.runs}: {finished} of {len(grid.configs)}")
-    console.print(f"epochs: {alone:,} if each run trained alone; the shared dense phase saves {saved:,}")
-    console.print(
-        f"estimate: {hours:.2g} h with {workers} workers on {options.device_name()}, at the rates of the dense nets "
-        "timed just now (pruned nets are faster)"
-    )
+    print(f"{grid.name}: {len(grid.configs)} runs in {len(cells)} cells ({grid.points} grid points)")
+    if grid.blind:
+        measures = " and ".join(sorted({config.measure for config in grid.blind}))
+        print(f"left out: {len(grid.blind)} runs cut at initialisation, where all filters score alike, by {measures}")
+    print(f"finished in {options.runs}: {finished} of {len(grid.configs)}")
+    print(f"epochs: {grid.epochs():,} if each run trained alone; the shared dense phase saves {grid.shared_epochs():,}")
+    print(_estimate(grid, options, workers))
     return 0
 
 
-def run(grid: Grid, options: Options, workers: int) -> int:
+def _estimate(grid: Grid, options: Options, workers: int) -> str:
+    from sweeps.estimate import seconds_to_train  # here, because it imports torch
+
+    options = replace(options, threads=threads(options, workers))
+    options.prepare()
+    device = options.device_name()
+    try:
+        hours = seconds_to_train(grid.epochs_to_train, options) / workers / 3600
+    except UserError as error:
+        return f"estimate: none without the data ({error})"
+    text = f"{hours:,.0f} h" if hours > 10 else f"{hours:.1f} h" if hours > 1 else f"{hours * 60:.0f} min"
+    return (
+        f"estimate: {text} with {workers} workers on {device}, at the rates of the dense nets timed "
+        "just now, tests and cuts not counted (pruned nets are faster)"
+    )
+
+
+def run(grid: Grid, options: Options, workers: int, retries: int, epoch_limit: float) -> int:
     """Run what is missing, with a progress display; the exit status is 1 while any run is missing."""
     console = Console()
     board = _Board(console, grid.configs)
     with board.progress:
-        try:
-            outcome = drive(grid.configs, options, workers, board.show)
-        except KeyboardInterrupt:
-            console.print("stopped: finished epochs are kept, and the same command goes on from there")
-            return 130
+        outcome = drive(grid.configs, options, workers, board.show, retries=retries, epoch_limit=epoch_limit)
     if outcome.skipped:
         console.print(f"{len(outcome.skipped)} runs were finished before")
     for run_id, error in outcome.failed.items():
         console.print(f"failed: {run_id} {board.labels[run_id]}: {error}", markup=False)
+    if outcome.done:
+        console.print(
+            f"{1 - outcome.busy / outcome.wall:.0%} of the workers' time went into neither training nor scoring"
+        )
     complete = len(outcome.done) + len(outcome.skipped)
     console.print(f"{complete} of {len(grid.configs)} runs are finished in {options.runs}")
     return 0 if complete == len(grid.configs) else MISSING
 
 
-def status(grid: Grid, runs: Path) -> int:
-    """Print a table of cells and the states of their runs; the exit status is 1 while any run is missing."""
-    table = Table("cell", "runs", "state", "last error")
-    cells: dict[str, list[RunConfig]] = {}
-    for config in grid.configs:
-        cells.setdefault(config.cell, []).append(config)
-    complete = True
-    for cell, configs in cells.items():
-        found = [state(Record(runs / config.run_id)) for config in configs]
-        count = Counter(name for name, _ in found)
-        errors = [error for _, error in found if error]
-        name = configs[0].label.rpartition(" ")[0]
-        table.add_row(cell, name, ", ".join(f"{n} {s}" for s, n in count.items()), errors[-1] if errors else "")
-        complete &= set(count) == {"finished"}
-    Console().print(table)
+def status(grid: Grid, runs: Path, *, json: bool = False) -> int:
+    """Print the states of a grid's runs, by cell or as JSON; the exit status is 1 while any run is missing."""
+    found = [state(config, runs) for config in grid.configs]
+    counts = Counter(run.state for run in found)
+    complete = all(run.ended for run in found)
+    if json:
+        document = {"grid": grid.name, "complete": complete, "states": counts, "runs": [asdict(run) for run in found]}
+        print(dumps(document, indent=1))
+    else:
+        _print_table(grid, found)
+        print(f"{grid.name}: {_counted(counts)} of {len(found)} runs in {runs}")
     return 0 if complete else MISSING
 
 
-def state(record: Record) -> tuple[str, str]:
-    """finished, failed (with the error), running (begun, at least) or missing."""
-    if record.finished:
-        return "finished", ""
-    if failure := record.failure():
-        return "failed", failure["error"]
-    return ("running", "") if record.config_file.exists() else ("missing", "")
+@dataclass(frozen=True)
+class RunState:
+    """How far a run has come."""
+
+    run_id: str
+    cell: str
+    label: str
+    state: str
+    """finished, diverged or collapsed (it has ended); running, stopped (begun), failed; or missing."""
+    epoch: int
+    """Epochs trained so far."""
+    total: int
+    """Epochs in all."""
+    error: str | None
+    """Why the last attempt failed."""
+    log: list[str]
+    """The last lines of its log."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.state in (FINISHED, DIVERGED, COLLAPSED)
+
+
+def state(config: RunConfig, runs: Path) -> RunState:
+    """The state of one run. Raises `UserError` for a broken record."""
+    record = Record(runs / config.run_id)
+    error, log = None, []
+    if not record.config_file.exists():
+        name = "missing"
+    else:
+        record.checked_config()
+        if record.finished:
+            name = record.summary().get("outcome", FINISHED)
+        elif _is_held(record.lock_file):
+            name = "running"
+        elif failure := record.failure():
+            name, error, log = "failed", failure["error"], failure["log"].splitlines()[-LOG_LINES:]
+        else:
+            name = "stopped"
+    epoch, total = record.last_epoch(), schedule(config).total
+    return RunState(config.run_id, config.cell, config.label, name, epoch, total, error, log)
+
+
+def _is_held(lock_file: Path) -> bool:
+    if not lock_file.exists():
+        return False
+    try:
+        with held(lock_file, wait=False):
+            return False
+    except BusyError:
+        return True
+    except OSError:  # in a folder that cannot be written to no run goes on
+        return False
+
+
+def _print_table(grid: Grid, found: list[RunState]) -> None:
+    console = Console(highlight=False)
+    table = Table("cell", "runs", "state", "epochs", "last error")
+    cells: dict[str, list[RunState]] = {}
+    for run in found:
+        cells.setdefault(run.cell, []).append(run)
+    names = _cell_names(grid)
+    for cell, members in cells.items():
+        epochs = f"{sum(run.epoch for run in members)}/{sum(run.total for run in members)}"
+        error = next((run.error for run in reversed(members) if run.error), "")
+        table.add_row(cell, names[cell], _counted(Counter(run.state for run in members)), epochs, escape(error))
+    console.print(table)
+    failed = [run for run in found if run.state == "failed"]
+    for run in failed[:LOGS_SHOWN]:
+        console.print(f"failed: {run.run_id} {run.label}: {run.error}", markup=False, soft_wrap=True)
+        for line in run.log:
+            console.print(f"    {line}", markup=False, soft_wrap=True)
+    if len(failed) > LOGS_SHOWN:
+        console.print(f"... and {len(failed) - LOGS_SHOWN} more; --json lists them all")
+
+
+def _cell_names(grid: Grid) -> dict[str, str]:
+    """{cell: the label without its seed, and what else tells the cells of this grid apart}."""
+    dense, cut = ([c for c in grid.configs if (c.measure == "none") is control] for control in (True, False))
+    free = [name for name in DEFAULTS if name not in LABEL_FIELDS]
+    others = [name for name in free if any(len({getattr(c, name) for c in group}) > 1 for group in (dense, cut))]
+    names = {}
+    for config in grid.configs:
+        extra = [f"{name}={getattr(config, name)}" for name in others if getattr(config, name) != DEFAULTS[name]]
+        names[config.cell] = " ".join([config.label.rpartition(" ")[0], *extra])
+    return names
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 class _Board:

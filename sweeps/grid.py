@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import yaml
 
 from benchmark.config import DEFAULTS, RunConfig
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require
+from benchmark.measures import MEASURES
 from benchmark.options import Options
 from benchmark.schedule import schedule
 
@@ -25,6 +28,8 @@ class Grid:
     name: str
     points: int
     """Points of the product, of which equal runs are one."""
+    blind: list[RunConfig]
+    """Runs left out: cut at initialisation by a measure that scores all filters alike there."""
     configs: list[RunConfig]
     settings: dict[str, object]
     """Values of `OPTION_FIELDS`."""
@@ -37,18 +42,27 @@ class Grid:
         """Epochs of all runs, each counted alone."""
         return sum(schedule(config).total for config in self.configs)
 
+    @cached_property
+    def epochs_to_train(self) -> dict[RunConfig, int]:
+        """{dense control: epochs of the runs that share its dense phase, this phase counted once}."""
+        after: Counter[RunConfig] = Counter()
+        longest: dict[RunConfig, int] = {}
+        for config in self.configs:
+            control, timetable = config.dense(), schedule(config)
+            longest[control] = max(longest.get(control, 0), timetable.dense)
+            after[control] += timetable.total - timetable.dense
+        return {control: dense + after[control] for control, dense in longest.items()}
+
     def shared_epochs(self) -> int:
         """Epochs that the shared dense phase saves."""
-        alone = sum(schedule(config).dense for config in self.configs)
-        longest: dict[str, int] = {}
-        for config in self.configs:
-            prefix = config.dense().run_id
-            longest[prefix] = max(longest.get(prefix, 0), schedule(config).dense)
-        return alone - sum(longest.values())
+        return self.epochs() - sum(self.epochs_to_train.values())
 
 
 def load(path: Path) -> Grid:
-    """Read a sweep file. Raises `UserError` that names the file, the key and what is allowed."""
+    """Read a sweep file. Raises `UserError` that names the file, the key and what is allowed.
+
+    Equal runs are one (`none` knows no timing), and so is left out what cannot mean anything: `Grid.blind`.
+    """
     content = _read(path)
     for key in content:
         if key not in FILE_KEYS:
@@ -61,20 +75,29 @@ def load(path: Path) -> Grid:
     axes = {name: _values(path, name, entry) for name, entry in parameters.items()}
     settings = {name: _single(path, name, axes.pop(name)) for name in OPTION_FIELDS if name in axes}
     try:
-        Options(**settings)
+        _check_settings(settings)
         points = [RunConfig(**dict(zip(axes, point, strict=True))) for point in itertools.product(*axes.values())]
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    unique = {config.run_id: config.canonical() for config in points}
-    return Grid(str(content.get("name", Path(path).stem)), len(points), list(unique.values()), settings)
+    blind, configs = [], []
+    for config in dict.fromkeys(point.canonical() for point in points):
+        at_init = config.prune_epoch == 0 and config.measure != "none"
+        (blind if at_init and not MEASURES[config.measure].at_init else configs).append(config)
+    if not configs:
+        raise UserError(
+            f"{path}: no run is left; {', '.join(sorted({c.measure for c in blind}))} cannot cut at epoch 0"
+        )
+    return Grid(str(content.get("name", Path(path).stem)), len(points), blind, configs, settings)
 
 
 def _read(path: Path) -> dict:
     try:
         content = yaml.safe_load(Path(path).read_text())
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise UserError(f"grid file {path} does not exist") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"grid file {path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"grid file {path} is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"grid file {path} must be a mapping, got {type(content).__name__}")
@@ -92,6 +115,13 @@ def _values(path: Path, name: str, entry: object) -> list:
     if not isinstance(entry["values"], list) or not entry["values"]:
         raise UserError(f"{path}: values of {name!r} must be a list that is not empty, got {entry['values']!r}")
     return entry["values"]
+
+
+def _check_settings(settings: dict[str, object]) -> None:
+    for name, value in settings.items():
+        kind = type(getattr(Options, name))
+        require(type(value) is kind, name, value, {int: "a whole number", bool: "true or false"}[kind])
+    Options(**settings)
 
 
 def _single(path: Path, name: str, values: list) -> object:

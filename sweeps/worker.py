@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import NoReturn
 
+from benchmark.cli import UNWRITABLE
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
+from benchmark.locks import BusyError
 from benchmark.options import Options
 from benchmark.record import Record
 
@@ -19,7 +23,7 @@ class Epoch:
 
     run_id: str
     row: dict
-    images: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -32,38 +36,66 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A run raised an error."""
+    """An attempt at a run raised an error."""
 
     run_id: str
     error: str
-    log: str
+    again: bool
+    """Whether another attempt may succeed."""
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Another process executes the run, or trains the dense phase that it needs."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Unwritable:
+    """The folder of the runs cannot be written to: there is no point in going on."""
+
+    run_id: str
+    error: str
+
+
+Event = Epoch | Done | Failed | Waits | Unwritable
 
 
 def work(pipe: Connection, options: Options) -> None:
-    """Receive configurations, run them, send events; None (or a closed pipe) ends the worker."""
+    """Receive configurations, run them, send events; a closed pipe ends the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the driver decides
+    signal.signal(signal.SIGTERM, _stop)
     options.prepare()
     from benchmark.run import Progress, run
 
     def watch(progress: Progress) -> None:
-        pipe.send(Epoch(progress.run_id, progress.row, progress.images))
+        pipe.send(Epoch(progress.run_id, progress.row, progress.seconds))
 
     try:
-        while (config := pipe.recv()) is not None:
-            pipe.send(_attempt(run, config, options, watch))
+        while True:
+            pipe.send(_attempt(run, pipe.recv(), options, watch))
     except (EOFError, BrokenPipeError):
         return  # the driver is gone
 
 
-def _attempt(run, config: RunConfig, options: Options, watch) -> Done | Failed:
+def _stop(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _attempt(run, config: RunConfig, options: Options, watch) -> Event:
     try:
-        return Done(config.run_id, run(config, options, watch))
+        return Done(config.run_id, run(config, options, watch, wait=False))
     except BrokenPipeError:
         raise
+    except BusyError:
+        return Waits(config.run_id)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            return Unwritable(config.run_id, str(error))
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        message, log = " ".join(f"{kind}{error}".split()), traceback.format_exc()
+        message = " ".join(f"{kind}{error}".split())
         record = Record(options.runs / config.run_id)
         record.start(config)
-        record.fail(message, log)
-        return Failed(config.run_id, message, log)
+        record.fail(message, traceback.format_exc())
+        return Failed(config.run_id, message, again=not isinstance(error, UserError))

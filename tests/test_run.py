@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from benchmark import cut as cut_module
 from benchmark import run as run_module
 from benchmark.config import RunConfig
+from benchmark.errors import UserError
+from benchmark.locks import BusyError, held
 from benchmark.measures import MEASURES
 from benchmark.models import build
-from benchmark.record import DENSE, HISTORY_KEYS, Record
+from benchmark.record import DENSE, HISTORY_KEYS, DenseFolder, Record
 from benchmark.run import run
 from tests.conftest import tiny_run
 
@@ -150,8 +154,9 @@ def test_the_dense_phase_is_shared_and_equals_one_trained_alone(options, tmp_pat
         assert science(config, options) == alone[config.run_id]
     assert trained == [0, 1, 2, 3]
     folder = options.runs / DENSE / dense.run_id
-    states = {"epoch-0002.pt", "epoch-0003.pt", "epoch-0004.pt"}
-    assert {path.name for path in folder.iterdir()} - {".lock"} == states
+    assert {path.name for path in folder.iterdir()} == {
+        f"epoch-{epoch:04d}.{kind}" for epoch in (2, 3, 4) for kind in ("pt", "wanted")
+    }
 
 
 def test_measures_of_one_seed_share_initial_weights_and_data_order(options):
@@ -179,6 +184,103 @@ def test_a_run_that_diverges_ends_as_diverged(options):
     summary = run(config, options)
     assert summary["outcome"] == "diverged"
     assert record_of(config, options).finished
+
+
+def test_scores_that_are_no_numbers_end_the_run_as_diverged(options, monkeypatch):
+    config = tiny_run(measure="loss", prune_epoch=1)
+    nothing = torch.tensor([torch.nan])
+    monkeypatch.setattr(cut_module, "score_all", lambda net, *_, **__: {"loss": dict.fromkeys(net.convs, nothing)})
+    summary = run(config, options)
+    assert (summary["outcome"], summary["epoch"]) == ("diverged", 1)
+    assert record_of(config, options).cuts() == []
+
+
+def test_a_cut_that_empties_a_layer_ends_the_run_as_collapsed(options, monkeypatch):
+    def empty(net, scores, *_, **__):
+        return {name: torch.full((net.plan[name],), i != 2) for i, name in enumerate(net.convs)}
+
+    monkeypatch.setattr(cut_module, "select", empty)
+    config = tiny_run(measure="loss")
+    summary = run(config, options)
+    assert summary["outcome"] == "collapsed"
+    assert record_of(config, options).finished
+
+
+def test_a_cut_behind_which_nothing_gets_a_gradient_ends_the_run_as_collapsed(options, monkeypatch):
+    compact = cut_module.compact
+
+    def dead(net, keep):
+        pruned = compact(net, keep)
+        torch.nn.init.zeros_(pruned.get_submodule(pruned.head).weight)
+        return pruned
+
+    monkeypatch.setattr(cut_module, "compact", dead)
+    assert run(tiny_run(measure="loss"), options)["outcome"] == "collapsed"
+
+
+def test_a_run_that_another_process_executes_is_waited_for_or_busy(options):
+    config = tiny_run(epochs=1)
+    record = record_of(config, options)
+    record.folder.mkdir(parents=True)
+    pool = ThreadPoolExecutor(1)
+    with held(record.lock_file, wait=False):
+        with pytest.raises(BusyError):
+            run(config, options, wait=False)
+        waiting = pool.submit(run, config, options)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=1)
+        record.finish({"outcome": "elsewhere"})
+    assert waiting.result() == {"outcome": "elsewhere"}
+    assert not record.lock_file.exists()
+
+
+def test_a_dense_phase_in_other_hands_is_busy(options):
+    config = tiny_run(measure="loss", prune_epoch=1)
+    folder = DenseFolder(options.runs, config)
+    folder.want(1)
+    with held(folder.lock_file, wait=False), pytest.raises(BusyError):
+        run(config, options, wait=False)
+    assert run(config, options, wait=False)["outcome"] == "finished"
+
+
+def test_a_folder_that_holds_another_run_is_not_touched(options):
+    config = tiny_run(epochs=1)
+    record = record_of(config, options)
+    record.start(tiny_run(epochs=1, seed=5))
+    with pytest.raises(UserError, match=config.run_id):
+        run(config, options)
+    assert record.config().seed == 5
+
+
+def test_a_corrupt_checkpoint_costs_an_epoch_at_most(options, tmp_path):
+    config = tiny_run(measure="loss", epochs=4)
+    undisturbed = dataclasses.replace(options, runs=tmp_path / "undisturbed")
+    run(config, undisturbed)
+
+    def kill(progress):
+        if progress.row["epoch"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(config, options, kill)
+    record, epochs = record_of(config, options), []
+    record.checkpoint_file.write_bytes(record.checkpoint_file.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="set aside"):
+        run(config, options, lambda progress: epochs.append(progress.row["epoch"]))
+    assert epochs == [3, 4]
+    assert science(config, options) == science(config, undisturbed)
+
+
+def test_a_corrupt_dense_state_is_trained_again(options, tmp_path):
+    configs = [tiny_run(measure=m, prune_epoch=2) for m in ("loss", "random")]
+    undisturbed = dataclasses.replace(options, runs=tmp_path / "undisturbed")
+    for config in configs:
+        run(config, undisturbed)
+    run(configs[0], options)
+    DenseFolder(options.runs, configs[1]).state_file(2).write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match="set aside"):
+        run(configs[1], options)
+    assert science(configs[1], options) == science(configs[1], undisturbed)
 
 
 def test_predicted_changes_are_first_order_exact(options):

@@ -1,7 +1,9 @@
+import pytest
 import torch
 
 from benchmark import state as states
 from benchmark.cut import make_cut
+from benchmark.errors import UserError
 from benchmark.state import carry_momentum, initial_weights, make_optimizer
 from benchmark.train import make_problem, train_epoch
 from tests.conftest import tiny_run
@@ -76,3 +78,66 @@ def test_carried_momentum_makes_the_step_of_the_masked_net(tmp_path):
             torch.testing.assert_close(parameter[live], kept[live], rtol=1e-4, atol=1e-6)
             if not isinstance(live, slice):
                 assert (parameter[~live] == 0).all()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    config, _, state = trained(tmp_path, train_limit=40)
+    states.save(tmp_path / "state.pt", state, config)
+    return config, tmp_path / "state.pt"
+
+
+def cut_short(content):
+    return content[: len(content) // 2]
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut_short, flipped, lambda content: b"", lambda content: b"not a checkpoint"])
+def test_a_corrupt_checkpoint_is_set_aside(checkpoint, damage):
+    config, path = checkpoint
+    content = damage(path.read_bytes())
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="is set aside as state.pt.unusable"):
+        assert states.load(path, config, CPU) is None
+    assert not path.exists()
+    assert path.with_name("state.pt.unusable").read_bytes() == content
+
+
+def test_a_checkpoint_of_another_run_is_set_aside(checkpoint):
+    config, path = checkpoint
+    other = tiny_run(train_limit=40, seed=1)
+    with pytest.warns(UserWarning, match=f"it belongs to run {config.run_id}"):
+        assert states.load(path, other, CPU) is None
+
+
+def test_a_checkpoint_of_a_newer_version_is_left_alone(checkpoint):
+    config, path = checkpoint
+    torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
+    with pytest.raises(UserError, match="has format 99, this version reads up to 1: update flowprune"):
+        states.load(path, config, CPU)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_save_that_is_killed_leaves_a_good_checkpoint(checkpoint, tmp_path, monkeypatch, write):
+    """Killed at either of its two renames, or in the middle of writing: the old or the new state is there."""
+    config, path = checkpoint
+    state, calls, rename = states.load(path, config, CPU), [], type(path).replace
+
+    def killed(self, target):
+        calls.append(target)
+        if len(calls) == write:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(type(path), "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        states.save(path, state, config, previous=tmp_path / "previous.pt")
+    monkeypatch.undo()
+    left = [p for p in (path, tmp_path / "previous.pt") if p.exists()]
+    assert left
+    assert states.load(left[0], config, CPU).history == state.history

@@ -1,13 +1,16 @@
-import subprocess
-import sys
+"""The commands `run` and `status` of `python -m sweeps`, as a user meets them."""
+
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from benchmark.record import Record
+from benchmark.locks import held
+from benchmark.record import Record, write_json
 from sweeps import grid as grids
 from sweeps.local import in_order
+from tests.simulate import World, simulate
 from tests.test_cli import command
 
 SWEEPS = Path(grids.__file__).parent
@@ -23,110 +26,122 @@ def write(path, **parameters):
     return path
 
 
-@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_committed_grids_load(path):
-    grid = grids.load(path)
-    assert len({config.run_id for config in grid.configs}) == len(grid.configs) > 0
-
-
-def test_the_demo_is_what_the_readme_says():
-    grid = grids.load(SWEEPS / "demo.yaml")
-    assert len(grid.configs) == 33
-    assert {config.measure for config in grid.configs} == {
-        "none", "magnitude", "loss", "grasp", "grad_preservation", "random",
-    }  # fmt: skip
-
-
-def test_equal_points_are_one_run_and_the_dense_phase_is_counted_once(tmp_path):
-    path = write(
-        tmp_path / "g.yaml",
-        measure={"values": ["none", "loss"]},
-        prune_epoch={"values": [0, 1]},
-        seed={"values": [0, 1]},
-    )
-    grid = grids.load(path)
-    assert (grid.points, len(grid.configs)) == (8, 6)
-    assert grid.epochs() == 12
-    assert grid.shared_epochs() == 2  # per seed: the dense control's two epochs hold the other run's one
-    assert in_order(grid.configs)[0].measure == "none"
+def test_the_longest_dense_phase_comes_first(tmp_path):
+    fields = {"measure": {"values": ["loss", "none"]}, "prune_epoch": {"values": [0, 1]}}
+    order = in_order(grids.load(write(tmp_path / "g.yaml", **fields)).configs)
+    assert [(config.measure, config.prune_epoch) for config in order] == [("none", 0), ("loss", 1), ("loss", 0)]
 
 
 def test_run_skips_what_is_finished_reports_failures_and_status(tmp_path):
     path = write(tmp_path / "g.yaml", measure={"values": ["none", "loss"]}, seed={"values": [0, 1]})
-    arguments = [
-        "--runs",
-        tmp_path / "runs",
-        "--wandb",
-        "disabled",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--workers",
-        "2",
-    ]
-    grid = grids.load(path)
-    assert command("sweeps", "status", path, "--runs", tmp_path / "runs").returncode == 1
-    first = command("sweeps", "run", path, *arguments)
+    runs = tmp_path / "runs"
+    files = [Record(runs / config.run_id).summary_file for config in grids.load(path).configs]
+    assert command("sweeps", "status", path, "--runs", runs).returncode == 1
+    assert not runs.exists()
+    first = command("sweeps", "run", path, "--runs", runs, *FLAGS, "--workers", "2")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "4 of 4 runs are finished" in first.stdout
-    stamps = [Record(tmp_path / "runs" / c.run_id).summary_file.stat().st_mtime_ns for c in grid.configs]
-    second = command("sweeps", "run", path, *arguments)
+    stamps = [file.stat().st_mtime_ns for file in files]
+    second = command("sweeps", "run", path, "--runs", runs, *FLAGS, "--workers", "2")
     assert "4 runs were finished before" in second.stdout
-    assert stamps == [Record(tmp_path / "runs" / c.run_id).summary_file.stat().st_mtime_ns for c in grid.configs]
-    status = command("sweeps", "status", path, "--runs", tmp_path / "runs")
+    assert stamps == [file.stat().st_mtime_ns for file in files]
+    status = command("sweeps", "status", path, "--runs", runs)
     assert status.returncode == 0
-    assert "2 finished" in status.stdout
+    assert "4 finished of 4 runs" in status.stdout
 
 
 def test_a_failed_run_is_reported_and_the_status_is_non_zero(tmp_path):
     good, bad = "digits", f"folder:{tmp_path / 'nowhere'}"
     path = write(tmp_path / "g.yaml", dataset={"values": [bad, good]})
-    arguments = [
-        "--runs",
-        tmp_path / "runs",
-        "--wandb",
-        "disabled",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--workers",
-        "1",
-    ]
-    result = command("sweeps", "run", path, *arguments)
+    result = command("sweeps", "run", path, "--runs", tmp_path / "runs", *FLAGS, "--workers", "1")
     assert result.returncode == 1
     assert "1 of 2 runs are finished" in result.stdout
     assert "nowhere/train is missing" in result.stdout.replace("\n", "")
     status = command("sweeps", "status", path, "--runs", tmp_path / "runs")
     assert status.returncode == 1
-    assert "1 failed" in status.stdout
-    assert "1 finished" in status.stdout
+    assert "1 failed, 1 finished of 2 runs" in status.stdout
 
 
-def test_a_worker_that_dies_is_replaced(tmp_path):
-    """The worker is killed in its first run; the other runs are done by its successor."""
-    script = tmp_path / "drive.py"
-    script.write_text(
-        f"""
-import os, signal
-from pathlib import Path
-from benchmark.options import Options
-from sweeps.grid import load
-from sweeps.local import drive
-import multiprocessing
+ERROR = "RuntimeError: [enforce fail] out of memory"
+LOG = "\n".join(f"line {i}" for i in range(20)) + f"\n{ERROR}\n"
 
-if __name__ == "__main__":
-    killed = []
-    def watch(event):
-        if not killed:
-            killed.append(event.run_id)
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    options = Options(runs=Path({str(tmp_path / "runs")!r}), wandb="disabled", device="cpu", threads=1)
-    outcome = drive(load({str(tmp_path / "g.yaml")!r}).configs, options, 1, watch)
-    print(len(outcome.done), list(outcome.failed) == killed, list(outcome.failed.values()))
-"""
+
+@pytest.fixture
+def states(tmp_path):
+    """A grid whose runs are in every state, its runs folder, and the record of the one whose lock should be held."""
+    fields = {
+        "measure": {"values": ["magnitude", "loss"]},
+        "prune_epoch": {"values": [1, 2]},
+        "seed": {"values": [0, 1]},
+    }
+    path, runs = write(tmp_path / "g.yaml", epochs={"value": 5}, **fields), tmp_path / "runs"
+    first, second, third, fourth, fifth, sixth, _, _ = grids.load(path).configs
+    simulate(runs, [first, second])
+    simulate(runs, [third], World(diverged=(third.measure,)))
+    simulate(runs, [fourth, fifth, sixth], finished=False)
+    collapsed, failed, running, stopped = (Record(runs / config.run_id) for config in (second, fourth, fifth, sixth))
+    write_json(collapsed.summary_file, collapsed.summary() | {"outcome": "collapsed"})
+    failed.fail(ERROR, LOG)
+    for record, epochs in ((running, 3), (stopped, 1)):
+        lines = record.history_file.read_text().splitlines(keepends=True)
+        record.history_file.write_text("".join(lines[: epochs + 1]) + '{"epoch": 9')  # being written, or cut off
+    stopped.lock_file.touch()  # its owner died
+    return path, runs, running
+
+
+def test_status_as_json_has_each_run(states):
+    path, runs, running = states
+    with held(running.lock_file, wait=False):
+        result = command("sweeps", "status", path, "--runs", runs, "--json")
+    assert result.returncode == 1
+    document = json.loads(result.stdout)
+    found = document["runs"]
+    assert [(run["state"], run["epoch"]) for run in found] == [
+        ("finished", 5), ("collapsed", 5), ("diverged", 3), ("failed", 5),
+        ("running", 3), ("stopped", 1), ("missing", 0), ("missing", 0),
+    ]  # fmt: skip
+    assert document["states"] == {
+        "finished": 1, "collapsed": 1, "diverged": 1, "failed": 1, "running": 1, "stopped": 1, "missing": 2,
+    }  # fmt: skip
+    assert (document["grid"], document["complete"]) == ("g", False)
+    config = grids.load(path).configs[3]
+    assert found[3] == {
+        "run_id": config.run_id, "cell": config.cell, "label": config.label, "state": "failed", "epoch": 5, "total": 5,
+        "error": ERROR, "log": ["line 16", "line 17", "line 18", "line 19", ERROR],
+    }  # fmt: skip
+    assert all((run["error"], run["log"], run["total"]) == (None, [], 5) for run in found if run["state"] != "failed")
+
+
+def test_status_as_a_table_has_each_cell(states, monkeypatch):
+    path, runs, running = states
+    monkeypatch.setenv("COLUMNS", "160")
+    with held(running.lock_file, wait=False):
+        result = command("sweeps", "status", path, "--runs", runs)
+    assert result.returncode == 1
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    cells = [config.cell for config in grids.load(path).configs[::2]]
+    assert rows == [
+        [cells[0], "magnitude vgg13 digits p0.5 @1x1", "1 finished, 1 collapsed", "10/10", ""],
+        [cells[1], "magnitude vgg13 digits p0.5 @2x1", "1 diverged, 1 failed", "8/10", ERROR],
+        [cells[2], "loss vgg13 digits p0.5 @1x1", "1 running, 1 stopped", "4/10", ""],
+        [cells[3], "loss vgg13 digits p0.5 @2x1", "2 missing", "0/10", ""],
+    ]
+    assert f"    line 19\n    {ERROR}\n" in result.stdout
+    assert "line 15" not in result.stdout
+
+
+def test_the_table_names_what_tells_cells_apart(tmp_path, monkeypatch):
+    path = write(tmp_path / "g.yaml", measure={"values": ["none", "loss"]}, ablation={"values": ["none", "invert"]})
+    monkeypatch.setenv("COLUMNS", "160")
+    result = command("sweeps", "status", path, "--runs", tmp_path / "runs")
+    assert "loss vgg13 digits p0.5 @0x1 ablation=invert" in result.stdout
+    assert result.stdout.count("ablation") == 1
+
+
+def test_status_is_complete_when_every_run_has_ended(states):
+    path, runs, _ = states
+    result = command(
+        "sweeps", "status", write(path, epochs={"value": 5}, prune_epoch={"values": [1, 2]}), "--runs", runs
     )
-    write(tmp_path / "g.yaml", seed={"values": [0, 1, 2]})
-    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "2 True ['the worker died (exit status -9)']"
+    assert "1 finished, 1 diverged of 2 runs" in result.stdout
+    assert result.returncode == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +77,9 @@ def _guarded(path: Path, read: Callable) -> tuple[np.ndarray, ...]:
         return read(path)
     except FileNotFoundError:
         raise UserError(f"data file {path} is missing; {HOW}") from None
-    except (OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise UserError(f"data file {path} is cut short or corrupt ({error}); delete it and {HOW}") from None
+    except Exception as error:  # a garbled pickle or archive can raise anything
+        said = " ".join(str(error).split())
+        raise UserError(f"data file {path} is cut short or corrupt ({said}); delete it and {HOW}") from None
 
 
 def _download(release: Release, root: Path) -> None:

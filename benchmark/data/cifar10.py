@@ -11,6 +11,7 @@ RELEASE = _cifar.Release(
     train=tuple(f"data_batch_{i}" for i in range(1, 6)), test="test_batch", labels=b"labels",
     meta="batches.meta", classes=b"label_names",
 )  # fmt: skip
+TRAIN_IMAGES, CLASSES = 50_000, 10
 
 
 def load(root: Path, path: str) -> Images:

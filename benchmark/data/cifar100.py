@@ -10,6 +10,7 @@ RELEASE = _cifar.Release(
     name="cifar100", torchvision="CIFAR100", folder="cifar-100-python", train=("train",), test="test",
     labels=b"fine_labels", meta="meta", classes=b"fine_label_names",
 )  # fmt: skip
+TRAIN_IMAGES, CLASSES = 50_000, 100
 
 
 def load(root: Path, path: str) -> Images:

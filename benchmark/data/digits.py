@@ -11,6 +11,7 @@ import numpy as np
 from benchmark.data import Images
 
 TEST_SHARE = 5  # every fifth image of a class is a test image
+TRAIN_IMAGES, CLASSES = 1_433, 10
 
 
 def load(root: Path, path: str) -> Images:

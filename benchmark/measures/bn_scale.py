@@ -1,7 +1,7 @@
 from benchmark.registry import measure
 
 
-@measure(order=0)
+@measure(order=0, at_init=False)
 def bn_scale(gamma):
     """|gamma|, the scale of the batch norm behind the conv.
 

@@ -1,7 +1,7 @@
 from benchmark.registry import measure
 
 
-@measure(order=1)
+@measure(order=1, at_init=False)
 def loss_biased_init(weight, initial, gradient):
     """sum |w - w_init| |w g|.
 

@@ -1,0 +1,31 @@
+"""Locks between processes. The operating system frees a lock when its owner dies, also over a kill -9."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class BusyError(Exception):
+    """Another process holds what this one needs."""
+
+
+@contextmanager
+def held(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock `path`, whose folder exists. If another process has it: wait for it, or raise `BusyError`.
+
+    The file is removed by its owner; who waited for a removed one starts over with a new one.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
+    except Timeout:
+        raise BusyError(f"{path} is held by another process") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
