@@ -96,6 +96,7 @@ def _attempt(run, config: RunConfig, options: Options, watch) -> Event:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         message = " ".join(f"{kind}{error}".split())
         record = Record(options.runs / config.run_id)
-        record.start(config)
+        if not record.config_file.exists():
+            record.start(config)
         record.fail(message, traceback.format_exc())
         return Failed(config.run_id, message, again=not isinstance(error, UserError))

@@ -45,11 +45,12 @@ def test_a_run_killed_at_random_moments_resumes_exactly(arch, options, tmp_path)
     start = time.perf_counter()
     run(config, undisturbed)
     seconds, draw = time.perf_counter() - start, random.Random(7)
-    context, kills = multiprocessing.get_context("fork"), 0
-    for attempt in range(KILLS):
+    context, kills, attempt = multiprocessing.get_context("fork"), 0, 0
+    while kills < KILLS:
+        attempt += 1
         process = context.Process(target=run, args=(config, options))
         process.start()
-        process.join(timeout=seconds * draw.uniform(0, 1.2) * min(1, (attempt + 1) / KILLS))
+        process.join(timeout=seconds * draw.uniform(0, 0.6))
         if process.is_alive():
             process.kill()
             kills += 1
@@ -59,7 +60,6 @@ def test_a_run_killed_at_random_moments_resumes_exactly(arch, options, tmp_path)
             options = dataclasses.replace(options, runs=tmp_path / f"runs-{attempt}")
     run(config, options)
     assert science(config, options) == science(config, undisturbed)
-    assert kills >= KILLS / 2
 
 
 class Driver:

@@ -144,3 +144,13 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, grid, program):
     assert len(Record(runs / config.run_id).history()) == 2
     assert subprocess.run(line, capture_output=True).returncode == 0
     assert not list((runs / config.run_id).glob(".*"))
+
+
+def test_a_folder_that_holds_another_run_fails_and_keeps_its_configuration(grid, tmp_path):
+    first, record = load(grid).configs[0], Record(tmp_path / "runs" / load(grid).configs[0].run_id)
+    record.start(tiny_run(seed=9))
+    result = command("sweeps", "run", grid, "--runs", tmp_path / "runs", *FLAGS, "--workers", "1")
+    assert result.returncode == 1
+    assert f"failed: {first.run_id}" in result.stdout.replace("\n", " ")
+    assert "2 of 3 runs are finished" in result.stdout
+    assert record.config().seed == 9
