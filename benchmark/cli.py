@@ -69,6 +69,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _terminate(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would cut the putting away short
     sys.exit(128 + signal.SIGTERM)
 
 

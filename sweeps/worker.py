@@ -80,6 +80,7 @@ def work(pipe: Connection, options: Options) -> None:
 
 
 def _stop(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the driver sends one too, when the whole group got one
     sys.exit(128 + signal.SIGTERM)
 
 
