@@ -101,6 +101,8 @@ def _run(
         states.save(record.checkpoint_file, state, config, previous=record.previous_checkpoint_file)
         report(state)
         outcome = _outcome(state)
+    if outcome != FINISHED:
+        tracker.log(state.history[-1], _cut_at(state, state.epoch))
     summary = _summary(state, problem, config, options, outcome)
     record.finish(summary)
     return summary

@@ -17,6 +17,7 @@ from benchmark.measures import MEASURES
 from benchmark.models import build
 from benchmark.record import DENSE, HISTORY_KEYS, DenseFolder, Record
 from benchmark.run import run
+from benchmark.track import NoTracker
 from tests.conftest import tiny_run
 
 CUT_KEYS = {"round", "epoch", "kept", "before", "after", "predicted", "actual", "scores", "seconds"}
@@ -184,6 +185,21 @@ def test_a_run_that_diverges_ends_as_diverged(options):
     summary = run(config, options)
     assert summary["outcome"] == "diverged"
     assert record_of(config, options).finished
+
+
+@pytest.mark.parametrize("fields", [{"lr": 1e30, "momentum": 0.0}, {"measure": "loss"}, {"measure": "none"}])
+def test_the_tracker_gets_each_row_once_whatever_the_outcome(options, monkeypatch, fields):
+    class Rows(NoTracker):
+        def log(self, row, cut=None):
+            logged.append(row["epoch"])
+
+    logged = []
+    monkeypatch.setattr(run_module, "open_tracker", lambda *_: Rows())
+    if fields == {"measure": "loss"}:
+        monkeypatch.setattr(cut_module, "select", lambda net, *_, **__: {n: torch.tensor([False]) for n in net.convs})
+    config = tiny_run(**fields)
+    run(config, options)
+    assert logged == [row["epoch"] for row in record_of(config, options).history()]
 
 
 def test_scores_that_are_no_numbers_end_the_run_as_diverged(options, monkeypatch):
