@@ -4,25 +4,66 @@ import json
 import subprocess
 import sys
 
+import pytest
+import torch
 
-def test_scoring_is_timed_side_by_side(tmp_path):
-    arguments = ["--archs", "resnet20", "--width", "0.25", "--images", "20", "--repeats", "2", "--json"]
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmark.speed", *arguments, tmp_path / "speed.json"], capture_output=True, text=True
-    )
+from benchmark import naive
+from benchmark.flow import gradients, hessian_gradients
+from tests.conftest import tiny_images, tiny_net
+
+
+def speed(*arguments):
+    return subprocess.run([sys.executable, "-m", "benchmark.speed", *arguments], capture_output=True, text=True)
+
+
+def test_every_part_is_timed_side_by_side(tmp_path):
+    small = ("--archs", "vgg13", "--width", "0.0625", "--images", "20", "--steps", "1", "--repeats", "2")
+    run = speed(*small, "--parts", "train", "evaluate", "score", "--json", str(tmp_path / "speed.json"))
     assert run.returncode == 0, run.stderr
-    assert "resnet20" in run.stdout
-    (result,) = json.loads((tmp_path / "speed.json").read_text())["results"]
-    assert result["arch"] == "resnet20"
-    seconds = result["seconds"]
-    assert result["ratio"] == [
-        twelve / grasp for twelve, grasp in zip(seconds["twelve"], seconds["grasp"], strict=True)
-    ]
-    assert {name: len(times) for name, times in result["seconds"].items()} == {"loss": 2, "grasp": 2, "twelve": 2}
+    assert "vgg13" in run.stdout
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert {row["what"]: row["compared with"] for row in rows} == {
+        "train, 0% pruned": "naive", "train, 75% pruned": "dense", "evaluate": "naive", "score, g": "naive",
+        "score, Hg": "naive", "score, all": "Hg",
+    }  # fmt: skip
+    for row in rows:
+        assert row["ours"] > 0
+        assert len(row["times as fast"]) == 2
+        low, high = sorted(row["times as fast"])
+        ratio = row["ours"] / row["theirs"] if row["unit"] == "images/s" else row["theirs"] / row["ours"]
+        assert 0.1 * low < ratio < 10 * high
 
 
-def test_an_unknown_architecture_is_one_line():
-    run = subprocess.run([sys.executable, "-m", "benchmark.speed", "--archs", "vgg99"], capture_output=True, text=True)
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own(tmp_path):
+    run = speed("--archs", "resnet20", "--width", "0.25", "--parts", "memory", "--json", str(tmp_path / "speed.json"))
+    assert run.returncode == 0, run.stderr
+    memory = json.loads((tmp_path / "speed.json").read_text())["peak memory (bytes)"]
+    assert [row["need"] for row in memory] == ["none", "g", "Hg", "all"]
+    assert all(1e8 < row["bytes"] < 8e9 for row in memory)
+
+
+def test_naive_loops_compute_the_same():
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(12)
+    plain = naive.plain(net)
+    assert not any(type(module).__module__.startswith("benchmark.models._net") for module in plain.modules() if
+                   isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d))  # fmt: skip
+    g = gradients(net, images, labels, (5.0,)).mean
+    for ours, theirs in zip(g[5.0].values(), naive.gradient(plain, images, labels, 5.0), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    naive.hessian_gradient(plain, images, labels, 5.0)
+    hg = hessian_gradients(net, images, labels, g)[5.0]
+    for ours, theirs in zip(hg.values(), (p.grad for p in plain.parameters()), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(("--archs", "vgg99"), "archs"), (("--parts", "flight"), "parts"), (("--ratios", "1.5"), "ratios"),
+     (("--precision", "int8"), "precision"), (("--repeats", "0"), "repeats")],
+)  # fmt: skip
+def test_bad_input_is_one_line(arguments, word):
+    run = speed(*arguments)
     assert run.returncode == 2
-    assert run.stderr.startswith("error: archs must be one of")
+    assert run.stderr.startswith(f"error: {word} must be")
     assert run.stderr.count("\n") == 1
