@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.models import Net, build
+from benchmark.flow import evaluating
+from benchmark.models import Net
 
 
 def cost(model: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
     """`net/filters` (live, of the prunable layers), `net/params`, `net/macs` (forward, one image of this size)."""
     live = {name: int(model.mask(name).sum()) for name in model.convs}
     params = sum(p.numel() for p in model.parameters())
-    macs = _macs(model.arch, model.num_classes, tuple(model.plan.items()), size)
+    macs = _macs(model, size)
     total = macs[model.head]
     for name in model.convs:
         masked = model.plan[name] - live[name]
@@ -24,12 +22,23 @@ def cost(model: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
     return {"net/filters": filters, "net/params": params, "net/macs": total}
 
 
-@lru_cache(maxsize=64)
-def _macs(arch: str, num_classes: int, plan: tuple[tuple[str, int], ...], size: tuple[int, int]) -> dict[str, int]:
-    with torch.device("meta"):
-        net = build(arch, num_classes, plan=dict(plan)).eval()
-        with FlopCounterMode(display=False) as counter:
-            net(torch.empty(1, 3, *size))
-    prefix = type(net).__name__ + "."
-    counts = {name.removeprefix(prefix): sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
-    return {name: counts[name] for name in (*net.convs, net.head)}
+@torch.no_grad()
+def _macs(model: Net, size: tuple[int, int]) -> dict[str, int]:
+    """Multiply-accumulates of each layer: a weight is used once per output pixel.
+
+    Torch's FLOP counter says the same, but imports torch's compiler, which takes longer than all of torch.
+    """
+    macs = {}
+    layers = {name: model.get_submodule(name) for name in (*model.convs, model.head)}
+    hooks = [
+        layer.register_forward_hook(
+            lambda layer, _, out, name=name: macs.update({name: layer.weight.numel() * out[0, 0].numel()})
+        )
+        for name, layer in layers.items()
+    ]
+    parameter = next(model.parameters())
+    with evaluating(model):
+        model(torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype))
+    for hook in hooks:
+        hook.remove()
+    return macs

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from benchmark.autograd import graph_alone
 from benchmark.batches import normalise
 
 Vectors = dict[str, torch.Tensor]
@@ -107,7 +108,8 @@ def hessian_gradients(
             logits = model(x)
             for t in g:
                 loss = cross_entropy(logits / t, y)
-                grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+                with graph_alone():
+                    grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
                 inner = sum((grad * g[t][name]).sum() for name, grad in zip(theta, grads, strict=True))
                 products = torch.autograd.grad(inner, list(theta.values()), retain_graph=t != list(g)[-1])
                 for name, product in zip(theta, products, strict=True):

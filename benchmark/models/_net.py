@@ -43,10 +43,10 @@ class Conv:
 
 
 class Conv2d(nn.Conv2d):
-    """A conv without bias; in evaluation mode its double backward is cheap (see `benchmark.autograd`)."""
+    """A conv without bias whose backward and double backward are cheap (see `benchmark.autograd`)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         return autograd.conv2d(x, self.weight, (self.stride, self.padding, self.groups))
 
