@@ -107,7 +107,8 @@ class WandbTracker:
 
     def finish(self, summary: dict) -> None:
         """Write the summary, close the run, and see that its rows have arrived."""
-        self.run.summary.update(numbers(flatten(summary)))
+        order = {"plan/convs": list(summary["plan"]["before"])}  # W&B keeps lists in order, but not keys
+        self.run.summary.update(numbers(flatten(summary)) | order)
         self.run.finish()
         if self.online:
             self._confirm(summary["epoch"] + 1)
