@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import tyro
@@ -9,6 +11,7 @@ import tyro
 from benchmark.cli import guarded, parse
 from benchmark.config import RunConfig
 from benchmark.options import Options
+from benchmark.track import under_agent
 
 DESCRIPTION = "Train one net, prune it on the way, and record loss, accuracy and gradient flow."
 
@@ -20,8 +23,24 @@ class Command:
 
 
 def main() -> None:
-    command = parse(Command, "python -m benchmark", DESCRIPTION)
+    command = parse(Command, "python -m benchmark", DESCRIPTION, from_agent(sys.argv[1:]))
     guarded(lambda: execute(command.config, command.options))
+
+
+def from_agent(arguments: Iterable[str]) -> list[str]:
+    """Arguments as `wandb agent` passes them, as ours.
+
+    Booleans come as `--score_all=True`; a run that is handed out again gets its whole configuration, in which there is
+    more than a run has fields: `--_wandb={...}`, `--run_id=...`, `--cell=...`.
+    """
+    ours = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if value in ("True", "False"):
+            ours.append(name if value == "True" else f"--no-{name.removeprefix('--')}")
+        elif not name.startswith("--_wandb") and not (under_agent() and name in ("--run_id", "--cell")):
+            ours.append(argument)
+    return ours
 
 
 def execute(config: RunConfig, options: Options) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import UserError, require
-from benchmark.track import MODES
+from benchmark.track import MODES, default_mode
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +27,8 @@ class Options:
     """auto (cuda if there is one), cpu, cuda, cuda:1, ..."""
     threads: int = 0
     """CPU threads (0: torch's choice)."""
-    wandb: str = "offline"
-    """Mirror to Weights & Biases: offline, online or disabled."""
+    wandb: str = field(default_factory=default_mode)
+    """Mirror to Weights & Biases: offline, online or disabled (unless told: online under `wandb agent`)."""
     flow_every: int = 1
     """Measure the gradient flow every so many epochs."""
     score_all: bool = False

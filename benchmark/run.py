@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -20,7 +21,7 @@ from benchmark.options import Options
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
 from benchmark.state import State
-from benchmark.track import Tracker, open_tracker
+from benchmark.track import Tracker, replay, tracked
 from benchmark.train import Problem, advance, make_problem
 
 
@@ -48,21 +49,26 @@ def run(config: RunConfig, options: Options, watch: Watch = lambda progress: Non
     if record.config_file.exists():
         record.checked_config()
     if record.finished:
-        return record.summary()
+        return _reported(config, record, options)
     problem = make_problem(config, options.data, options.torch_device())
     record.folder.mkdir(parents=True, exist_ok=True)
     with held(record.lock_file, wait=wait):
         if record.finished:
-            return record.summary()
+            return _reported(config, record, options)
         record.start(config)
-        tracker = open_tracker(config, options.runs, options.wandb)
-        try:
+        with tracked(config, options.runs, options.wandb, resume=bool(_checkpoints(record))) as tracker:
             summary = _run(config, problem, record, options, tracker, watch, wait)
-        except BaseException:
-            tracker.abandon()
-            raise
-        tracker.finish(summary)
+            tracker.finish(summary)
         return summary
+
+
+def _reported(config: RunConfig, record: Record, options: Options) -> dict:
+    """The summary of a finished run; a server that follows runs gets what it does not have of it."""
+    summary = record.summary()
+    if options.wandb == "online":
+        with tracked(config, options.runs, options.wandb, resume=True) as tracker:
+            replay(record.history(), record.cuts(), summary, tracker)
+    return summary
 
 
 def _run(
@@ -93,26 +99,30 @@ def _run(
             except CutError as failure:
                 outcome = failure.outcome
                 break
-        tracker.log(state.history[-1], _cut_at(state, state.epoch))
         if state.epoch == timetable.total:
             break
         row = advance(state, problem, config, timetable.lr(state.epoch), flow_every=options.flow_every)
         record.append_epoch(row)
         states.save(record.checkpoint_file, state, config, previous=record.previous_checkpoint_file)
+        tracker.log(state.history[-2], _cut_at(state, state.epoch - 1))  # before, a kill could undo its cut
         report(state)
         outcome = _outcome(state)
-    if outcome != FINISHED:
-        tracker.log(state.history[-1], _cut_at(state, state.epoch))
+    tracker.log(state.history[-1], _cut_at(state, state.epoch))
     summary = _summary(state, problem, config, options, outcome)
     record.finish(summary)
     return summary
 
 
 def _resumed(record: Record, config: RunConfig, device: torch.device) -> State | None:
-    for file in (record.checkpoint_file, record.previous_checkpoint_file):
-        if file.exists() and (state := states.load(file, config, device)):
+    for file in _checkpoints(record):
+        if state := states.load(file, config, device):
             return state
     return None
+
+
+def _checkpoints(record: Record) -> list[Path]:
+    """The latest checkpoint and the one before it, as far as they are there."""
+    return [file for file in (record.checkpoint_file, record.previous_checkpoint_file) if file.exists()]
 
 
 def _cut(state: State, problem: Problem, config: RunConfig, record: Record, options: Options) -> dict:

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from benchmark.config import RunConfig
 from benchmark.models import Net, build
 from benchmark.options import Options
+from tests.wandb_server import Server, serving
 
 torch.set_num_threads(1)
 
@@ -49,3 +51,17 @@ def tiny_run(**fields: object) -> RunConfig:
 @pytest.fixture
 def options(tmp_path: Path) -> Options:
     return Options(runs=tmp_path / "runs", data=tmp_path / "data", wandb="disabled", device="cpu", threads=1)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A W&B server that this process and its children use."""
+    import wandb
+
+    with serving() as server:
+        for name, value in server.environment(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()  # it remembers the address that it read first
+        yield server
+        server.release()
+        wandb.teardown()

@@ -10,6 +10,7 @@ import torch
 
 from benchmark import cut as cut_module
 from benchmark import run as run_module
+from benchmark import track as track_module
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.locks import BusyError, held
@@ -194,7 +195,7 @@ def test_the_tracker_gets_each_row_once_whatever_the_outcome(options, monkeypatc
             logged.append(row["epoch"])
 
     logged = []
-    monkeypatch.setattr(run_module, "open_tracker", lambda *_: Rows())
+    monkeypatch.setattr(track_module, "open_tracker", lambda *_: Rows())
     if fields == {"measure": "loss"}:
         monkeypatch.setattr(cut_module, "select", lambda net, *_, **__: {n: torch.tensor([False]) for n in net.convs})
     config = tiny_run(**fields)

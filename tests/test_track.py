@@ -1,28 +1,70 @@
-"""Offline mirroring with the real wandb."""
+"""Mirroring to W&B: offline, online, over interruptions and faults, with the real client."""
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
+import time
 
 import pytest
 
+from benchmark import run as run_module
+from benchmark import track
+from benchmark.__main__ import from_agent
+from benchmark.cut import CutError
 from benchmark.record import Record
 from benchmark.run import run
-from benchmark.track import flatten
+from benchmark.track import default_mode, flatten, numbers
 from tests.conftest import tiny_run
+
+CUT = {"measure": "loss", "prune_epoch": 1, "rounds": 2, "epochs": 4}
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(track, "_paused_until", -math.inf)
+
+
+@pytest.fixture
+def online(options, server):
+    return dataclasses.replace(options, wandb="online")
+
+
+def record_of(config, options):
+    return Record(options.runs / config.run_id)
+
+
+def mirrored(record):
+    """The rows and the summary that a server must have of a record."""
+    cuts = {cut["epoch"]: cut for cut in record.cuts()}
+    rows = [row | {f"cut/{k}": v for k, v in flatten(cuts.get(row["epoch"], {})).items()} for row in record.history()]
+    for row in rows:
+        row.pop("cut/epoch", None)
+    return [numbers(row) for row in rows], numbers(flatten(record.summary()))
+
+
+def assert_complete(run, record):
+    rows, summary = mirrored(record)
+    assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in run.history] == rows
+    assert [row["_step"] for row in run.history] == [row["epoch"] for row in rows]
+    assert summary.items() <= run.summary.items()
+    assert run.state == "finished"
+
+
+def stop_at(epoch, error):
+    def watch(progress):
+        if progress.row["epoch"] == epoch:
+            raise error
+
+    return watch
 
 
 def inspect(folder):
     """The records of an offline run, by wandb's own reader."""
     (file,) = folder.glob("*.wandb")
-    out = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return out.stdout
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_one_offline_run_per_run_with_all_rows(options):
@@ -41,18 +83,168 @@ def test_one_offline_run_per_run_with_all_rows(options):
 def test_an_interrupted_run_leaves_one_complete_offline_run(options):
     options = dataclasses.replace(options, wandb="offline")
     config = tiny_run(epochs=3)
-
-    def stop(progress):
-        if progress.row["epoch"] == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(config, options, stop)
+        run(config, options, stop_at(2, KeyboardInterrupt))
     run(config, options)
     (folder,) = (options.runs / "wandb").glob("offline-run-*")
     text = inspect(folder)
     assert all(json.dumps(row["test/loss"]) in text for row in Record(options.runs / config.run_id).history())
 
 
+def test_the_server_gets_the_record(online, server, capsys):
+    config = tiny_run(**CUT, seed=3).canonical()
+    run(config, online)
+    mirror = server.run("flowprune")
+    assert_complete(mirror, record_of(config, online))
+    assert mirror.name == config.run_id
+    assert mirror.config == {**config.to_dict(), "run_id": config.run_id, "cell": config.cell}
+    assert mirror.group == config.cell
+    assert set(mirror.tags) == {"loss", "vgg13", "digits", config.run_id, "seed-3"}
+    assert "cut/kept/features.0" in mirror.history[1]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_environment_names_project_and_entity(online, server, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    run(tiny_run(epochs=1), online)
+    assert server.run("mine").entity == "us"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(KeyboardInterrupt(), "failed"), (SystemExit(143), "preempted"), (OSError("disk"), "failed")]
+)
+def test_an_interrupted_run_goes_on_with_no_row_twice_or_missing(online, server, error, state):
+    config = tiny_run(**CUT)
+    with pytest.raises(type(error)):
+        run(config, online, stop_at(2, error))
+    mirror = server.run("flowprune")
+    assert mirror.state == state
+    assert [row["epoch"] for row in mirror.history] == [0, 1]
+    run(config, online)
+    assert_complete(server.run("flowprune"), record_of(config, online))
+
+
+def test_a_run_that_begins_anew_replaces_what_the_server_has(online, server, tmp_path):
+    config = tiny_run(**CUT)
+    run(config, online)
+    elsewhere = dataclasses.replace(online, runs=tmp_path / "elsewhere")
+    run(config, elsewhere)
+    assert_complete(server.run("flowprune"), record_of(config, elsewhere))
+
+
+def test_a_finished_run_is_reported_once(online, server):
+    config = tiny_run(**CUT)
+    run(config, dataclasses.replace(online, wandb="disabled"))
+    for _ in range(2):
+        run(config, online)
+        assert_complete(server.run("flowprune"), record_of(config, online))
+
+
+def test_a_sweep_gets_a_run_that_is_finished_already(online, server, monkeypatch):
+    config = tiny_run(measure="none", epochs=2)
+    run(config, dataclasses.replace(online, wandb="disabled"))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    monkeypatch.setenv("WANDB_PROJECT", "swept")
+    run(config, online)
+    mirror = server.run("swept", "given")
+    assert mirror.sweep == "sweep1"
+    assert_complete(mirror, record_of(config, online))
+
+
+def test_a_diverged_run_reaches_the_server(online, server):
+    config = tiny_run(lr=1e30, momentum=0.0)
+    assert run(config, online)["outcome"] == "diverged"
+    assert_complete(server.run("flowprune"), record_of(config, online))
+
+
+def test_a_collapsed_run_reaches_the_server(online, server, monkeypatch):
+    def collapse(*_, **__):
+        raise CutError("collapsed")
+
+    monkeypatch.setattr(run_module, "make_cut", collapse)
+    config = tiny_run(**CUT)
+    assert run(config, online)["outcome"] == "collapsed"
+    assert_complete(server.run("flowprune"), record_of(config, online))
+
+
+def test_no_server_at_the_start(online, monkeypatch, capsys):
+    monkeypatch.setattr(track, "INIT_SECONDS", 1.0)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert_unharmed(tiny_run(epochs=2), online, capsys)
+    start = time.monotonic()
+    run(tiny_run(epochs=2, seed=1), online)  # the next run does not wait again
+    assert track._paused_until > start
+    assert capsys.readouterr().err == ""
+
+
+def test_no_api_key(online, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert "No API key" in assert_unharmed(tiny_run(epochs=2), online, capsys)
+
+
+def test_a_server_that_fails_for_a_while_gets_everything(online, server, capsys):
+    server.fail(500, 1, "file_stream")
+    server.fail(429, 1, "file_stream")
+    config = tiny_run(**CUT)
+    run(config, online)
+    assert_complete(server.run("flowprune"), record_of(config, online))
+    assert server.requests["file_stream"] >= 3
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (lambda server: server.fail(500, math.inf, "UpsertBucket"), "500"),
+        (lambda server: server.hang("UpsertBucket"), "Timed out"),
+        (lambda server: server.fail(404, math.inf, "file_stream"), "0 of 3 rows arrived"),
+        (lambda server: server.fail(500, math.inf, "file_stream"), "Timed out finishing run"),
+        (lambda server: server.hang("file_stream"), "Timed out finishing run"),
+    ],
+)  # fmt: skip
+def test_a_broken_server_harms_no_run(online, server, monkeypatch, capsys, fault, reason):
+    monkeypatch.setattr(track, "INIT_SECONDS", 3.0)
+    monkeypatch.setattr(track, "FINISH_SECONDS", 3.0)
+    monkeypatch.setattr(track, "CONFIRM_PAUSES", (0.0, 0.1))
+    fault(server)
+    assert reason in assert_unharmed(tiny_run(epochs=2), online, capsys)
+
+
+def assert_unharmed(config, options, capsys):
+    """The record is whole and the user gets one warning, which is returned."""
+    assert run(config, options)["outcome"] == "finished"
+    record = record_of(config, options)
+    assert record.finished
+    assert [row["epoch"] for row in record.history()] == [0, 1, 2]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: W&B failed (")
+    assert line.endswith(f"python -m sweeps push {options.runs} --project flowprune")
+    return line
+
+
+def test_arguments_of_an_agent(monkeypatch):
+    given = ["--prune_epoch=trained", "--score_all=True", "--_wandb={'t': {'1': [1]}}", "--seed=1", "--run_id=a-s1"]
+    assert from_agent(given) == ["--prune_epoch=trained", "--score_all", "--seed=1", "--run_id=a-s1"]
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    assert from_agent([*given, "--cell=a"]) == ["--prune_epoch=trained", "--score_all", "--seed=1"]
+    assert from_agent(["--score_all=False"]) == ["--no-score_all"]
+
+
+def test_mode_without_an_option(monkeypatch):
+    assert default_mode() == "offline"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    assert default_mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert default_mode() == "disabled"
+
+
 def test_flatten():
     assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a/b": 1, "a/c/d": 2, "e": 3}
+
+
+def test_numbers():
+    assert numbers({"a": 1, "b": None, "c": math.nan, "d": math.inf, "e": "text", "f": 0.0}) == {
+        "a": 1, "e": "text", "f": 0.0,
+    }  # fmt: skip
