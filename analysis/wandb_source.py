@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,20 +17,12 @@ from analysis.pull import PREFIX, Pull
 from analysis.pull_cache import PullCache
 from analysis.sources import Run
 from benchmark.errors import UserError
+from benchmark.wandb_api import PATIENCE_SECONDS, THREADS, asking, connect, listed, server
 
 if TYPE_CHECKING:
-    import wandb
     from wandb.apis.public import Run as WandbRun
 
-PAGE = 100
-"""Runs per query."""
-THREADS = 8
-CONNECT_SECONDS = 15
-"""Longest time to reach the server at all."""
-PATIENCE_SECONDS = 90
-"""Longest time without an answer. Until then wandb's client tries again, with growing pauses, what failed with a lost
-connection or a status of 429 or 5xx."""
-LATER = "what was pulled is kept for the next time, and --offline does with it alone"
+LATER = "; what was pulled is kept for the next time, and --offline does with it alone"
 
 
 def pulled_runs(source: str, pull: Pull) -> list[Run]:
@@ -41,7 +31,7 @@ def pulled_runs(source: str, pull: Pull) -> list[Run]:
     Raises `UserError`: no such project, no key, no server, no run that meets the filter, no copy when offline.
     """
     place, conditions = _place(source), pull.conditions()
-    cache = PullCache(pull.folder(), _server(), *place.split("/"))
+    cache = PullCache(pull.folder(), server(), *place.split("/"))
     mirrors = cache.pulled(conditions) if pull.offline else _fetch(place, conditions, cache)
     ours, broken = runs(mirrors, place)
     if not ours:
@@ -63,17 +53,10 @@ def _place(source: str) -> str:
     return place
 
 
-def _server() -> str:
-    """The address of the W&B server, without asking it."""
-    from wandb.sdk import wandb_setup  # here, because importing it takes a second
-
-    return os.environ.get("WANDB_BASE_URL") or wandb_setup.singleton().settings.base_url
-
-
 def _fetch(place: str, conditions: dict, cache: PullCache) -> list[Mirror]:
     """All runs that meet the conditions, with the history of those that ended; copies are kept."""
-    with _wandb_errors():
-        found = list(_api().runs(place, filters=conditions, lazy=False, per_page=PAGE))
+    with asking(LATER):
+        found = listed(connect(), place, conditions)
     with Progress(
         TextColumn("pulling runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=Console(stderr=True), transient=True,
@@ -93,7 +76,7 @@ def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]
         while pending:
             done, pending = wait(pending, timeout=PATIENCE_SECONDS, return_when=FIRST_COMPLETED)
             if not done:
-                raise UserError(f"W&B server {_server()}: no run arrived within {PATIENCE_SECONDS} s; {LATER}")
+                raise UserError(f"W&B server {server()}: no run arrived within {PATIENCE_SECONDS} s{LATER}")
             yield from (future.result() for future in done)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -103,32 +86,12 @@ def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]
 
 
 def _mirror(run: WandbRun, cache: PullCache) -> Mirror:
-    attributes = run._attrs  # the run's own properties ask the server again, or lack the number of rows
-    mirror = Mirror(
-        run.id, run.state, attributes["heartbeatAt"], attributes["historyLineCount"], dict(run.config),
-        dict(attributes["summaryMetrics"]),
-    )  # fmt: skip
+    known = (run.id, run.state, run.heartbeat_at, run.history_line_count)
+    mirror = Mirror(*known, config=dict(run.config), summary=dict(run.summary_metrics))
     if mirror.run_id and mirror.ended:
         if copy := cache.completed(mirror):
             return copy
-        with _wandb_errors():
+        with asking(LATER):
             mirror = replace(mirror, history=list(run.scan_history(use_cache=False)))
     cache.keep(mirror)
     return mirror
-
-
-def _api() -> wandb.Api:
-    import wandb
-
-    wandb.Api(timeout=CONNECT_SECONDS)  # soon says whether server and key are good
-    return wandb.Api(timeout=PATIENCE_SECONDS)
-
-
-@contextmanager
-def _wandb_errors() -> Iterator[None]:
-    """Say in one line what wandb raises: errors of several unrelated classes."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"W&B server {_server()}: {reason}; {LATER}") from error
