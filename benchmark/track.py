@@ -102,11 +102,13 @@ class WandbTracker:
     def log(self, row: dict, cut: dict | None = None) -> None:
         """Log one epoch, with the cut made at it. Rows come in order, from epoch 0 on."""
         if row["epoch"] >= self.run.starting_step:
-            self.run.log(row_values(row, cut))
+            flat = flatten(cut or {})
+            self.run.log(numbers(row | {f"cut/{key}": value for key, value in flat.items() if key != "epoch"}))
 
     def finish(self, summary: dict) -> None:
         """Write the summary, close the run, and see that its rows have arrived."""
-        self.run.summary.update(summary_values(summary))
+        order = {"plan/convs": list(summary["plan"]["before"])}  # W&B keeps lists in order, but not keys
+        self.run.summary.update(numbers(flatten(summary)) | order)
         self.run.finish()
         if self.online:
             self._confirm(summary["epoch"] + 1)
@@ -218,16 +220,6 @@ def replay(history: Sequence[dict], cuts: Sequence[dict], summary: dict, tracker
     for row in history:
         tracker.log(row, made.get(row["epoch"]))
     tracker.finish(summary)
-
-
-def row_values(row: dict, cut: dict | None) -> dict[str, object]:
-    """What W&B gets of an epoch and the cut made at it."""
-    return numbers(row | {f"cut/{key}": value for key, value in flatten(cut or {}).items() if key != "epoch"})
-
-
-def summary_values(summary: dict) -> dict[str, object]:
-    """What W&B gets of a summary. It keeps the order of lists, but not of keys: hence `plan/convs`."""
-    return numbers(flatten(summary)) | {"plan/convs": list(summary["plan"]["before"])}
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, object]:

@@ -9,6 +9,8 @@ The real client (init, log, finish, resume, preempting, files), `wandb sweep`, `
 (runs with filters, order and pages, scan_history, files, sweeps, views, delete) work against it. A run of a sweep that
 exits after `mark_preempting` is handed to the next agent, with its whole configuration as arguments, as W&B does.
 `server.fail(500, times=2, path="file_stream")` and `server.hang("UpsertBucket")` make it misbehave.
+
+`python -m tests.wandb_server` serves until Ctrl-C, and prints what to export in another shell to use it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import itertools
 import json
 import math
 import re
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -623,3 +626,10 @@ def answer(server: Server, operation: str, variables: dict) -> tuple[int, dict]:
     if operation in ANSWERS:
         return 200, {"data": ANSWERS[operation](server, variables)}
     return 200, {"data": None, "errors": [{"message": f"the test server does not know the operation {operation}"}]}
+
+
+if __name__ == "__main__":
+    with serving() as server, tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
+        for name, value in server.environment(Path(folder)).items():
+            print(f"export {name}={value}", flush=True)
+        threading.Event().wait()
