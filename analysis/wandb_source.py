@@ -56,7 +56,11 @@ def _place(source: str) -> str:
 def _fetch(place: str, conditions: dict, cache: PullCache) -> list[Mirror]:
     """All runs that meet the conditions, with the history of those that ended; copies are kept."""
     with asking(LATER):
-        found = listed(connect(), place, conditions)
+        api = connect()
+        try:
+            found = listed(api, place, conditions)
+        except ValueError:
+            raise UserError(f"W&B project {place} does not exist, or is not yours to see") from None
     with Progress(
         TextColumn("pulling runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=Console(stderr=True), transient=True,

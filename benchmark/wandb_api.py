@@ -53,11 +53,13 @@ def asking(hint: str = "") -> Iterator[None]:
     """Turn what wandb raises, which are errors of several unrelated classes, into a `UserError` of one line."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"W&B server {server()}: {told(error)}{hint}") from error
 
 
 def told(error: BaseException) -> str:
     """The first line of an error, or its kind if it says nothing."""
-    line = str(error).partition("\n")[0]
+    line = str(error).partition("\n")[0].removesuffix(".")
     return line if line not in ("", "<no message>") else type(error).__name__

@@ -3,7 +3,7 @@
 import json
 
 from benchmark.record import Record
-from benchmark.track import row_values, summary_values
+from benchmark.track import flatten, numbers
 from tests.wandb_server import ENTITY, HISTORY, Run, Server
 
 
@@ -21,6 +21,16 @@ def plant(server: Server, record: Record, project: str, name: str | None = None,
         setattr(run, key, value)
     server.runs.append(run)
     return run
+
+
+def row_values(row: dict, cut: dict | None) -> dict[str, object]:
+    """What W&B gets of an epoch and the cut made at it."""
+    return numbers(row | {f"cut/{key}": value for key, value in flatten(cut or {}).items() if key != "epoch"})
+
+
+def summary_values(summary: dict) -> dict[str, object]:
+    """What W&B gets of a summary."""
+    return numbers(flatten(summary)) | {"plan/convs": list(summary["plan"]["before"])}
 
 
 def _returned(values: dict) -> dict:

@@ -11,11 +11,10 @@ from PIL import Image
 
 from benchmark.errors import UserError
 from benchmark.record import Record, write_json
-from benchmark.track import row_values, summary_values
 from sweeps import push as push_module
 from sweeps.push import push
 from tests import simulate
-from tests.planted import plant
+from tests.planted import plant, row_values, summary_values
 from tests.wandb_server import HISTORY
 
 PROJECT = "pushed"
@@ -169,5 +168,5 @@ def test_nothing_to_push_is_a_user_error(tmp_path, server):
 
 def test_without_a_key_is_one_line(records, server, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY")
-    with pytest.raises(UserError, match=r"No API key configured. Use `wandb login` to log in\.$"):
+    with pytest.raises(UserError, match=r"No API key configured. Use `wandb login` to log in$"):
         push(records[0].folder.parent, PROJECT)
