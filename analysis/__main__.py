@@ -1,13 +1,14 @@
-"""`python -m analysis`: the report of a folder of runs."""
+"""`python -m analysis`: the report of a folder of runs, or of a W&B project."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from analysis.pull import Pull
 from benchmark.cli import guarded, parse
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ DESCRIPTION = "Turn runs into figures, statistics and a verdict on each claim, a
 
 @dataclass(frozen=True)
 class Command:
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS")]
-    """Folder of the run records."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")]
+    """Folder of the run records, or a W&B project."""
     out: Path = Path("report")
     """Folder to write: index.html, claims.json, figures/, tables/."""
     grid: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Sweep file: analyse its runs alone, and say which of them are missing."""
+    pull: tyro.conf.OmitArgPrefixes[Pull] = field(default_factory=Pull)
 
 
 def main() -> None:
@@ -39,7 +41,7 @@ def execute(command: Command) -> None:
         from sweeps.grid import load
 
         grid = load(command.grid).configs
-    show(build(command.source, command.out, grid))
+    show(build(command.source, command.out, grid, command.pull))
 
 
 def show(report: Report) -> None:

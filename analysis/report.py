@@ -18,6 +18,7 @@ from analysis import stats, tables
 from analysis.claims import Judgement, Number, judge_all
 from analysis.figures import FIGURES, Plot, save
 from analysis.frame import Completeness, completeness, named
+from analysis.pull import Pull
 from analysis.sources import UNFINISHED, Frames, load
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
@@ -46,17 +47,17 @@ class Drawing:
     """As a data URI."""
 
 
-def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None) -> Report:
+def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None, pull: Pull | None = None) -> Report:
     """Write the report of a source into the folder `out`; with a grid, of the grid's runs alone.
 
     Raises `UserError` if the source has no finished run (of the grid), or `out` cannot be a folder.
     """
-    frames = load(source)
+    frames = load(source, pull)
     whole = completeness(frames, grid)
     if grid is not None:
         frames = frames.only(config.run_id for config in grid)
         if frames.finished().empty:
-            raise UserError(f"runs folder {source} has no finished run of the grid")
+            raise UserError(f"source {source} has no finished run of the grid")
     frames = named(frames)
     _make_folders(out)
     judgements = judge_all(frames)

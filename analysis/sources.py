@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.pull import PREFIX, Pull
 from benchmark.config import DEFAULTS, RunConfig
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require
 from benchmark.record import FINISHED, HISTORY_KEYS, NET_KEYS, Record, run_folders
 from benchmark.schedule import schedule
 
@@ -69,15 +70,23 @@ class Frames:
         return hashlib.sha256("\n".join(sorted(self.finished()["run_id"])).encode()).hexdigest()[:12]
 
 
-def load(source: str) -> Frames:
-    """The frames of a source: a folder of run records.
+def load(source: str, pull: Pull | None = None) -> Frames:
+    """The frames of a source: a folder of run records, or a W&B project as `wandb:ENTITY/PROJECT`, pulled as told.
 
-    Raises `UserError` if there is no such folder, no finished run in it, or a broken record.
+    Raises `UserError` if there is no such source, no finished run in it, or a broken record.
     """
-    frames = to_frames((read_run(folder) for folder in run_folders(Path(source))), source)
+    pull = pull or Pull()
+    if source.startswith(PREFIX):
+        from analysis.wandb_source import pulled_runs  # here, because it imports this module
+
+        kind, runs = "W&B project", pulled_runs(source, pull)
+    else:
+        require(pull == Pull(), "source", source, f"{PREFIX}ENTITY/PROJECT if --filter, --offline or --cache is given")
+        kind, runs = "runs folder", (read_run(folder) for folder in run_folders(Path(source)))
+    frames = to_frames(runs, source)
     if frames.finished().empty:
         found = f"{len(frames.runs)} unfinished" if len(frames.runs) else "none at all"
-        raise UserError(f"runs folder {source} has no finished run ({found})")
+        raise UserError(f"{kind} {source} has no finished run ({found})")
     return frames
 
 

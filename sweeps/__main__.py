@@ -1,4 +1,4 @@
-"""`python -m sweeps plan|run|status GRID.yaml`: a grid of runs on this machine, without any server."""
+"""`python -m sweeps plan|run|status GRID.yaml`: a grid of runs on this machine; `push RUNS` sends them to W&B."""
 
 from __future__ import annotations
 
@@ -54,10 +54,25 @@ class Status:
     """Print one JSON document instead, with each run."""
 
 
+@dataclass(frozen=True)
+class Push:
+    """Send finished runs to a W&B project. What is there already is left alone. Exit status 1 if some runs failed."""
+
+    runs: tyro.conf.Positional[Path]
+    """Folder of the run records."""
+    project: str
+    """W&B project."""
+    entity: str | None = None
+    """User or team that the project belongs to (default: yours)."""
+    figures: Annotated[Path | None, tyro.conf.arg(metavar="REPORT")] = None
+    """Report folder, whose figures become one more run."""
+
+
 Command = (
     Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Status, tyro.conf.subcommand("status")]
+    | Annotated[Push, tyro.conf.subcommand("push")]
 )
 
 
@@ -66,7 +81,11 @@ def main() -> None:
     guarded(lambda: execute(command))
 
 
-def execute(command: Plan | Run | Status) -> int:
+def execute(command: Plan | Run | Status | Push) -> int:
+    if isinstance(command, Push):
+        from sweeps.push import push
+
+        return push(command.runs, command.project, command.entity, command.figures)
     from sweeps import commands  # here, so that --help is quick
     from sweeps.grid import load
 

@@ -1,0 +1,140 @@
+"""A run as W&B has it, and the way back to its record: the inverse of `benchmark.track`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from analysis.sources import STATES, Run
+from benchmark.config import DEFAULTS, RunConfig
+from benchmark.errors import UserError
+from benchmark.record import FINISHED, FLOW_KEYS, HISTORY_KEYS
+from benchmark.schedule import schedule
+
+STATE_KEYS = {
+    **dict.fromkeys(("before", "after"), ("loss", "accuracy", *FLOW_KEYS)),
+    **dict.fromkeys(("predicted", "actual"), ("loss_change", "grad_norm_sq_change")),
+}
+"""The numbers of a cut in the order of its record: W&B keeps no order, and lacks those that are null."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """One W&B run, as its server tells it."""
+
+    id: str
+    """W&B's id, which is our run_id but for runs of a `wandb agent`."""
+    state: str
+    updated: str
+    """When its process was last heard of."""
+    lines: int
+    """Rows of its history, by the server's count."""
+    config: dict
+    summary: dict
+    history: Sequence[dict] = ()
+
+    @property
+    def run_id(self) -> str | None:
+        """Our identity of the run; None for a run that is none of ours, or has not told it yet."""
+        return self.config.get("run_id")
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process wrote a summary."""
+        return "outcome" in self.summary
+
+
+def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str]]:
+    """One run per run_id, sorted by it as folders are; and the run_ids of those that ended but are not whole.
+
+    Of several W&B runs with one run_id (agents, requeued and crashed runs) it is the one that is whole and was updated
+    last. A run of which none is whole counts as unfinished. Raises `UserError`, naming the W&B run as under `place`.
+    """
+    known: dict[str, list[Mirror]] = {}
+    for mirror in mirrors:
+        if mirror.run_id:
+            known.setdefault(mirror.run_id, []).append(mirror)
+    found, broken = [], []
+    for run_id, same in sorted(known.items()):
+        same.sort(key=lambda mirror: (mirror.state == "finished", mirror.updated, mirror.id), reverse=True)
+        config = _config(same[0], place)
+        read = [record(config, mirror) for mirror in same if mirror.ended]
+        whole = next((run for run in read if is_whole(run)), None)
+        if read and not whole:
+            broken.append(run_id)
+        found.append(whole or Run(config, (), (), None))
+    return found, broken
+
+
+def record(config: RunConfig, mirror: Mirror) -> Run:
+    """The record of a run that ended, from what its W&B run has of it."""
+    rows = {int(row["epoch"]): row for row in mirror.history if "epoch" in row}  # of a row sent twice, the later one
+    ordered = [rows[epoch] for epoch in sorted(rows)]
+    convs = mirror.summary.get("plan/convs", ())
+    history = [{key: number(row.get(key)) for key in HISTORY_KEYS} for row in ordered]
+    cuts = [_cut(row, convs) for row in ordered if "cut/round" in row]
+    return Run(config, history, cuts, _summary(mirror.summary))
+
+
+def is_whole(run: Run) -> bool:
+    """Whether there is a row for each epoch of the summary, each cut of the schedule, and each conv of a cut."""
+    due = len(schedule(run.config).cuts) if run.summary["outcome"] == FINISHED else len(run.cuts)
+    epochs, rounds = ([row[key] for row in rows] for rows, key in ((run.history, "epoch"), (run.cuts, "round")))
+    whole = run.history and epochs == list(range(run.summary["epoch"] + 1)) and rounds == list(range(1, due + 1))
+    convs = run.summary["plan"]["before"].keys()
+    return bool(whole and convs) and all(cut["kept"].keys() == convs for cut in run.cuts)
+
+
+def number(value: object) -> float | None:
+    """A number as a record has it: what is not finite is null. W&B sends such numbers as texts."""
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _config(mirror: Mirror, place: str) -> RunConfig:
+    """The configuration; other keys (a sweep's arguments of the command) do not matter."""
+    try:
+        config = RunConfig(**{name: mirror.config[name] for name in DEFAULTS if name in mirror.config}).canonical()
+    except UserError as error:
+        raise UserError(f"W&B run {place}/{mirror.id}: {error}") from None
+    if config.run_id != mirror.run_id:
+        raise UserError(
+            f"W&B run {place}/{mirror.id} has run_id {mirror.run_id}, but the configuration of {config.run_id} "
+            f"({config.label}): delete it, or leave it out with --filter"
+        )
+    return config
+
+
+def _cut(row: dict, convs: Sequence[str]) -> dict:
+    flat = _part(row, "cut/")
+    kept = _part(flat, "kept/")
+    return {
+        "round": int(flat["round"]),
+        "epoch": int(row["epoch"]),
+        "kept": {conv: int(kept[conv]) for conv in convs if conv in kept},
+        **{state: _numbers(_part(flat, f"{state}/"), STATE_KEYS[state]) for state in STATES},
+        "seconds": number(flat.get("seconds")),
+    }
+
+
+def _numbers(flat: dict, keys: Sequence[str]) -> dict:
+    return {key: number(flat.get(key)) for key in dict.fromkeys((*keys, *sorted(flat)))}
+
+
+def _summary(flat: dict) -> dict:
+    """What frames need of a summary, in its record's form."""
+    plan = _part(flat, "plan/before/")
+    return {
+        "outcome": flat["outcome"],
+        "epoch": int(flat.get("epoch", 0)),
+        "before": _part(flat, "before/"),
+        "after": _part(flat, "after/"),
+        "plan": {"before": {conv: plan[conv] for conv in flat.get("plan/convs", ()) if conv in plan}},
+        "versions": _part(flat, "versions/"),
+        "device": flat.get("device", ""),
+        "seconds": float(flat.get("seconds", math.nan)),
+    }
+
+
+def _part(flat: dict, prefix: str) -> dict:
+    return {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}

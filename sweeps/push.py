@@ -1,0 +1,188 @@
+"""Finished local runs and the figures of a report, replayed to a W&B project; what is there is left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmark.errors import UserError, require
+from benchmark.record import Record, read_json, run_folders
+from benchmark.track import WandbTracker, replay
+from benchmark.wandb_api import THREADS, asking, connect, listed, told
+
+if TYPE_CHECKING:
+    from wandb.apis.public import Run as WandbRun
+
+FAILED = 1
+GIVE_UP = 2 * THREADS
+"""Failures in a row after which the rest is not tried."""
+FORBIDDEN = "/\\#?%:"
+"""Characters that W&B allows in no name of a project."""
+PUSHED, THERE = "pushed", "there before"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One W&B run to be brought about."""
+
+    name: str
+    execute: Callable[[], str]
+    """Returns `PUSHED` or `THERE`; raises what wandb raises."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where runs go."""
+
+    project: str
+    entity: str
+    files: Path
+    """Folder for wandb's own files."""
+
+
+def push(runs: Path, project: str, entity: str | None = None, figures: Path | None = None) -> int:
+    """Bring all finished runs to W&B, each once, and the figures of a report as one more run.
+
+    The exit status is 1 if some failed. Raises `UserError`: no finished run, no such report, no server, no key.
+    """
+    require(bool(project) and not set(project) & set(FORBIDDEN), "project", project, f"a name without {FORBIDDEN}")
+    finished = [record for record in map(Record, run_folders(runs)) if record.finished]
+    if not finished:
+        raise UserError(f"runs folder {runs} has no finished run")
+    images = _images(figures) if figures else []
+    with asking():
+        api = connect()
+        entity = entity or api.default_entity
+        there = _there(api, f"{entity}/{project}")
+    with tempfile.TemporaryDirectory(prefix="flowprune-push-", ignore_cleanup_errors=True) as files:
+        target = Target(project, entity, Path(files))
+        tasks = [_run_task(record, there, target) for record in finished]
+        if images:
+            tasks.append(_figures_task(figures, images, there, target))
+        return _work(tasks, f"{entity}/{project}")
+
+
+def _there(api: object, place: str) -> list[WandbRun]:
+    try:
+        return listed(api, place)
+    except ValueError:  # no such project yet: the first run makes it
+        return []
+
+
+# ------------------------------------------------------------------- one run
+
+
+def _run_task(record: Record, there: Sequence[WandbRun], target: Target) -> Task:
+    run_id = record.folder.name
+    same = [run for run in there if run_id in (run.id, run.config.get("run_id"))]
+    return Task(run_id, lambda: _push_run(record, same, target))
+
+
+def _push_run(record: Record, same: Sequence[WandbRun], target: Target) -> str:
+    """Replay a record, unless a W&B run has all of it; its own unfinished one is gone on with where that is possible.
+
+    `same`: the W&B runs with this run_id. Those of agents have ids of their own, and are never written to.
+    """
+    config = record.checked_config().canonical()
+    history, cuts, summary = record.history(), record.cuts(), record.summary()
+    if any(_is_whole(run, summary) for run in same):
+        return THERE
+    own = next((_epochs(run) for run in same if run.id == config.run_id), set())
+    resume = own == set(range(len(own)))
+    tracker = WandbTracker(config, target.files, "online", resume, project=target.project, entity=target.entity)
+    replay(history, cuts, summary, tracker)
+    return PUSHED
+
+
+def _is_whole(run: WandbRun, summary: dict) -> bool:
+    ended = run.state == "finished" and run.summary_metrics.get("outcome") == summary["outcome"]
+    return ended and _epochs(run) >= set(range(summary["epoch"] + 1))
+
+
+def _epochs(run: WandbRun) -> set[int]:
+    """The epochs of which W&B has a row."""
+    return {int(row["epoch"]) for row in run.scan_history(use_cache=False) if "epoch" in row}
+
+
+# ------------------------------------------------------------------- figures
+
+
+def _images(report: Path) -> list[Path]:
+    images = sorted((report / "figures").glob("*.png"))
+    if not images:
+        raise UserError(f"report folder {report} has no figures/*.png: `python -m analysis` makes one")
+    return images
+
+
+def _figures_task(report: Path, images: Sequence[Path], there: Sequence[WandbRun], target: Target) -> Task:
+    """One W&B run per state of a report, named by a digest of it."""
+    claims = report / "claims.json"
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in [claims, *images])).hexdigest()[:12]
+    verdicts = {claim["id"]: claim["verdict"] for claim in read_json(claims)["claims"]}
+    known = any(run.id == f"report-{digest}" and run.state == "finished" for run in there)
+    return Task(f"report-{digest}", lambda: THERE if known else _push_figures(digest, verdicts, images, target))
+
+
+def _push_figures(digest: str, verdicts: dict[str, str], images: Sequence[Path], target: Target) -> str:
+    import wandb
+
+    run = wandb.init(
+        project=target.project, entity=target.entity, id=f"report-{digest}", name=f"report {digest}",
+        job_type="report", mode="online", dir=target.files, reinit="create_new",
+        settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
+    )  # fmt: skip
+    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in images})
+    run.summary.update({f"claims/{name}": verdict for name, verdict in verdicts.items()})
+    run.finish()
+    return PUSHED
+
+
+# ------------------------------------------------------------------- all of them
+
+
+def _work(tasks: Sequence[Task], place: str) -> int:
+    """Execute the tasks in threads, with a progress bar and a line for each that failed; returns the exit status."""
+    console = Console(stderr=True)
+    counts, failed = {PUSHED: 0, THERE: 0}, 0
+    with Progress(
+        TextColumn("pushing runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        for task, outcome in progress.track(_outcomes(tasks), total=len(tasks)):
+            if isinstance(outcome, str):
+                counts[outcome] += 1
+            else:
+                failed += 1
+                console.print(f"failed: {task.name}: {told(outcome)}", markup=False, highlight=False, soft_wrap=True)
+    told_counts = ", ".join(f"{count} {name}" for name, count in (*counts.items(), ("failed", failed)))
+    print(f"{len(tasks)} runs for W&B project {place}: {told_counts}")
+    return FAILED if failed else 0
+
+
+def _outcomes(tasks: Sequence[Task]) -> Iterator[tuple[Task, str | Exception]]:
+    """Each task as it ends, with what it returned or raised."""
+    hopeless = threading.Event()
+
+    def attempt(task: Task) -> str:
+        if hopeless.is_set():
+            raise RuntimeError(f"not tried after {GIVE_UP} failures in a row")
+        return task.execute()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        futures = {pool.submit(attempt, task): task for task in tasks}
+        in_a_row = 0
+        for future in as_completed(futures):
+            error = future.exception()
+            in_a_row = in_a_row + 1 if error else 0
+            if in_a_row == GIVE_UP:
+                hopeless.set()
+            yield futures[future], error or future.result()
