@@ -9,7 +9,7 @@ import yaml
 from benchmark.locks import held
 from benchmark.record import Record, write_json
 from sweeps import grid as grids
-from sweeps.local import in_order
+from sweeps.jobs import in_order
 from tests.simulate import World, simulate
 from tests.test_cli import command
 
