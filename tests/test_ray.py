@@ -71,12 +71,13 @@ def epochs(runs: Path, configs: list[RunConfig]) -> list[int]:
 
 @pytest.mark.slow
 def test_a_node_dies_in_the_middle_and_all_runs_finish_with_the_same_numbers(tmp_path):
-    grid, runs = write(tmp_path / "grid.yaml", seed={"value": 0}), tmp_path / "runs"
+    short = {"prune_epoch": {"value": 1}, "seed": {"values": [0, 1]}, "epochs": {"value": 8}}
+    grid, runs = write(tmp_path / "grid.yaml", **short), tmp_path / "runs"
     configs = load(grid).configs
     with cluster() as nodes:
         doomed, _ = add(nodes), add(nodes)
         with driver(grid, runs, "--address", nodes.address, "--retries", 0) as process:
-            wait_for(lambda: sum(0 < n < 6 for n in epochs(runs, configs)) == 2, process)
+            wait_for(lambda: sum(0 < n < 7 for n in epochs(runs, configs)) == 2, process)
             nodes.remove_node(doomed, allow_graceful=False)
             out, _ = process.communicate()
     assert process.returncode == 0, out
@@ -95,7 +96,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs Linux's /proc: each node gets a folder by it")
 def test_records_of_machines_without_a_common_folder_come_home(tmp_path, monkeypatch):
-    grid = write(tmp_path / "grid.yaml", prune_epoch={"values": [0, 1]}, seed={"value": 0}, epochs={"value": 2})
+    grid = write(tmp_path / "grid.yaml", prune_epoch={"values": [0, 1]}, seed={"value": 0}, epochs={"value": 3})
     home, *machines = (tmp_path / name for name in ("home", "a", "b"))
     with cluster() as nodes:
         for machine in machines:
