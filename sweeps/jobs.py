@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -100,6 +100,36 @@ def settled(event: Event, job: Job, queue: list[Job], outcome: Outcome, retries:
         case Unwritable(error=error):
             raise UserError(f"the records cannot be written ({error}); what is there is intact")
     return event
+
+
+class DensePhases:
+    """The shared dense phases of a grid: at which epochs runs start from each, and how far it has come."""
+
+    def __init__(self, queue: list[Job]) -> None:
+        self._wanted: dict[str, set[int]] = {}
+        self._reached: dict[str, int] = {}
+        for job in queue:
+            if dense := schedule(job.config).dense:
+                self._wanted.setdefault(job.config.dense().run_id, set()).add(dense)
+
+    def wanted(self, config: RunConfig) -> set[int]:
+        """The epochs at which runs start from the dense phase of this one."""
+        return self._wanted.get(config.dense().run_id, set())
+
+    def note(self, config: RunConfig, epoch: int) -> None:
+        """A run came to this epoch."""
+        phase = config.dense().run_id
+        self._reached[phase] = max(self._reached.get(phase, 0), min(epoch, schedule(config).dense))
+
+    def first(self, jobs: list[Job], running: Iterable[RunConfig]) -> Job | None:
+        """The job to begin next: the first that need not wait for what a running one trains, else the first."""
+        busy = {config.dense().run_id for config in running}
+
+        def waits(config: RunConfig) -> bool:
+            phase = config.dense().run_id
+            return phase in busy and schedule(config).dense > self._reached.get(phase, 0)
+
+        return next((job for job in jobs if not waits(job.config)), jobs[0] if jobs else None)
 
 
 def noted_failure(runs: Path, config: RunConfig, error: str) -> Failed:

@@ -27,10 +27,10 @@ from benchmark.errors import UserError
 from benchmark.locks import held
 from benchmark.options import Options
 from benchmark.record import DenseFolder, Record, write_atomically
-from benchmark.schedule import schedule
 from sweeps.jobs import (
     STOP_SECONDS,
     TICK_SECONDS,
+    DensePhases,
     Job,
     Outcome,
     Watch,
@@ -130,33 +130,20 @@ class _Tasks:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.told = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self.running: dict[ray.ObjectRef, _Task] = {}
-        self.wanted: dict[str, set[int]] = {}
-        """{run id of a dense control: epochs at which runs start from it}"""
-        for job in queue:
-            if dense := schedule(job.config).dense:
-                self.wanted.setdefault(job.config.dense().run_id, set()).add(dense)
-        self.reached: dict[str, int] = {}
-        """{run id of a dense control: epochs that its shared phase has come to, as far as we heard}"""
+        self.dense = DensePhases(queue)
 
     def slots(self) -> int:
         """Runs that the cluster has room for at once."""
         return int(ray.cluster_resources().get(self.unit, 0) / self.amount)
 
     def choice(self, jobs: list[Job]) -> Job | None:
-        """The job to submit next: the first, or better the first that need not wait for another one's dense phase."""
-        busy = {task.job.config.dense().run_id for task in self.running.values()}
-
-        def waits(job: Job) -> bool:
-            dense = job.config.dense().run_id
-            return dense in busy and schedule(job.config).dense > self.reached.get(dense, 0)
-
-        return next((job for job in jobs if not waits(job)), jobs[0] if jobs else None)
+        """The job to submit next."""
+        return self.dense.first(jobs, [task.job.config for task in self.running.values()])
 
     def submit(self, job: Job) -> None:
         """Hand a job to Ray."""
-        wanted = self.wanted.get(job.config.dense().run_id, set())
         tracking = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-        event, files = self.remote.remote(job.config, self.options, wanted, tracking, self.told)
+        event, files = self.remote.remote(job.config, self.options, self.dense.wanted(job.config), tracking, self.told)
         self.running[event] = _Task(job, files)
 
     def events(self, limit: float) -> list[tuple[Job, Event]]:
@@ -192,13 +179,9 @@ class _Tasks:
             if task := tasks.get(run_id):
                 task.heard = time.monotonic()
                 if epoch:
-                    self._note_dense(task.job.config, epoch.row["epoch"])
+                    self.dense.note(task.job.config, epoch.row["epoch"])
                     events.append((task.job, epoch))
         return events
-
-    def _note_dense(self, config: RunConfig, epoch: int) -> None:
-        dense = config.dense().run_id
-        self.reached[dense] = max(self.reached.get(dense, 0), min(epoch, schedule(config).dense))
 
     def _end(self, ref: ray.ObjectRef, task: _Task) -> Event:
         try:
