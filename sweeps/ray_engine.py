@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ from sweeps.jobs import (
 )
 from sweeps.worker import Done, Event, Failed, Lost, attempt
 
+CONNECT_SECONDS = 10.0
 AHEAD = 1
 """Tasks beyond what the cluster has room for: a worker never waits for the driver, and an autoscaler sees demand."""
 
@@ -87,6 +89,7 @@ def drive(
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """A connection to the cluster. Raises `UserError` if there is none at this address, or it cannot work with us."""
+    _require_listener(address or os.environ.get("RAY_ADDRESS", ""))
     ours = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
@@ -98,6 +101,19 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise `UserError` unless something listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address in ("", "auto", "local") or "://" in address:
+        return
+    if not host or not port.isdecimal():
+        raise UserError(f"address must be HOST:PORT, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"there is no Ray cluster at address {address!r} ({error})") from None
 
 
 @dataclass

@@ -90,6 +90,19 @@ def test_a_node_dies_in_the_middle_and_all_runs_finish_with_the_same_numbers(tmp
     assert not list(runs.rglob("*.lock"))
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("127.0.0.1:1", "there is no Ray cluster at address '127.0.0.1:1' ("), ("head", "address must be HOST:PORT, got")],
+)
+def test_a_wrong_address_is_one_line(tmp_path, address, message):
+    grid = write(tmp_path / "grid.yaml")
+    flags = ["--runs", tmp_path / "runs", *FLAGS, "--engine", "ray", "--address", address]
+    result = command("sweeps", "run", grid, *flags)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def files(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
