@@ -1,8 +1,11 @@
-"""`python -m analysis`: the report of a folder of runs, or of a W&B project."""
+"""`python -m analysis SOURCE`: the report of runs, local or in W&B; `dashboard`: a W&B workspace."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +13,7 @@ import tyro
 
 from analysis.pull import Pull
 from benchmark.cli import guarded, parse
+from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from analysis.report import Report
@@ -28,7 +32,26 @@ class Command:
     pull: tyro.conf.OmitArgPrefixes[Pull] = field(default_factory=Pull)
 
 
+@dataclass(frozen=True)
+class Dashboard:
+    """Make a W&B workspace that compares the measures of a project: convergence, cuts, gradient flow, cost."""
+
+    project: str
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team (default: your own)."""
+    filter: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE")] = ()
+    """Show only these runs: arch=vgg13 prune_epoch=0, for example."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the workspace to a file instead, without a server."""
+
+
 def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in COMMANDS:
+        kind, run = COMMANDS[name]
+        command = parse(kind, f"python -m analysis {name}", kind.__doc__, sys.argv[2:])
+        guarded(lambda: run(command))
     command = parse(Command, "python -m analysis", DESCRIPTION)
     guarded(lambda: execute(command))
 
@@ -42,6 +65,19 @@ def execute(command: Command) -> None:
 
         grid = load(command.grid).configs
     show(build(command.source, command.out, grid, command.pull))
+
+
+def execute_dashboard(command: Dashboard) -> None:
+    if find_spec("wandb_workspaces") is None:
+        raise UserError("a dashboard needs wandb-workspaces, not installed here: pip install 'flowprune[dashboards]'")
+    from analysis import dashboard
+
+    only = dashboard.parsed_filters(command.filter)
+    if command.json is None:
+        print(f"dashboard: {dashboard.saved(command.project, command.entity, only)}")
+    else:
+        command.json.write_text(dashboard.as_json(dashboard.workspace(command.project, command.entity or "", only)))
+        print(f"dashboard: {command.json}")
 
 
 def show(report: Report) -> None:
@@ -62,6 +98,9 @@ def show(report: Report) -> None:
     console.print(f"{expected - missing} of {expected} runs finished" + (f", {missing} missing" if missing else ""))
     print(f"report: {report.index}")
 
+
+COMMANDS: dict[str, tuple[type, Callable]] = {"dashboard": (Dashboard, execute_dashboard)}
+"""What the first word of the command line may be, beside a source."""
 
 if __name__ == "__main__":
     main()

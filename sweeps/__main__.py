@@ -1,19 +1,20 @@
-"""`python -m sweeps plan|run|status GRID.yaml`: a grid of runs on this machine; `push RUNS` sends them to W&B."""
+"""`python -m sweeps plan|run|status|push`: a grid of runs, here or on a Ray cluster; finished ones sent to W&B."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from benchmark.cli import guarded, parse
-from benchmark.errors import require
+from benchmark.errors import UserError, require
 from benchmark.options import Options
 
-DESCRIPTION = "Work through a grid of runs: W&B sweep files, executed by local worker processes."
+DESCRIPTION = "Work through a grid of runs: W&B sweep files, executed by worker processes."
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Plan:
     """Sweep file (YAML)."""
     options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
     workers: int = 0
-    """Worker processes (0: one per core)."""
+    """Worker processes (0: one on each GPU, or one per core where there is none)."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,13 @@ class Run:
     """Sweep file (YAML)."""
     options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
     workers: int = 0
-    """Worker processes (0: one per core)."""
+    """Runs at once (0: `per_gpu` on each GPU, or one per core where there is none)."""
+    per_gpu: int = 1
+    """Runs at once on each GPU."""
+    engine: Literal["local", "ray"] = "local"
+    """Worker processes on this machine, or tasks on a Ray cluster."""
+    address: str | None = None
+    """Ray cluster, HOST:PORT (default: RAY_ADDRESS, or the one that runs on this machine, or a new one on it alone)."""
     retries: int = 2
     """Further attempts at a run that failed."""
     epoch_limit: float = 0.0
@@ -93,12 +100,34 @@ def execute(command: Plan | Run | Status | Push) -> int:
     if isinstance(command, Status):
         return commands.status(grid, command.runs, json=command.json)
     require(command.workers >= 0, "workers", command.workers, "at least 0")
-    workers = command.workers or os.cpu_count() or 1
+    options = grid.options(command.options)
     if isinstance(command, Plan):
-        return commands.plan(grid, grid.options(command.options), workers)
+        return commands.plan(grid, options, command.workers)
+    return commands.run(grid, options, engine(command))
+
+
+def engine(command: Run) -> partial:
+    """The engine's `drive`, with what the command says about it. Raises `UserError` for what is not there."""
     require(command.retries >= 0, "retries", command.retries, "at least 0")
     require(command.epoch_limit >= 0, "epoch_limit", command.epoch_limit, "at least 0")
-    return commands.run(grid, grid.options(command.options), workers, command.retries, command.epoch_limit)
+    require(command.per_gpu >= 1, "per_gpu", command.per_gpu, "at least 1")
+    settings = {
+        "workers": command.workers,
+        "per_gpu": command.per_gpu,
+        "retries": command.retries,
+        "epoch_limit": command.epoch_limit,
+    }
+    if command.engine == "ray":
+        if find_spec("ray") is None:
+            raise UserError("engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'")
+        from sweeps.ray_engine import drive
+
+        return partial(drive, address=command.address, **settings)
+    if command.address is not None:
+        raise UserError(f"address is for --engine ray alone, got {command.address!r}")
+    from sweeps.local import drive
+
+    return partial(drive, **settings)
 
 
 if __name__ == "__main__":

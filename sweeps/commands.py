@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
@@ -19,8 +20,9 @@ from benchmark.options import Options
 from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
 from benchmark.schedule import schedule
 from sweeps.grid import Grid
-from sweeps.local import drive, threads
-from sweeps.worker import Done, Epoch, Event, Failed
+from sweeps.jobs import Outcome
+from sweeps.placement import placement
+from sweeps.worker import Done, Epoch, Event, Failed, Lost
 
 MISSING = 1
 LOG_LINES = 5
@@ -48,7 +50,8 @@ def plan(grid: Grid, options: Options, workers: int) -> int:
 def _estimate(grid: Grid, options: Options, workers: int) -> str:
     from sweeps.estimate import seconds_to_train  # here, because it imports torch
 
-    options = replace(options, threads=threads(options, workers))
+    places = placement(options, workers, per_gpu=1)
+    workers, options = len(places), replace(options, threads=places[0].threads)
     options.prepare()
     device = options.device_name()
     try:
@@ -62,12 +65,12 @@ def _estimate(grid: Grid, options: Options, workers: int) -> str:
     )
 
 
-def run(grid: Grid, options: Options, workers: int, retries: int, epoch_limit: float) -> int:
+def run(grid: Grid, options: Options, drive: Callable[..., Outcome]) -> int:
     """Run what is missing, with a progress display; the exit status is 1 while any run is missing."""
     console = Console()
     board = _Board(console, grid.configs)
     with board.progress:
-        outcome = drive(grid.configs, options, workers, board.show, retries=retries, epoch_limit=epoch_limit)
+        outcome = drive(grid.configs, options, watch=board.show)
     if outcome.skipped:
         console.print(f"{len(outcome.skipped)} runs were finished before")
     for run_id, error in outcome.failed.items():
@@ -209,6 +212,9 @@ class _Board:
         if isinstance(event, Epoch):
             self.epoch[event.run_id] = event.row["epoch"]
             self.rate[event.run_id] = event.row["time/images_per_second"] or 0
+        elif isinstance(event, Lost):
+            self.rate.pop(event.run_id, None)
+            self.console.print(f"its machine is gone, it goes on elsewhere: {self.labels[event.run_id]}", markup=False)
         else:
             self.rate.pop(event.run_id, None)
             self.epoch[event.run_id] = self.totals[event.run_id]

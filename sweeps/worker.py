@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import NoReturn
@@ -52,6 +53,13 @@ class Waits:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """The machine that executed the run is gone, which is not the run's fault: it goes on elsewhere."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
 class Unwritable:
     """The folder of the runs cannot be written to: there is no point in going on."""
 
@@ -59,7 +67,7 @@ class Unwritable:
     error: str
 
 
-Event = Epoch | Done | Failed | Waits | Unwritable
+Event = Epoch | Done | Failed | Waits | Lost | Unwritable
 
 
 def work(pipe: Connection, options: Options) -> None:
@@ -67,14 +75,9 @@ def work(pipe: Connection, options: Options) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the driver decides
     signal.signal(signal.SIGTERM, _stop)
     options.prepare()
-    from benchmark.run import Progress, run
-
-    def watch(progress: Progress) -> None:
-        pipe.send(Epoch(progress.run_id, progress.row, progress.seconds))
-
     try:
         while True:
-            pipe.send(_attempt(run, pipe.recv(), options, watch))
+            pipe.send(attempt(pipe.recv(), options, pipe.send))
     except (EOFError, BrokenPipeError):
         return  # the driver is gone
 
@@ -84,7 +87,13 @@ def _stop(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
-def _attempt(run, config: RunConfig, options: Options, watch) -> Event:
+def attempt(config: RunConfig, options: Options, tell: Callable[[Epoch], None]) -> Event:
+    """Bring a run to its end, or as far as it gets, and say how it went; `tell` hears of each epoch."""
+    from benchmark.run import Progress, run  # here, so that the driver needs no torch
+
+    def watch(progress: Progress) -> None:
+        tell(Epoch(progress.run_id, progress.row, progress.seconds))
+
     try:
         return Done(config.run_id, run(config, options, watch, wait=False))
     except BrokenPipeError:

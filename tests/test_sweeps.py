@@ -1,6 +1,8 @@
 """The commands `run` and `status` of `python -m sweeps`, as a user meets them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import yaml
 from benchmark.locks import held
 from benchmark.record import Record, write_json
 from sweeps import grid as grids
-from sweeps.local import in_order
+from sweeps.jobs import in_order
 from tests.simulate import World, simulate
 from tests.test_cli import command
 
@@ -145,3 +147,22 @@ def test_status_is_complete_when_every_run_has_ended(states):
     )
     assert "1 finished, 1 diverged of 2 runs" in result.stdout
     assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        ("sys.modules['ray'] = None", ["--engine", "ray"], "needs Ray, which is not installed: pip install"),
+        ("pass", ["--address", "10.0.0.1:6379"], "address is for --engine ray alone, got '10.0.0.1:6379'"),
+        ("pass", ["--engine", "mpi"], "mpi"),
+        ("pass", ["--per-gpu", "0"], "per_gpu must be at least 1, got 0"),
+    ],
+)
+def test_an_engine_that_cannot_be_had_gets_one_line_and_status_2(tmp_path, code, arguments, message):
+    script = f"import sys; {code}; from sweeps.__main__ import main; main()"
+    line = [sys.executable, "-c", script, "run", write(tmp_path / "g.yaml"), "--runs", tmp_path, *FLAGS, *arguments]
+    result = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,36 @@
+"""Which device and how many threads each worker of this machine gets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from benchmark.options import Options
+
+
+def placement(options: Options, workers: int, per_gpu: int) -> list[Options]:
+    """The options of each worker process: `per_gpu` of them on every GPU, or one per core where there is none.
+
+    `workers` (0: as many as that) is another number of them, on the GPUs in turn. A device that was asked for by its
+    number is the only one. Raises `UserError` for a device that is not there.
+    """
+    devices = _devices(options)
+    number = workers or (len(devices) * per_gpu if devices != ["cpu"] else os.cpu_count() or 1)
+    share = threads(options, number)
+    return [replace(options, device=devices[i % len(devices)], threads=share) for i in range(number)]
+
+
+def threads(options: Options, workers: int) -> int:
+    """CPU threads per worker: what was asked for, or an equal share of the cores."""
+    return options.threads or max(1, (os.cpu_count() or 1) // workers)
+
+
+def _devices(options: Options) -> list[str]:
+    if options.device == "cpu":  # no need to load torch
+        return ["cpu"]
+    device = options.torch_device()
+    if device.type != "cuda" or device.index is not None:
+        return [str(device)]
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
