@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
-import jinja2
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import stats, tables
 from analysis.claims import Judgement, Number, judge_all
+from analysis.curves import comparison
 from analysis.figures import FIGURES, Plot, save
 from analysis.frame import Completeness, completeness, named
+from analysis.page import render
 from analysis.sources import UNFINISHED, Frames, load
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
@@ -39,6 +40,8 @@ class Report:
 class Drawing:
     """A figure on the page."""
 
+    name: str
+    """Of the figure, the same in every group."""
     anchor: str
     title: str
     caption: str
@@ -73,15 +76,19 @@ def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None) -> Re
     }
     for name, table in files.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
-    page = _template().render(
+    page = render(
+        "report.html",
+        FILTERS,
         judgements=judgements,
+        comparison=comparison(frames),
         drawings=_draw(frames, out / "figures"),
-        summary=[group for _, group in summary.groupby("group", sort=False)],
+        summary=list(summary.itertuples(index=False)),
+        runs=list(files["runs"].itertuples(index=False)),
         quantities=tables.QUANTITIES,
+        coverage=tables.coverage(frames, whole),
         completeness=whole,
         provenance=facts,
         files=sorted(files),
-        figures=FIGURES,
     )
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
@@ -127,7 +134,7 @@ def _draw(frames: Frames, folder: Path) -> dict[str, list[Drawing]]:
 def _save(plot: Plot, canvas: Figure, frames: Frames, group: str, folder: Path) -> Drawing:
     anchor = f"{plot.name}-{file_name(group)}"
     image = "data:image/png;base64," + base64.b64encode(save(canvas, folder / anchor)).decode()
-    return Drawing(anchor, plot.title, plot.caption_for(frames), image)
+    return Drawing(plot.name, anchor, plot.title, plot.caption_for(frames), image)
 
 
 def file_name(group: str) -> str:
@@ -152,26 +159,31 @@ def signed(value: float) -> str:
     return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def mean_text(row: pd.Series, name: str) -> str:
-    """A mean and its interval in a table of means, accuracies in percent."""
+def mean_text(row: NamedTuple, name: str) -> str:
+    """A mean and its interval in a row of `tables.summary`, accuracies in percent."""
     scale = 100 if name == "final_accuracy" else 1
-    mean, low, high = (row[key] * scale for key in (name, f"{name}_low", f"{name}_high"))
-    if np.isnan(mean):
-        return "\N{EN DASH}"
+    mean, low, high = (getattr(row, key) * scale for key in (name, f"{name}_low", f"{name}_high"))
     if name == "final_accuracy":
         low, high = np.clip((low, high), 0, 100)
-    bounds = "" if np.isnan(low) else f" [{low:.3g}, {high:.3g}]"
-    return f"{mean:.3g}{bounds}".replace("-", "\N{MINUS SIGN}")
+    return short(mean) if np.isnan(low) else f"{short(mean)} [{short(low)}, {short(high)}]"
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(number=number_text, signed=signed, file_name=file_name)
-    environment.globals.update(mean_text=mean_text)
-    return environment.get_template("report.html")
+def short(value: float) -> str:
+    """Three significant digits, a dash for what is no number."""
+    return "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def plain(value: float | None) -> str:
+    """A number to sort by: empty for what is none."""
+    return "" if value is None or np.isnan(value) else f"{value:.6g}"
+
+
+FILTERS = {
+    "number": number_text,
+    "signed": signed,
+    "mean": mean_text,
+    "short": short,
+    "plain": plain,
+    "words": lambda name: name.replace("_", " "),
+}
+"""What the pages' templates write numbers with."""

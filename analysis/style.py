@@ -10,10 +10,15 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
+
 from benchmark.measures import MEASURES
 
 FULL_WIDTH = 7.0
 """Inches over both columns of a paper."""
+DARK_PAGE = "#1d1f22"
+"""What figures of the page lie on in its dark scheme."""
 
 RC = {
     "figure.dpi": 100,
@@ -94,6 +99,26 @@ def look(measure: str) -> Look:
         return LOOKS[measure]
     order = MEASURES[measure].order if measure in MEASURES else "control"
     return Look(FAMILIES[order], SPARE_MARKERS[zlib.crc32(measure.encode()) % len(SPARE_MARKERS)], DASHED)
+
+
+def on_dark(color: str) -> str:
+    """The same hue, light enough to be seen on a dark page: mixed with white until it stands out 4.5 to 1 (WCAG)."""
+    rgb = np.array(to_rgb(color))
+    for share in np.linspace(0, 1, 51):
+        mixed = rgb + share * (1 - rgb)
+        if contrast(to_hex(mixed), DARK_PAGE) >= 4.5:
+            break
+    return to_hex(mixed)
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, 1 to 21. Source: WCAG 2.2, relative luminance."""
+    lights = []
+    for color in (one, other):
+        rgb = np.array(to_rgb(color))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        lights.append(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
+    return max(lights) / min(lights)
 
 
 def name(measure: str) -> str:
