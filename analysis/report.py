@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.record import write_json
 
-LIBRARIES = ("numpy", "scipy", "pandas", "matplotlib")
+LIBRARIES = ("flowprune", "numpy", "scipy", "pandas", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,19 @@ def provenance(frames: Frames) -> dict:
         "trained on": sorted(set(finished["device"]) - {""}),
         "hours of training": round(float(finished["seconds"].sum()) / 3600, 3),
         "analysed with": [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)],
+        "commit of the analysis": commit(),
         "intervals": f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} resamples, widened for "
         "few seeds; each claim at its own level, not corrected for their number",
     }
+
+
+def commit() -> str:
+    """The commit of this checkout, with `-dirty` if files differ from it; says so if there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"
 
 
 def _make_folders(out: Path) -> None:

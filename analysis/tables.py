@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import figures, style
 from analysis.claims import Judgement
-from analysis.frame import DENSE, Completeness, outcomes
+from analysis.frame import DENSE, Completeness, outcomes, timing
 from analysis.sources import UNFINISHED, Frames
 from analysis.stats import mean_interval
 
@@ -106,7 +106,11 @@ def coverage(frames: Frames, whole: Completeness) -> pd.DataFrame:
     counts = counts.reindex(columns=list(parts), fill_value=0)
     cells = pd.Series([Cell(done, done + missing) for done, missing in counts.to_numpy().tolist()], counts.index)
     table = cells.unstack("measure", fill_value=Cell(0, 0))
-    return table[style.in_order(list(table.columns))].reset_index()
+    table = table[style.in_order(list(table.columns))].reset_index()
+    dense = table["timing"] == timing(DENSE, 0, "")
+    table = table.astype({"rounds": object, "ratio": object}).assign(_dense=dense)
+    table.loc[dense, ["rounds", "ratio"]] = ""  # it has no cut
+    return table.sort_values(["arch", "dataset", "_dense"], kind="stable", ignore_index=True).drop(columns="_dense")
 
 
 def verdicts(judgements: list[Judgement]) -> pd.DataFrame:

@@ -141,6 +141,7 @@
     const chosen = data.groups[group.value].settings[setting.value];
     const shown = lines.filter((line) => !hidden.has(line.measure));
     const width = chart.clientWidth;
+    if (!width) return; // not laid out; the observer below draws when it is
     const height = Math.round(Math.min(440, Math.max(270, width * 0.55)));
     const ends = lines.flatMap((line) => [line.epochs[0], line.epochs.at(-1)]);
     const span = [after.checked && chosen.cuts.length ? chosen.cuts[0] : Math.min(...ends), Math.max(...ends)];
@@ -234,15 +235,19 @@
     options(setting, here.settings.map(({ name }, number) => [name, number]));
     const curves = await curvesOf(place);
     if (place !== Number(group.value)) return; // the reader has gone on to another group
-    const measured = data.quantities.map((_, number) => curves.some((line) => line[number] !== null));
+    const own = here.settings[setting.value].lines;
+    const measured = data.quantities.map((_, number) => own.some(([, line]) => curves[line][number] !== null));
     options(quantity, data.quantities.flatMap((item, number) => (measured[number] ? [[label(item), number]] : [])));
     const number = Number(quantity.value);
-    lines = here.settings[setting.value].lines
+    lines = own
       .filter(([, line]) => curves[line][number] !== null)
       .map(([measure, line, seeds]) => ({
         measure, seeds, ...unpack(curves[line][number], here.steps[number], data.quantities[number].log),
       }));
-    const last = Math.max(...lines.flatMap((line) => line.epochs));
+    const absent = own.filter(([, line]) => curves[line][number] === null);
+    part("absent").hidden = absent.length === 0;
+    part("absent").textContent = `Without values: ${absent.map(([measure]) => data.measures[measure].name).join(", ")}`;
+    const last = Math.max(0, ...lines.flatMap((line) => line.epochs));
     if (!epoch.dataset.moved || Number(epoch.value) > last) {
       epoch.max = last;
       epoch.value = last;

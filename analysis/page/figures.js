@@ -1,17 +1,17 @@
 // A claim shows its figures for one architecture and data set; the pictures are those of the section Figures.
 (() => {
-  const source = (anchor) => document.querySelector(`#${CSS.escape(anchor)} img`);
-
-  for (const card of document.querySelectorAll("[data-claim-figures]")) {
-    const choice = card.querySelector("select");
-    const pictures = [...card.querySelectorAll("a[data-group]")];
-    for (const link of pictures) {
-      const original = source(link.getAttribute("href").slice(1));
-      link.replaceChildren(Object.assign(new Image(), { src: original.src, alt: original.alt, loading: "lazy" }));
-      link.className = "plot";
+  for (const area of document.querySelectorAll("[data-claim-figures]")) {
+    const choice = area.querySelector("select");
+    const figures = [...area.querySelectorAll("figure")];
+    for (const figure of figures) {
+      const anchor = figure.querySelector("a").getAttribute("href").slice(1);
+      const { src, alt } = document.getElementById(anchor).querySelector("img");
+      const plot = Object.assign(document.createElement("div"), { className: "plot", tabIndex: 0, role: "region", ariaLabel: alt });
+      plot.append(Object.assign(new Image(), { src, alt }));
+      figure.prepend(plot);
     }
     const show = () => {
-      for (const link of pictures) link.hidden = choice !== null && link.dataset.group !== choice.value;
+      for (const figure of figures) figure.hidden = choice !== null && figure.dataset.group !== choice.value;
     };
     choice?.addEventListener("change", show);
     choice?.closest("label").removeAttribute("hidden");
