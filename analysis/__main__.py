@@ -1,7 +1,8 @@
-"""`python -m analysis`: the report of a folder of runs."""
+"""`python -m analysis`: the report of a folder of runs; `compare A B`: two of them side by side."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,9 +27,35 @@ class Command:
     """Sweep file: analyse its runs alone, and say which of them are missing."""
 
 
+@dataclass(frozen=True)
+class Compare:
+    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
+    """Source of runs, as for a report."""
+    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
+    """Source that A is compared with; every difference is A minus B."""
+    measures: tuple[str, ...] = ()
+    """Measures to compare: x, or x=y for x of A against y of B (default: each that both have)."""
+    out: Path | None = None
+    """Folder to write compare.html, compare.json and compare.csv into."""
+
+
 def main() -> None:
-    command = parse(Command, "python -m analysis", DESCRIPTION)
-    guarded(lambda: execute(command))
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        name, *rest = sys.argv[1:]
+        kind, run, description = COMMANDS[name]
+        command = parse(kind, f"python -m analysis {name}", description, rest)
+    else:
+        run, command = execute, parse(Command, "python -m analysis", DESCRIPTION)
+    guarded(lambda: run(command))
+
+
+def execute_compare(command: Compare) -> None:
+    from analysis import compare
+
+    comparison = compare.compare(command.a, command.b, command.measures)
+    compare.show(comparison)
+    if command.out is not None:
+        print(f"comparison: {compare.write(comparison, command.out)}")
 
 
 def execute(command: Command) -> None:
@@ -59,6 +86,12 @@ def show(report: Report) -> None:
     missing, expected = len(report.completeness.missing), report.completeness.expected
     console.print(f"{expected - missing} of {expected} runs finished" + (f", {missing} missing" if missing else ""))
     print(f"report: {report.index}")
+
+
+COMMANDS = {
+    "compare": (Compare, execute_compare, "Compare two sources of runs, paired run by run: A minus B."),
+}
+"""By the first word of the command line; any other is a source of runs, of which a report is made."""
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None) -> Re
         if frames.finished().empty:
             raise UserError(f"runs folder {source} has no finished run of the grid")
     frames = named(frames)
-    _make_folders(out)
+    make_folders(out, out / "figures", out / "tables")
     judgements = judge_all(frames)
     facts = provenance(frames)
     write_json(out / "claims.json", {"claims": [item.to_dict() for item in judgements], "provenance": facts})
@@ -124,12 +124,13 @@ def commit() -> str:
         return "unknown (not a git checkout)"
 
 
-def _make_folders(out: Path) -> None:
-    try:
-        for folder in (out, out / "figures", out / "tables"):
+def make_folders(*folders: Path) -> None:
+    """Make the folders that a report is written into; raises `UserError` if one cannot be made."""
+    for folder in folders:
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"report folder {out} cannot be made ({error.strerror})") from None
+        except OSError as error:
+            raise UserError(f"report folder {folder} cannot be made ({error.strerror})") from None
 
 
 def _draw(frames: Frames, folder: Path) -> dict[str, list[Drawing]]:
