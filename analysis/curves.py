@@ -47,7 +47,7 @@ QUANTITIES = (
     Quantity("train/accuracy", "training accuracy", "%", scale=100, low=0, high=100),
     Quantity("test/accuracy", "test accuracy", "%", scale=100, low=0, high=100),
     Quantity("flow/grad_norm", "gradient norm |g|", "nats", log=True),
-    Quantity("flow/theta_g", "speed of the parameter norm, |d|θ|²/dt| = 2|θ·g|", "nats", 2, log=True, absolute=True),
+    Quantity("flow/theta_g", "speed of |θ|²: 2|θ·g|", "nats", 2, log=True, absolute=True),
     Quantity("flow/theta_hg", "second-order term θ·Hg", "nats"),
     Quantity("flow/weight_norm_sq", "squared parameter norm |θ|²", "", low=0),
 )

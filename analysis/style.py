@@ -8,6 +8,7 @@ lightness, marker and dashes, so that figures survive colour blindness and grey 
 from __future__ import annotations
 
 import zlib
+from colorsys import hls_to_rgb, rgb_to_hls
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,10 +103,11 @@ def look(measure: str) -> Look:
 
 
 def on_dark(color: str) -> str:
-    """The same hue for a dark page: mixed with white until it stands out as on a white one, and 4.5 to 1 at least."""
-    rgb, wanted = np.array(to_rgb(color)), max(contrast(color, "white"), 4.5)
-    mixed = (to_hex(rgb + share * (1 - rgb)) for share in np.linspace(0, 1, 51))
-    return next((light for light in mixed if contrast(light, DARK_PAGE) >= wanted), "#ffffff")
+    """The same hue for a dark page: lightened until it stands out as on a white one, and 4.5 to 1 at least."""
+    hue, light, saturation = rgb_to_hls(*to_rgb(color))
+    wanted = max(contrast(color, "white"), 4.5)
+    lighter = (to_hex(hls_to_rgb(hue, level, saturation)) for level in np.linspace(light, 1, 101))
+    return next((shade for shade in lighter if contrast(shade, DARK_PAGE) >= wanted), "#ffffff")
 
 
 def contrast(one: str, other: str) -> float:

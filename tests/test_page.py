@@ -94,7 +94,7 @@ def choose(page: Page, *, group: str = "vgg13 on digits", setting: str = SETTING
 
 
 def shown_rows(page: Page) -> dict[str, list[str]]:
-    """{measure: [mean, band, seeds]} as the reader sees them."""
+    """{measure: [mean and band, seeds]} as the reader sees them."""
     rows = part(page, "rows").locator("tr").all()
     return {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows}
 
@@ -146,7 +146,8 @@ def test_pointing_gives_the_means_and_intervals_of_the_frames(page, site, quanti
     assert seen["grasp"][0] == "\N{EN DASH}"  # it diverged earlier
     for measure in ("magnitude", "loss", "grad_preservation", "random", "none"):
         values = scale * table.loc[table["measure"] == measure, key].to_numpy()
-        mean, band, seeds = seen[style.name(measure)]
+        value, seeds = seen[style.name(measure)]
+        mean, band = value.split(" ", 1)
         values = np.log10(values) if log else values
         center, (low, high) = values.mean(), mean_interval([values], np.random.default_rng(0))
         wanted = [center, low, high]

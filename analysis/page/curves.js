@@ -82,9 +82,9 @@
   const stroke = (look) => ({ "stroke-dasharray": look.dash.map((length) => 2 * length).join(" ") });
   const tint = (look) => `color: light-dark(${look.color}, ${look.dark})`;
 
-  const swatch = (look) =>
-    node("svg", { width: 34, height: 14, "aria-hidden": "true", style: tint(look) },
-      node("line", { class: "mean", x1: 0, x2: 34, y1: 7, y2: 7, ...stroke(look) }), marker(look, 17, 7, 9));
+  const swatch = (look, width = 34) =>
+    node("svg", { width, height: 14, "aria-hidden": "true", style: tint(look) },
+      node("line", { class: "mean", x1: 0, x2: width, y1: 7, y2: 7, ...stroke(look) }), marker(look, width / 2, 7, 9));
 
   const makeScale = (shown, item, span, width, height) => {
     const means = shown.flatMap((line) => line.mean.filter((_, place) => line.epochs[place] >= span[0]));
@@ -173,18 +173,19 @@
     const rows = lines.filter((line) => !hidden.has(line.measure)).map((line) => {
       const place = line.epochs.indexOf(at);
       const row = document.createElement("tr");
-      const cell = (content, heading) => {
-        const made = document.createElement(heading ? "th" : "td");
-        made.append(content);
-        if (heading) made.scope = "row";
+      const cell = (kind, ...content) => {
+        const made = document.createElement(kind);
+        made.append(...content);
         row.append(made);
+        return made;
       };
       const name = document.createElement("span");
-      name.append(swatch(looks(line)), looks(line).name);
-      cell(name, true);
-      cell(place < 0 ? "\u2013" : text(line.mean[place]));
-      cell(place < 0 || !line.low ? "\u2013" : `[${text(line.low[place])}, ${text(line.high[place])}]`);
-      cell(String(line.seeds));
+      name.append(swatch(looks(line), 16), looks(line).name);
+      cell("th", name).scope = "row";
+      const band = Object.assign(document.createElement("span"), { className: "nobreak" });
+      if (place >= 0 && line.low) band.textContent = `[${text(line.low[place])}, ${text(line.high[place])}]`;
+      cell("td", place < 0 ? "\u2013" : text(line.mean[place]), " ", band);
+      cell("td", String(line.seeds));
       if (place >= 0 && scale.bounds[0] <= line.mean[place] && line.mean[place] <= scale.bounds[1]) {
         const dot = node("circle", { cx: scale.x(at), cy: scale.y(line.mean[place]), r: 5, style: tint(looks(line)) });
         cursor.append(dot);
