@@ -21,10 +21,12 @@ from analysis.bands import band
 from analysis.frame import DENSE
 from analysis.sources import UNFINISHED, Frames
 
-LOG_STEP = 5e-4
-"""Of log10: 0.06 % of a value at most."""
-LINEAR_STEPS = 20_000
+LOG_STEP = 1e-3
+"""Of log10: 0.12 % of a value at most."""
+LINEAR_STEPS = 10_000
 """Over the range of a quantity on a linear scale."""
+BAND_STEPS = 4
+"""Bands are known less well than means: they are rounded to as many steps."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ QUANTITIES = (
 
 
 def comparison(frames: Frames) -> dict:
-    """What the page embeds: `measures` (looks, in order), `quantities`, and `groups` with their compressed curves.
+    """What the page embeds: `measures` (looks, in order), `quantities`, `band`, and `groups` with compressed curves.
 
     frames: named. Runs with an ablation are left out, and so are groups without a single value.
     """
@@ -68,7 +70,12 @@ def comparison(frames: Frames) -> dict:
         if any(curve for line in curves for curve in line):
             groups.append({"name": name, "settings": settings, "steps": values.steps, "curves": _compressed(curves)})
     quantities = [{"label": item.label, "unit": item.unit, "log": item.log, "scale": item.scale} for item in QUANTITIES]
-    return {"measures": [_look(measure) for measure in measures], "quantities": quantities, "groups": groups}
+    return {
+        "measures": [_look(measure) for measure in measures],
+        "quantities": quantities,
+        "band": BAND_STEPS,
+        "groups": groups,
+    }
 
 
 @dataclass(frozen=True)
@@ -94,20 +101,22 @@ class Values:
         return cls(rows, tables[0].columns.to_numpy(), numbers, steps)
 
     def packed(self, ids: list[str], start: float) -> list[list[list[int]] | None]:
-        """For each quantity the epochs, mean, low and high of these runs, as steps from point to point, or None.
+        """For each quantity the epochs, mean, and band below and above it, of these runs; None without a value.
 
-        Only epochs at which every run has a value count: a curve ends where one of its runs diverged. Low and high
-        are missing with one seed.
+        Epochs and means are steps from point to point, the band is in units of `BAND_STEPS` steps and missing with one
+        seed. Only epochs at which every run has a value count: a curve ends where one of its runs diverged.
         """
         numbers = self.numbers[:, [self.rows[run_id] for run_id in ids]]
         whole = np.isfinite(numbers).all(axis=1) & (self.epochs >= start)
-        means, bounds = numbers.mean(axis=1), band(np.swapaxes(numbers, 0, 1).reshape(len(ids), -1))
-        shown = [means, *(bound.reshape(means.shape) for bound in bounds or ())]
+        bounds = band(np.swapaxes(numbers, 0, 1).reshape(len(ids), -1)) or ()
+        bounds = [bound.reshape(whole.shape) for bound in bounds]
         result = []
         for place, (item, step, here) in enumerate(zip(QUANTITIES, self.steps, whole, strict=True)):
-            parts = (np.clip(part[place, here], item.low, item.high) for part in shown)
-            curve = [self.epochs[here], *(np.rint(part / step).astype(int) for part in parts)]
-            result.append([np.diff(part, prepend=0).tolist() for part in curve] if here.any() else None)
+            mean = numbers[place][:, here].mean(axis=0)
+            widths = [np.abs(np.clip(bound[place, here], item.low, item.high) - mean) for bound in bounds]
+            curve = [np.diff(line, prepend=0) for line in (self.epochs[here], np.rint(mean / step).astype(int))]
+            curve += [np.rint(width / (BAND_STEPS * step)).astype(int) for width in widths]
+            result.append([line.tolist() for line in curve] if here.any() else None)
         return result
 
 

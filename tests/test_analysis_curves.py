@@ -9,7 +9,7 @@ import pytest
 
 from analysis import style
 from analysis.bands import band
-from analysis.curves import QUANTITIES, comparison
+from analysis.curves import BAND_STEPS, LINEAR_STEPS, LOG_STEP, QUANTITIES, comparison
 from analysis.frame import named
 from analysis.sources import load
 from analysis.stats import mean_interval
@@ -44,7 +44,9 @@ def lines_of(content, group=0):
         for measure, line, _ in setting["lines"]:
             for number, (item, step) in enumerate(zip(QUANTITIES, part["steps"], strict=True)):
                 if (packed := curves[line][number]) is not None:
-                    epochs, *values = (np.cumsum(steps) for steps in packed)
+                    epochs, mean = np.cumsum(packed[:2], axis=1)
+                    widths = content["band"] * np.array(packed[2:])
+                    values = [mean, *(mean + sign * width for sign, width in zip((-1, 1), widths, strict=False))]
                     values = [10 ** (step * value) if item.log else step * value for value in values]
                     name = content["measures"][measure]["name"]
                     lines[setting["name"], name, item.key] = [epochs, *values]
@@ -65,7 +67,11 @@ def test_what_is_packed_are_the_means_and_bands_of_the_runs(tmp_path):
         values = np.log10(values) if item.log else values
         wanted = [values.mean(axis=0), *(np.clip(bound, item.low, item.high) for bound in band(values))]
         wanted = np.power(10, wanted) if item.log else np.array(wanted)
-        assert np.array([mean, low, high]) == pytest.approx(wanted, rel=1.2e-3, abs=1e-4 * np.ptp(values) + 1e-12)
+        step = LOG_STEP * np.log(10) if item.log else item.scale * np.ptp(history[item.key].dropna()) / LINEAR_STEPS
+        slack = {"rel": step, "abs": 0} if item.log else {"rel": 0, "abs": step}
+        assert mean == pytest.approx(wanted[0], **slack)
+        slack = {name: BAND_STEPS * value for name, value in slack.items()}
+        assert np.array([low, high]) == pytest.approx(wanted[1:], **slack)
 
 
 def test_the_dense_control_is_in_every_setting_and_stored_once(tmp_path):

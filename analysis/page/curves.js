@@ -27,16 +27,16 @@
     return unpacked.get(place);
   };
 
-  const sums = (steps, convert) => {
+  const sums = (steps) => {
     let total = 0;
-    return steps.map((step) => convert((total += step)));
+    return steps.map((step) => (total += step));
   };
 
-  const unpack = (packed, step, log) => {
+  const unpack = ([epochs, means, below, above], step, log) => {
     const convert = (count) => (log ? 10 ** (count * step) : count * step);
-    const [epochs, ...rest] = packed;
-    const [mean, low, high] = rest.map((steps) => sums(steps, convert));
-    return { epochs: sums(epochs, (count) => count), mean, low, high };
+    const middle = sums(means);
+    const shifted = (widths, sign) => widths?.map((width, place) => convert(middle[place] + sign * data.band * width));
+    return { epochs: sums(epochs), mean: middle.map(convert), low: shifted(below, -1), high: shifted(above, 1) };
   };
 
   // ---- text and numbers
