@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +28,8 @@ from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.record import write_json
 
+PARALLEL = 200
+"""Runs from which drawing in several processes saves more than starting them costs."""
 LIBRARIES = ("flowprune", "numpy", "scipy", "pandas", "matplotlib")
 
 
@@ -134,13 +139,19 @@ def make_folders(*folders: Path) -> None:
 
 
 def _draw(frames: Frames, folder: Path) -> dict[str, list[Drawing]]:
-    """All figures of each group (architecture and data set), also written as PNG and SVG."""
-    drawings = {}
-    for group, runs in frames.runs.groupby("group", sort=False):
-        part = frames.only(runs["run_id"])
-        drawn = ((plot, plot.draw(part)) for plot in FIGURES.values())
-        drawings[group] = [_save(plot, canvas, part, group, folder) for plot, canvas in drawn if canvas is not None]
-    return drawings
+    """All figures of each group (architecture and data set), also written as PNG and SVG; groups in parallel."""
+    parts = {group: frames.only(runs["run_id"]) for group, runs in frames.runs.groupby("group", sort=False)}
+    workers = min(len(parts), os.cpu_count() or 1)
+    arguments = [list(parts.values()), list(parts), [folder] * len(parts)]
+    if workers < 2 or len(frames.runs) < PARALLEL:
+        return dict(zip(parts, map(_draw_group, *arguments), strict=True))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return dict(zip(parts, pool.map(_draw_group, *arguments), strict=True))
+
+
+def _draw_group(frames: Frames, group: str, folder: Path) -> list[Drawing]:
+    drawn = ((plot, plot.draw(frames)) for plot in FIGURES.values())
+    return [_save(plot, canvas, frames, group, folder) for plot, canvas in drawn if canvas is not None]
 
 
 def _save(plot: Plot, canvas: Figure, frames: Frames, group: str, folder: Path) -> Drawing:
