@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from analysis import frame, report, sources, style
+from analysis import compare, frame, report, sources, style
 from analysis.claims import CLAIMS
 from analysis.stats import mean_interval
 from tests import simulate
@@ -115,6 +115,21 @@ def test_nothing_overflows_fails_or_asks_the_network(browser, site, width, schem
     seen.page.close()
     assert seen.errors == []
     assert [url for url in seen.requests if not url.startswith("data:")] == [site.url]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_a_comparison_fits_and_sorts(browser, tmp_path, width):
+    simulate.simulate(tmp_path / "a", simulate.grid(measures=["loss"]))
+    simulate.simulate(tmp_path / "b", simulate.grid(measures=["loss"]), World(accuracy={"loss": -0.05}))
+    path = compare.write(compare.compare(str(tmp_path / "a"), str(tmp_path / "b")), tmp_path)
+    page = browser.new_page(viewport=WIDTHS[width])
+    page.goto(path.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.get_by_role("button", name="test accuracy").click()
+    column = page.locator("#differences + .scroll td:nth-child(5), #differences + .filter + .scroll td:nth-child(5)")
+    assert column.first.inner_text() == "0"
+    assert column.last.inner_text().startswith("+5 pp")
+    page.close()
 
 
 def test_the_chart_has_a_line_per_measure_in_the_looks_of_the_figures(page):
