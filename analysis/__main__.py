@@ -1,9 +1,8 @@
-"""`python -m analysis SOURCE`: the report of runs, local or in W&B; `dashboard`: a W&B workspace."""
+"""`python -m analysis SOURCE`: the report of runs; `compare A B`: two sources side by side; `dashboard`: in W&B."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,14 +45,35 @@ class Dashboard:
     """Write the workspace to a file instead, without a server."""
 
 
+@dataclass(frozen=True)
+class Compare:
+    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
+    """Source of runs, as for a report."""
+    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
+    """Source that A is compared with; every difference is A minus B."""
+    measures: tuple[str, ...] = ()
+    """Measures to compare: x, or x=y for x of A against y of B (default: each that both have)."""
+    out: Path | None = None
+    """Folder to write compare.html, compare.json and compare.csv into."""
+
+
 def main() -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in COMMANDS:
-        kind, run = COMMANDS[name]
-        command = parse(kind, f"python -m analysis {name}", kind.__doc__, sys.argv[2:])
-        guarded(lambda: run(command))
-    command = parse(Command, "python -m analysis", DESCRIPTION)
-    guarded(lambda: execute(command))
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        name, *rest = sys.argv[1:]
+        kind, run, description = COMMANDS[name]
+        command = parse(kind, f"python -m analysis {name}", description, rest)
+    else:
+        run, command = execute, parse(Command, "python -m analysis", DESCRIPTION)
+    guarded(lambda: run(command))
+
+
+def execute_compare(command: Compare) -> None:
+    from analysis import compare
+
+    comparison = compare.compare(command.a, command.b, command.measures)
+    compare.show(comparison)
+    if command.out is not None:
+        print(f"comparison: {compare.write(comparison, command.out)}")
 
 
 def execute(command: Command) -> None:
@@ -99,8 +119,12 @@ def show(report: Report) -> None:
     print(f"report: {report.index}")
 
 
-COMMANDS: dict[str, tuple[type, Callable]] = {"dashboard": (Dashboard, execute_dashboard)}
-"""What the first word of the command line may be, beside a source."""
+COMMANDS = {
+    "compare": (Compare, execute_compare, "Compare two sources of runs, paired run by run: A minus B."),
+    "dashboard": (Dashboard, execute_dashboard, Dashboard.__doc__),
+}
+"""By the first word of the command line; any other is a source of runs, of which a report is made."""
+
 
 if __name__ == "__main__":
     main()

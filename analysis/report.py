@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import base64
+import os
 import platform
+import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
-import jinja2
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import stats, tables
 from analysis.claims import Judgement, Number, judge_all
+from analysis.curves import comparison
 from analysis.figures import FIGURES, Plot, save
 from analysis.frame import Completeness, completeness, named
+from analysis.page import render
 from analysis.pull import Pull
 from analysis.sources import UNFINISHED, Frames, load
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.record import write_json
 
-LIBRARIES = ("numpy", "scipy", "pandas", "matplotlib")
+PARALLEL = 200
+"""Runs from which drawing in several processes saves more than starting them costs."""
+LIBRARIES = ("flowprune", "numpy", "scipy", "pandas", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Report:
 class Drawing:
     """A figure on the page."""
 
+    name: str
+    """Of the figure, the same in every group."""
     anchor: str
     title: str
     caption: str
@@ -59,7 +68,7 @@ def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None, pull:
         if frames.finished().empty:
             raise UserError(f"source {source} has no finished run of the grid")
     frames = named(frames)
-    _make_folders(out)
+    make_folders(out, out / "figures", out / "tables")
     judgements = judge_all(frames)
     facts = provenance(frames)
     write_json(out / "claims.json", {"claims": [item.to_dict() for item in judgements], "provenance": facts})
@@ -74,15 +83,19 @@ def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None, pull:
     }
     for name, table in files.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
-    page = _template().render(
+    page = render(
+        "report.html",
+        FILTERS,
         judgements=judgements,
+        comparison=comparison(frames),
         drawings=_draw(frames, out / "figures"),
-        summary=[group for _, group in summary.groupby("group", sort=False)],
+        summary=list(summary.itertuples(index=False)),
+        runs=list(files["runs"].itertuples(index=False)),
         quantities=tables.QUANTITIES,
+        coverage=tables.coverage(frames, whole),
         completeness=whole,
         provenance=facts,
         files=sorted(files),
-        figures=FIGURES,
     )
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
@@ -102,33 +115,50 @@ def provenance(frames: Frames) -> dict:
         "trained on": sorted(set(finished["device"]) - {""}),
         "hours of training": round(float(finished["seconds"].sum()) / 3600, 3),
         "analysed with": [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)],
+        "commit of the analysis": commit(),
         "intervals": f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} resamples, widened for "
         "few seeds; each claim at its own level, not corrected for their number",
     }
 
 
-def _make_folders(out: Path) -> None:
+def commit() -> str:
+    """The commit of this checkout, with `-dirty` if files differ from it; says so if there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        for folder in (out, out / "figures", out / "tables"):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"
+
+
+def make_folders(*folders: Path) -> None:
+    """Make the folders that a report is written into; raises `UserError` if one cannot be made."""
+    for folder in folders:
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"report folder {out} cannot be made ({error.strerror})") from None
+        except OSError as error:
+            raise UserError(f"report folder {folder} cannot be made ({error.strerror})") from None
 
 
 def _draw(frames: Frames, folder: Path) -> dict[str, list[Drawing]]:
-    """All figures of each group (architecture and data set), also written as PNG and SVG."""
-    drawings = {}
-    for group, runs in frames.runs.groupby("group", sort=False):
-        part = frames.only(runs["run_id"])
-        drawn = ((plot, plot.draw(part)) for plot in FIGURES.values())
-        drawings[group] = [_save(plot, canvas, part, group, folder) for plot, canvas in drawn if canvas is not None]
-    return drawings
+    """All figures of each group (architecture and data set), also written as PNG and SVG; groups in parallel."""
+    parts = {group: frames.only(runs["run_id"]) for group, runs in frames.runs.groupby("group", sort=False)}
+    workers = min(len(parts), os.cpu_count() or 1)
+    arguments = [list(parts.values()), list(parts), [folder] * len(parts)]
+    if workers < 2 or len(frames.runs) < PARALLEL:
+        return dict(zip(parts, map(_draw_group, *arguments), strict=True))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return dict(zip(parts, pool.map(_draw_group, *arguments), strict=True))
+
+
+def _draw_group(frames: Frames, group: str, folder: Path) -> list[Drawing]:
+    drawn = ((plot, plot.draw(frames)) for plot in FIGURES.values())
+    return [_save(plot, canvas, frames, group, folder) for plot, canvas in drawn if canvas is not None]
 
 
 def _save(plot: Plot, canvas: Figure, frames: Frames, group: str, folder: Path) -> Drawing:
     anchor = f"{plot.name}-{file_name(group)}"
     image = "data:image/png;base64," + base64.b64encode(save(canvas, folder / anchor)).decode()
-    return Drawing(anchor, plot.title, plot.caption_for(frames), image)
+    return Drawing(plot.name, anchor, plot.title, plot.caption_for(frames), image)
 
 
 def file_name(group: str) -> str:
@@ -153,26 +183,31 @@ def signed(value: float) -> str:
     return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def mean_text(row: pd.Series, name: str) -> str:
-    """A mean and its interval in a table of means, accuracies in percent."""
+def mean_text(row: NamedTuple, name: str) -> str:
+    """A mean and its interval in a row of `tables.summary`, accuracies in percent."""
     scale = 100 if name == "final_accuracy" else 1
-    mean, low, high = (row[key] * scale for key in (name, f"{name}_low", f"{name}_high"))
-    if np.isnan(mean):
-        return "\N{EN DASH}"
+    mean, low, high = (getattr(row, key) * scale for key in (name, f"{name}_low", f"{name}_high"))
     if name == "final_accuracy":
         low, high = np.clip((low, high), 0, 100)
-    bounds = "" if np.isnan(low) else f" [{low:.3g}, {high:.3g}]"
-    return f"{mean:.3g}{bounds}".replace("-", "\N{MINUS SIGN}")
+    return short(mean) if np.isnan(low) else f"{short(mean)} [{short(low)}, {short(high)}]"
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(number=number_text, signed=signed, file_name=file_name)
-    environment.globals.update(mean_text=mean_text)
-    return environment.get_template("report.html")
+def short(value: float) -> str:
+    """Three significant digits, a dash for what is no number."""
+    return "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def plain(value: float | None) -> str:
+    """A number to sort by: empty for what is none."""
+    return "" if value is None or np.isnan(value) else f"{value:.6g}"
+
+
+FILTERS = {
+    "number": number_text,
+    "signed": signed,
+    "mean": mean_text,
+    "short": short,
+    "plain": plain,
+    "words": lambda name: name.replace("_", " "),
+}
+"""What the pages' templates write numbers with."""

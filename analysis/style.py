@@ -8,12 +8,18 @@ lightness, marker and dashes, so that figures survive colour blindness and grey 
 from __future__ import annotations
 
 import zlib
+from colorsys import hls_to_rgb, rgb_to_hls
 from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 
 from benchmark.measures import MEASURES
 
 FULL_WIDTH = 7.0
 """Inches over both columns of a paper."""
+DARK_PAGE = "#1d1f22"
+"""What figures of the page lie on in its dark scheme."""
 
 RC = {
     "figure.dpi": 100,
@@ -94,6 +100,24 @@ def look(measure: str) -> Look:
         return LOOKS[measure]
     order = MEASURES[measure].order if measure in MEASURES else "control"
     return Look(FAMILIES[order], SPARE_MARKERS[zlib.crc32(measure.encode()) % len(SPARE_MARKERS)], DASHED)
+
+
+def on_dark(color: str) -> str:
+    """The same hue for a dark page: lightened until it stands out as on a white one, and 4.5 to 1 at least."""
+    hue, light, saturation = rgb_to_hls(*to_rgb(color))
+    wanted = max(contrast(color, "white"), 4.5)
+    lighter = (to_hex(hls_to_rgb(hue, level, saturation)) for level in np.linspace(light, 1, 101))
+    return next((shade for shade in lighter if contrast(shade, DARK_PAGE) >= wanted), "#ffffff")
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, 1 to 21. Source: WCAG 2.2, relative luminance."""
+    lights = []
+    for color in (one, other):
+        rgb = np.array(to_rgb(color))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        lights.append(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
+    return max(lights) / min(lights)
 
 
 def name(measure: str) -> str:

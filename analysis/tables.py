@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from analysis import figures, style
 from analysis.claims import Judgement
-from analysis.frame import DENSE, outcomes
+from analysis.frame import DENSE, Completeness, outcomes, timing
 from analysis.sources import UNFINISHED, Frames
 from analysis.stats import mean_interval
 
@@ -72,6 +74,43 @@ def runs(frames: Frames) -> pd.DataFrame:
     table = outcomes(frames).reset_index()
     waiting = frames.runs[frames.runs["outcome"] == UNFINISHED]
     return pd.concat([table, waiting], ignore_index=True) if len(waiting) else table
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How much of a cell of the grid is there."""
+
+    finished: int
+    expected: int
+
+    @property
+    def share(self) -> float:
+        """Finished runs per expected one."""
+        return self.finished / self.expected
+
+    @property
+    def state(self) -> str:
+        """`whole`, `partial` or `absent`."""
+        return "whole" if self.finished == self.expected else "partial" if self.finished else "absent"
+
+
+def coverage(frames: Frames, whole: Completeness) -> pd.DataFrame:
+    """The grid: a row per setting (`arch`, `dataset`, `timing`, `rounds`, `ratio`), a `Cell` per measure.
+
+    frames: named, of the runs that were expected; whole: what is missing of them.
+    """
+    setting = ["arch", "dataset", "timing", "rounds", "ratio"]
+    parts = {"finished": frames.finished(), "missing": whole.missing}
+    counts = pd.concat([part[[*setting, "measure"]].assign(state=state) for state, part in parts.items()])
+    counts = counts.groupby([*setting, "measure", "state"], sort=False).size().unstack("state", fill_value=0)
+    counts = counts.reindex(columns=list(parts), fill_value=0)
+    cells = pd.Series([Cell(done, done + missing) for done, missing in counts.to_numpy().tolist()], counts.index)
+    table = cells.unstack("measure", fill_value=Cell(0, 0))
+    table = table[style.in_order(list(table.columns))].reset_index()
+    dense = table["timing"] == timing(DENSE, 0, "")
+    table = table.astype({"rounds": object, "ratio": object}).assign(_dense=dense)
+    table.loc[dense, ["rounds", "ratio"]] = ""  # it has no cut
+    return table.sort_values(["arch", "dataset", "_dense"], kind="stable", ignore_index=True).drop(columns="_dense")
 
 
 def verdicts(judgements: list[Judgement]) -> pd.DataFrame:

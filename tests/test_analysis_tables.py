@@ -1,0 +1,29 @@
+"""The grid's coverage: how many of the expected runs of a cell are finished."""
+
+from analysis.frame import completeness, named
+from analysis.sources import load
+from analysis.tables import coverage
+from tests import simulate
+
+
+def test_coverage_counts_finished_and_expected_runs_per_cell(tmp_path):
+    configs = simulate.grid(measures=["loss", "grasp"], archs=["vgg13", "resnet56"], timings=[0, 4])
+    gone = [c for c in configs if c.measure == "grasp" and c.prune_epoch == 4 and (c.arch == "vgg13" or c.seed == 1)]
+    simulate.simulate(tmp_path, [config for config in configs if config not in gone])
+    frames = load(str(tmp_path))
+    table = coverage(named(frames), completeness(frames, configs))
+    assert list(table.columns) == ["arch", "dataset", "timing", "rounds", "ratio", "loss", "grasp", "none"]
+    texts = {
+        (row.arch, row.timing): [f"{cell.finished}/{cell.expected} {cell.state}" if cell.expected else "-" for cell in
+                                 (row.loss, row.grasp, row.none)]
+        for row in table.itertuples()
+    }  # fmt: skip
+    assert texts == {
+        ("resnet56", "at initialisation"): ["3/3 whole", "3/3 whole", "-"],
+        ("resnet56", "after 4 epochs"): ["3/3 whole", "2/3 partial", "-"],
+        ("resnet56", "never cut"): ["-", "-", "3/3 whole"],
+        ("vgg13", "at initialisation"): ["3/3 whole", "3/3 whole", "-"],
+        ("vgg13", "after 4 epochs"): ["3/3 whole", "0/3 absent", "-"],
+        ("vgg13", "never cut"): ["-", "-", "3/3 whole"],
+    }
+    assert table["timing"].tolist()[2] == "never cut"
