@@ -1,10 +1,12 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from benchmark import registry
 from benchmark.cost import cost
 from benchmark.errors import UserError
 from benchmark.models import build, default_plan, load_authors
+from benchmark.models._net import Conv2d
 from benchmark.pruning import compact, select
 from tests.conftest import tiny_net
 
@@ -97,3 +99,15 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "net.pth").write_bytes(b"PK")
     with pytest.raises(UserError, match="cannot be read"):
         load_authors("resnet20", tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_strided_pointwise_convs_of_any_width(layout):
+    """Torch 2.15 corrupts memory in their weight gradient, channels last, unless channels come in eights."""
+    torch.manual_seed(0)
+    ours = Conv2d(5, 7, 1, stride=2, bias=False).to(memory_format=layout)
+    x = torch.randn(4, 5, 9, 9).to(memory_format=layout)
+    kept = functional.conv2d(x.double(), ours.weight.double(), stride=2)
+    torch.testing.assert_close(ours(x).double(), kept, rtol=1e-5, atol=1e-5)
+    ours(x).sum().backward()
+    torch.testing.assert_close(ours.weight.grad[0, :, 0, 0], x[:, :, ::2, ::2].sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
