@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -153,6 +154,19 @@ def test_a_sweep_gets_a_run_that_is_finished_already(online, server, monkeypatch
     assert_complete(mirror, record_of(config, online))
 
 
+def test_a_sweeps_run_goes_on_where_its_checkpoint_is_not(online, server, monkeypatch, tmp_path):
+    """SIGTERM on one machine, the run is handed to another that has another runs folder: it begins anew."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    monkeypatch.setenv("WANDB_PROJECT", "swept")
+    config, elsewhere = tiny_run(**CUT), dataclasses.replace(online, runs=tmp_path / "elsewhere")
+    with pytest.raises(SystemExit):
+        run(config, online, stop_at(3, SystemExit(143)))
+    assert server.run("swept", "given").state == "preempted"
+    run(config, elsewhere)
+    assert_complete(server.run("swept", "given"), record_of(config, elsewhere))
+
+
 def test_a_diverged_run_reaches_the_server(online, server):
     config = tiny_run(lr=1e30, momentum=0.0)
     assert run(config, online)["outcome"] == "diverged"
@@ -248,3 +262,29 @@ def test_numbers():
     assert numbers({"a": 1, "b": None, "c": math.nan, "d": math.inf, "e": "text", "f": 0.0}) == {
         "a": 1, "e": "text", "f": 0.0,
     }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("number", "status", "state"), [(signal.SIGKILL, -9, "running"), (signal.SIGTERM, 143, "preempted")]
+)
+def test_the_command_is_killed_and_given_again(server, tmp_path, number, status, state):
+    config = tiny_run(**CUT | {"epochs": 8, "train_limit": 400})
+    flags = [f"--{name}={value}" for name, value in config.to_dict().items()]
+    command = [sys.executable, "-m", "benchmark", *flags, "--runs", tmp_path / "runs", "--wandb", "online"]
+    record = Record(tmp_path / "runs" / config.run_id)
+    process = subprocess.Popen([*command, "--device", "cpu", "--threads", "1"], stderr=subprocess.PIPE, text=True)
+    try:
+        while record.last_epoch() < 4 or not server.runs:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait() == status
+    finally:
+        process.kill()
+        errors = process.communicate()[1]
+    assert errors == ""
+    assert server.run("flowprune").state == state
+    subprocess.run([*command, "--device", "cpu", "--threads", "1"], check=True, capture_output=True)
+    assert_complete(server.run("flowprune"), record)

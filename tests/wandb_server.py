@@ -113,8 +113,8 @@ class Run:
         return [line for _, line in sorted(self.lines.get(file, {}).items())]
 
     def start_over(self) -> None:
-        """What an `init` with the id of a run that has ended, but without `resume`, does."""
-        self.lines, self.summary, self.raw_config, self.exitcode, self.preempting = {}, {}, {}, None, False
+        """What an `init` with the id of a run that is there, but without `resume`, does."""
+        self.lines, self.summary, self.exitcode, self.preempting = {}, {}, None, False
 
     def field(self, path: str) -> object:
         """What filters and orders name: `state`, `config.seed.value`, `summary_metrics.test/loss`, ..."""
@@ -318,16 +318,17 @@ def resume_status(server: Server, variables: dict) -> dict:
 
 @answers("UpsertBucket")
 def upsert_run(server: Server, variables: dict) -> dict:
-    """Make or change a run. An `id` says which one is meant; a mere name of one that ended starts it anew."""
+    """Make or change a run. An `id` says which one is meant; the mere name of one that is not at work starts over."""
     known = next((run for run in server.runs if run.id == variables.get("id")), None)
     run = known or server.find(variables)
     inserted = run is None or run.state == "pending"
     if run is None:
         run = Run(*located(variables), variables["name"])
         server.runs.append(run)
-    elif run.state in ENDED and not known:
+    elif run.state in (*ENDED, "pending") and not known:
         run.start_over()
-    if inserted or (run.state in ENDED and not known):
+        run.state = "running"
+    elif run.state == "pending":
         run.state = "running"
     names = {"displayName": "display_name", "groupName": "group", "jobType": "job_type"}
     for name in ("displayName", "display_name", "groupName", "jobType", "notes", "sweep", "tags", "state"):
