@@ -133,7 +133,7 @@ def test_after_failures_in_a_row_the_rest_is_not_tried(records, server, monkeypa
     assert sum("not tried after 2 failures in a row" in line for line in lines) >= len(records) - 3
 
 
-def test_figures_become_one_run(records, server, tmp_path):
+def test_figures_become_one_run(records, server, tmp_path, capsys):
     runs, report = records[0].folder.parent, tmp_path / "report"
     with pytest.raises(UserError, match=r"has no figures/\*.png"):
         push(runs, PROJECT, figures=report)
@@ -143,6 +143,7 @@ def test_figures_become_one_run(records, server, tmp_path):
     write_json(report / "claims.json", {"claims": [{"id": "C1", "verdict": "refuted"}]})
     for _ in range(2):
         assert push(runs, PROJECT, figures=report) == 0
+    assert f"0 pushed, {len(records) + 1} there before" in capsys.readouterr().out
     (mirror,) = (run for run in server.runs if run.job_type == "report")
     images = list((report / "figures").glob("*.png"))
     assert {file.read_bytes() for file in images} == {c for name, c in mirror.files.items() if name.endswith(".png")}

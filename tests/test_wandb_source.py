@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,6 +261,10 @@ def test_a_server_that_gives_no_history_ends_the_pull(records, server, pull, mon
     server.fail(500, math.inf, "HistoryPage")
     with pytest.raises(UserError, match="no run arrived within 2 s; what was pulled is kept"):
         load(SOURCE, pull)
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(10)
+            assert not thread.is_alive()  # or the process could not end
     server.release()
     assert len(load(SOURCE, pull).finished()) == len(records)
 
