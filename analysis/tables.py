@@ -7,7 +7,8 @@ import pandas as pd
 
 from analysis import figures, style
 from analysis.claims import Judgement
-from analysis.frame import DENSE, outcomes
+from analysis.frame import DENSE
+from analysis.outcomes import outcomes
 from analysis.sources import UNFINISHED, Frames
 from analysis.stats import mean_interval
 
