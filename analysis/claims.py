@@ -50,7 +50,7 @@ ALL = (
 )
 FLOOR = f"(log10 of its size, at least {LEAST_CHANGE:g} nats)"
 
-RHO = "ρ"
+RHO = "\N{GREEK SMALL LETTER RHO}"
 """Unit of rank correlations."""
 
 CLAIMS: dict[str, Claim] = {}

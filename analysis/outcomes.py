@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,7 @@ LEAST_CHANGE = 1e-3
 """Nats: smaller changes at a cut count as this one where changes are compared on a logarithmic scale."""
 
 
+@lru_cache(maxsize=2)  # claims, tables and many figures ask for the same
 def outcomes(frames: Frames) -> pd.DataFrame:
     """A row per finished run: its row of `named(frames).runs` and the numbers that claims are about.
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import platform
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import jinja2
@@ -23,6 +26,8 @@ from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.record import write_json
 
+MANY_RUNS = 300
+"""From so many runs on, figures are drawn by one process per core."""
 LIBRARIES = ("numpy", "scipy", "pandas", "matplotlib")
 
 
@@ -116,12 +121,18 @@ def _make_folders(out: Path) -> None:
 
 def _draw(frames: Frames, folder: Path) -> dict[str, list[Drawing]]:
     """All figures of each group (architecture and data set), also written as PNG and SVG."""
-    drawings = {}
-    for group, runs in frames.runs.groupby("group", sort=False):
-        part = frames.only(runs["run_id"])
-        drawn = ((plot, plot.draw(part)) for plot in FIGURES.values())
-        drawings[group] = [_save(plot, canvas, part, group, folder) for plot, canvas in drawn if canvas is not None]
-    return drawings
+    groups = {group: frames.only(runs["run_id"]) for group, runs in frames.runs.groupby("group", sort=False)}
+    if len(groups) == 1 or len(frames.runs) < MANY_RUNS:
+        drawn = [_draw_group(part, group, folder) for group, part in groups.items()]
+    else:
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            drawn = list(pool.map(_draw_group, groups.values(), groups, repeat(folder)))
+    return dict(zip(groups, drawn, strict=True))
+
+
+def _draw_group(frames: Frames, group: str, folder: Path) -> list[Drawing]:
+    drawn = ((plot, plot.draw(frames)) for plot in FIGURES.values())
+    return [_save(plot, canvas, frames, group, folder) for plot, canvas in drawn if canvas is not None]
 
 
 def _save(plot: Plot, canvas: Figure, frames: Frames, group: str, folder: Path) -> Drawing:

@@ -34,9 +34,9 @@ class Run:
     """None while the run is unfinished."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frames:
-    """All runs of a source as tidy frames; `run_id` joins them.
+    """All runs of a source as tidy frames; `run_id` joins them. They are read, never changed.
 
     Only finished runs (diverged ones too) have rows in `history`, `cuts` and `kept`.
     """

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from analysis.judgement import Number, conclude, corrected, measured
 from analysis.outcomes import outcomes
 from analysis.sources import load
 from tests import simulate
+from tests.make_golden_claims import golden_claims
 from tests.simulate import World
 
 
@@ -95,6 +97,74 @@ def test_one_seed_is_inconclusive_and_says_why(tmp_path):
     assert item.number.effect == pytest.approx(-1, abs=0.1)
     assert "at least two seeds" in item.message
     assert item.p is item.p_holm is None
+
+
+GOLDEN = Path(__file__).parent / "claims.json"
+"""Numbers to three digits, of `golden_claims`: made anew by `python -m tests.make_golden_claims`."""
+
+
+def test_claims_are_the_golden_ones(tmp_path):
+    assert_close(golden_claims(tmp_path), json.loads(GOLDEN.read_text()))
+
+
+def assert_close(ours, golden):
+    """Equal but for the last digit of numbers, which may differ between machines."""
+    if isinstance(golden, dict):
+        assert list(ours) == list(golden)
+        ours, golden = list(ours.values()), list(golden.values())
+    if not isinstance(golden, list):
+        assert ours == (pytest.approx(golden, rel=0.02, abs=1e-6) if isinstance(golden, float) else golden)
+        return
+    assert len(ours) == len(golden)
+    for one, other in zip(ours, golden, strict=True):
+        assert_close(one, other)
+
+
+def rewritten(history, change):
+    """Change the rows of a history file."""
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    history.write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
+
+
+def test_a_hole_in_a_history_drops_its_pair_and_says_so(tmp_path):
+    configs = simulate.grid()
+    simulate.simulate(tmp_path, configs)
+    broken = next(c for c in configs if (c.measure, c.seed, c.prune_epoch) == ("magnitude", 1, 4))
+    rewritten(
+        tmp_path / broken.run_id / "history.jsonl", lambda rows: [*rows[:7], rows[7] | {"train/loss": None}, *rows[8:]]
+    )
+    item = next(item for item in judge_all(load(str(tmp_path))) if item.claim.id == "C1")
+    assert item.number.n == 5
+    assert "1 pair dropped: magnitude without a finite value (1)" in item.message
+
+
+def test_a_run_that_collapsed_between_its_cuts_counts_for_nothing(tmp_path):
+    configs = simulate.grid(rounds=[2])
+    simulate.simulate(tmp_path, configs)
+    broken = next(c for c in configs if (c.measure, c.seed, c.prune_epoch) == ("grasp", 0, 0))
+    folder = tmp_path / broken.run_id
+    for name, rows in (("history", 2), ("cuts", 1)):
+        rewritten(folder / f"{name}.jsonl", lambda lines, rows=rows: lines[:rows])
+    summary = json.loads((folder / "summary.json").read_text()) | {"outcome": "collapsed", "epoch": 1}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    items = {item.claim.id: item for item in judge_all(load(str(tmp_path)))}
+    for id in ("C4", "C5"):
+        assert items[id].number.n == 5
+        assert "1 pair dropped: grasp collapsed (1)" in items[id].message
+
+
+def test_runs_of_unequal_length_are_not_paired(tmp_path):
+    simulate.simulate(tmp_path, simulate.grid(measures=["grad_preservation"], epochs=10))
+    item = judged(tmp_path, simulate.grid(measures=["grasp"], epochs=12))["C5"]
+    assert (item.verdict, item.number.n) == (INCONCLUSIVE, 0)
+    assert "grasp missing (6)" in item.message
+    assert "grad_preservation missing (6)" in item.message
+
+
+def test_late_cuts_that_are_missing_are_named(tmp_path):
+    item = judged(tmp_path, simulate.grid(measures=ALL_MEASURES, timings=[0]), WORLDS["C3"](1))["C3"]
+    assert (item.verdict, item.number) == (INCONCLUSIVE, item.criteria[1])
+    assert "no cut at or after 25% of the epochs" in item.message.lower()
 
 
 def test_missing_measures_are_named(tmp_path):

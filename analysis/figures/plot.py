@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -61,13 +63,16 @@ def figure(title: str, caption: str) -> Callable[[Callable[[Frames], Figure | No
 
 def save(canvas: Figure, stem: Path) -> bytes:
     """Write `<stem>.png` (256 colours, a third of the size) and `<stem>.svg`, reproducibly; returns the PNG."""
-    drawn, image = io.BytesIO(), io.BytesIO()
+    image = io.BytesIO()
     with matplotlib.rc_context(style.RC):
         canvas.get_layout_engine().execute(canvas)
         canvas.set_layout_engine(None)  # the layout is made: writing two files must not repeat it
         canvas.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
-        canvas.savefig(drawn, format="png", pil_kwargs={"compress_level": 1})
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(image, format="png", optimize=True)
+        canvas.set_dpi(style.RC["savefig.dpi"])
+        agg = FigureCanvasAgg(canvas)
+        agg.draw()
+    drawn = Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")
+    drawn.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(image, format="png")
     stem.with_name(f"{stem.name}.png").write_bytes(image.getvalue())
     return image.getvalue()
 
