@@ -1,127 +1,68 @@
 """The paper's claims: each states its sentence, statistic and rule, and only then sees numbers.
 
-A claim is one decorated function: it names the pairs of runs that decide (and those that say more), nothing else. The
-verdict follows from the interval alone. Source of the claims: Lubana & Dick, ICLR 2021 (arXiv 2009.11839).
+A claim is one decorated function: it names the runs that decide (and those that say more), nothing else; the verdict
+follows from intervals alone (`analysis.judgement`). Source of the claims: Lubana & Dick, ICLR 2021 (arXiv 2009.11839).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from analysis import stats
-from analysis.frame import Pairs, outcomes, pair
-from analysis.sources import Frames
+from analysis.frame import DENSE, Pairs, pair
+from analysis.judgement import (
+    INCONCLUSIVE,
+    REFUTED,
+    SUPPORTED,
+    Claim,
+    Criterion,
+    Evidence,
+    Judgement,
+    Number,
+    Part,
+    corrected,
+    judge,
+    measured,
+)
+from analysis.outcomes import LEAST_CHANGE, outcomes
+from analysis.sources import AGREEMENT, Frames
 
-SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
+__all__ = [
+    "CLAIMS", "INCONCLUSIVE", "REFUTED", "SUPPORTED", "Claim", "Criterion", "Evidence", "Judgement", "Number", "Part",
+    "claim", "judge", "judge_all", "measured",
+]  # fmt: skip
 
 MAGNITUDE = ("magnitude", "l1", "bn_scale")
 """Measures that keep what is large."""
 AGNOSTIC = ("loss", "taylor", "fisher", "fisher_bn", "grasp", "grad_preservation")
 """Importance measures without a bias to magnitude: orders 1 and 2, the biased ones and the controls left out."""
+OTHER_ORDERS = (*MAGNITUDE, "grasp", "grad_preservation")
+"""Importance measures of orders 0 and 2."""
+EARLY, LATE = 0.1, 0.25
+"""A cut is early up to this share of the epochs of the schedule, late from this share on."""
 
+ONE = "Supported if the whole 95 % interval of the difference lies {}, refuted if it lies {}, else inconclusive."
+ALL = (
+    "Supported if the 95 % interval of each part lies on the claimed side of 0; refuted if that of any part, at 95 % "
+    "shared between the parts, lies on the other; else inconclusive."
+)
+FLOOR = f"(log10 of its size, at least {LEAST_CHANGE:g} nats)"
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a claim looks at."""
-
-    decides: Pairs
-    details: dict[str, tuple[Pairs, str]]
-    """{text: (pairs, unit)}: numbers that are reported beside the deciding one."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim, before any number."""
-
-    id: str
-    sentence: str
-    statistic: str
-    rule: str
-    unit: str
-    sign: int
-    """The sign (+1 or -1) that the difference has if the claim is true."""
-    figures: tuple[str, ...]
-    """Names of the figures that show it."""
-    evidence: Callable[[pd.DataFrame], Evidence]
-
-
-@dataclass(frozen=True)
-class Number:
-    """A difference with its 95 % interval."""
-
-    label: str
-    unit: str
-    effect: float | None
-    """Mean over settings of the mean over seeds; None without a pair."""
-    interval: stats.Interval | None
-    """None if a setting has fewer than two seeds."""
-    n: int
-    """Pairs of runs."""
-    size: float | None = None
-    """The effect in standard deviations between seeds."""
-    probability: float | None = None
-    """Share of pairs whose difference has the claimed sign."""
-    probability_interval: stats.Interval | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """A claim for one architecture and data set."""
-
-    arch: str
-    dataset: str
-    verdict: str
-    number: Number
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """A claim, decided."""
-
-    claim: Claim
-    verdict: str
-    number: Number
-    parts: list[Part]
-    settings: list[Number]
-    """The deciding difference in each setting alone."""
-    details: list[Number]
-    message: str
-    """How much it rests on, and what is missing."""
-
-    def to_dict(self) -> dict:
-        """The entry in claims.json; numbers that do not exist are null."""
-        claim = self.claim
-        return {
-            "id": claim.id,
-            "sentence": claim.sentence,
-            "statistic": claim.statistic,
-            "rule": claim.rule,
-            "verdict": self.verdict,
-            **_number_dict(self.number),
-            "message": self.message,
-            "parts": [
-                {"arch": part.arch, "dataset": part.dataset, "verdict": part.verdict, **_number_dict(part.number)}
-                for part in self.parts
-            ],
-            "settings": [_labelled(number) for number in self.settings],
-            "details": [_labelled(number) for number in self.details],
-        }
-
+RHO = "\N{GREEK SMALL LETTER RHO}"
+"""Unit of rank correlations."""
 
 CLAIMS: dict[str, Claim] = {}
 
 
 def claim(
-    id: str, *, sentence: str, statistic: str, rule: str, unit: str, sign: int, figures: tuple[str, ...]
+    id: str, *, sentence: str, statistic: str, rule: str, figures: tuple[str, ...]
 ) -> Callable[[Callable[[pd.DataFrame], Evidence]], Claim]:
-    """Declare a claim: the function takes the table of `frame.outcomes` and says which pairs of runs decide."""
+    """Declare a claim: the function takes the table of `outcomes.outcomes` and says which runs decide."""
 
     def declare(function: Callable[[pd.DataFrame], Evidence]) -> Claim:
-        CLAIMS[id] = Claim(id, sentence, statistic, rule, unit, sign, figures, function)
+        CLAIMS[id] = Claim(id, sentence, statistic, rule, figures, function)
         return CLAIMS[id]
 
     return declare
@@ -133,20 +74,135 @@ def claim(
     "magnitude-agnostic measures.",
     statistic="Training loss after the last cut, averaged over the epochs that remain (the area under the curve per "
     "epoch): mean over the magnitude-based measures minus mean over the magnitude-agnostic ones, paired by setting "
-    "and seed.",
-    rule="Supported if the whole 95 % interval of the difference lies below 0, refuted if it lies above 0, else "
-    "inconclusive.",
-    unit="nats",
-    sign=-1,
-    figures=("loss_after_cut", "convergence"),
+    "and seed. Beside it: epochs until the training loss is down to the dense control's after half of its epochs (a "
+    "run that never gets there counts with all epochs that remain).",
+    rule=ONE.format("below 0", "above 0"),
+    figures=("loss_after_cut", "epochs_to_threshold", "convergence"),
 )
 def faster_loss(table: pd.DataFrame) -> Evidence:
-    """C1, and the same difference against each agnostic measure and each control alone."""
-    decides = pair(table, "loss_after_cut", MAGNITUDE, AGNOSTIC)
+    """C1, epochs to a threshold, and the same difference against each agnostic measure and each control alone."""
+    label = "training loss, magnitude-based minus magnitude-agnostic"
+    decides = Criterion(label, "nats", -1, pair(table, "loss_after_cut", MAGNITUDE, AGNOSTIC))
     others = [name for name in (*AGNOSTIC, "random", "random_layerwise") if (table["measure"] == name).any()]
-    single = {name: pair(table, "loss_after_cut", MAGNITUDE, [name]) for name in others}
-    details = {f"training loss, magnitude-based minus {name}": (pairs, "nats") for name, pairs in single.items()}
-    return Evidence(decides, details)
+    details = {
+        "epochs to the threshold, magnitude-based minus magnitude-agnostic": (
+            pair(table, "epochs_to_threshold", MAGNITUDE, AGNOSTIC), "epochs"),
+        "share of runs that get there, magnitude-based minus magnitude-agnostic": (
+            pair(table, "reached", MAGNITUDE, AGNOSTIC), "of runs"),
+    }  # fmt: skip
+    for name in others:
+        single = pair(table, "loss_after_cut", MAGNITUDE, [name])
+        details[f"training loss, magnitude-based minus {name}"] = (single, "nats")
+    return Evidence((decides,), details)
+
+
+@claim(
+    "C2",
+    sentence="Loss preservation removes the slowest-changing parameters, so it preserves first-order dynamics (the "
+    "loss, and the speed of the squared parameter norm) across a cut, and suits minimally trained models.",
+    statistic="(a) Rank correlation, in each run of `loss`, of the score of the filters that stay with how much their "
+    "squared norms change in the epoch after the cut. (b) Change of the loss at a cut, (c) change of d|θ|²/dt = -2 θ·g "
+    f"at a cut {FLOOR}: loss minus mean over the measures of orders 0 and 2, paired by setting and seed. Beside them: "
+    "the identity d|θ|²/dt = -2 θ·g along dense training, and early cuts alone.",
+    rule=f"(a) is claimed to be above 0, (b) and (c) below. {ALL}",
+    figures=("movement", "loss_change", "gradient_flow"),
+)
+def first_order(table: pd.DataFrame) -> Evidence:
+    """C2, the identity behind it in the dense control, and what `loss` does for models cut early."""
+    early = table[table["first_cut"] <= EARLY * table["epochs"]]
+    loss = ["loss"]
+    return Evidence(
+        (
+            Criterion("rank correlation of score and movement", RHO, +1, pair(table, "moved", loss)),
+            Criterion("change of loss, loss minus orders 0 and 2", "decades", -1,
+                      pair(table, "loss_shift", loss, OTHER_ORDERS)),
+            Criterion("change of d|θ|²/dt, loss minus orders 0 and 2", "decades", -1,
+                      pair(table, "order1_shift", loss, OTHER_ORDERS)),
+        ),
+        {
+            "rank correlation over epochs of the change of |θ|² with -2 lr θ·g, dense control": (
+                dense(table, "norm_identity"), RHO),
+            "rank correlation of score and movement, magnitude": (pair(table, "moved", ["magnitude"]), RHO),
+            "rank correlation of score and movement, loss minus magnitude": (
+                pair(table, "moved", loss, ["magnitude"]), RHO),
+            "change of loss at early cuts, loss minus orders 0 and 2": (
+                pair(early, "loss_shift", loss, OTHER_ORDERS), "decades"),
+            "final accuracy after early cuts, loss minus orders 0 and 2": (
+                pair(early, "final_accuracy", loss, OTHER_ORDERS), "accuracy"),
+        },
+    )  # fmt: skip
+
+
+@claim(
+    "C3",
+    sentence="Biased by a magnitude heuristic, loss preservation still preserves the loss, and magnitude-based "
+    "measures do so late in training.",
+    statistic=f"Change of the loss at a cut {FLOOR}: (a) loss_biased, (b) mean over the magnitude-based measures, in "
+    f"settings whose first cut is not before {LATE:.0%} of the epochs; each minus the midpoint between loss and "
+    "random, paired by setting and seed. Below 0: nearer to what loss does than to what chance does. Beside it: rank "
+    "correlations with `oracle`.",
+    rule=f"Both are claimed to be below 0. {ALL}",
+    figures=("loss_change", "agreement"),
+)
+def biased_loss(table: pd.DataFrame) -> Evidence:
+    """C3, magnitude late against early, and what the scores have in common with the truth and with each other."""
+    early = table[table["first_cut"] <= EARLY * table["epochs"]]
+    late = table[table["first_cut"] >= LATE * table["epochs"]]
+    middle = ["loss", "random"]
+    by_magnitude = pair(late, "loss_shift", MAGNITUDE, middle)
+    if late.empty:
+        by_magnitude = replace(by_magnitude, notes=(f"no cut at or after {LATE:.0%} of the epochs",))
+    details = {
+        "change of loss, loss_biased minus loss": (pair(table, "loss_shift", ["loss_biased"], ["loss"]), "decades"),
+        "change of loss, loss minus random": (pair(table, "loss_shift", ["loss"], ["random"]), "decades"),
+        "change of loss at early cuts, magnitude-based minus midpoint": (
+            pair(early, "loss_shift", MAGNITUDE, middle), "decades"),
+    }  # fmt: skip
+    for name in ("loss", "loss_biased", "taylor", "magnitude", "grasp"):
+        details[f"rank correlation of {name} and oracle"] = (common(table, name, "oracle"), RHO)
+    details["rank correlation of loss and loss_biased"] = (common(table, "loss", "loss_biased"), RHO)
+    details["rank correlation of loss and magnitude at late cuts"] = (common(late, "loss", "magnitude"), RHO)
+    details["rank correlation of loss and magnitude at early cuts"] = (common(early, "loss", "magnitude"), RHO)
+    return Evidence(
+        (
+            Criterion("loss_biased minus midpoint of loss and random", "decades", -1,
+                      pair(table, "loss_shift", ["loss_biased"], middle)),
+            Criterion("magnitude-based, late, minus midpoint of loss and random", "decades", -1, by_magnitude),
+        ),
+        details,
+    )  # fmt: skip
+
+
+@claim(
+    "C4",
+    sentence="Increasing the gradient norm by pruning (GraSP) removes the parameters that raise the loss most.",
+    statistic="Change of the probe loss at the cuts of a run (summed, with its sign): grasp minus (a) the mean over "
+    "loss and grad_preservation, (b) random, paired by setting and seed. Beside it: the rank correlation of θ·Hg with "
+    "θ·g over the epochs of dense training, and of the scores of grasp and taylor.",
+    rule=f"Both are claimed to be above 0. {ALL}",
+    figures=("loss_change", "cut_changes", "order_products", "agreement"),
+)
+def raised_loss(table: pd.DataFrame) -> Evidence:
+    """C4, against each measure alone, and whether the second order follows the first."""
+    raised, preserving = ["grasp"], ("loss", "grad_preservation")
+    others = [name for name in (*MAGNITUDE, *preserving) if (table["measure"] == name).any()]
+    details = {
+        "rank correlation over epochs of θ·Hg and θ·g, dense control": (dense(table, "order_agreement"), RHO),
+        "rank correlation of grasp and taylor": (common(table, "grasp", "taylor"), RHO),
+        "rank correlation of grasp and loss": (common(table, "grasp", "loss"), RHO),
+        "rank correlation of grasp and oracle": (common(table, "grasp", "oracle"), RHO),
+    }
+    for name in others:
+        details[f"change of loss, grasp minus {name}"] = (pair(table, "loss_change", raised, [name]), "nats")
+    return Evidence(
+        (
+            Criterion("change of loss, grasp minus loss and grad_preservation", "nats", +1,
+                      pair(table, "loss_change", raised, preserving)),
+            Criterion("change of loss, grasp minus random", "nats", +1,
+                      pair(table, "loss_change", raised, ["random"])),
+        ),
+        details,
+    )  # fmt: skip
 
 
 @claim(
@@ -154,17 +210,15 @@ def faster_loss(table: pd.DataFrame) -> Evidence:
     sentence="Preserving the gradient norm keeps second-order dynamics and gives better models than increasing it.",
     statistic="Test accuracy after the last epoch: grad_preservation minus grasp, paired by setting and seed. Beside "
     "it: what the cut does to |g| and to d²|θ|²/dt².",
-    rule="Decided on accuracy: supported if the whole 95 % interval of the difference lies above 0, refuted if it lies "
-    "below 0, else inconclusive.",
-    unit="accuracy",
-    sign=+1,
+    rule="Decided on accuracy: s" + ONE.format("above 0", "below 0")[1:],
     figures=("final_accuracy", "gradient_change"),
 )
 def preserved_gradient(table: pd.DataFrame) -> Evidence:
     """C5, and whether grad_preservation really changes |g| and the second-order dynamics less, grasp raising |g|."""
     kept, raised = ["grad_preservation"], ["grasp"]
+    label = "final accuracy, grad_preservation minus grasp"
     return Evidence(
-        pair(table, "final_accuracy", kept, raised),
+        (Criterion(label, "accuracy", +1, pair(table, "final_accuracy", kept, raised)),),
         {
             "change of log10 |g| at a cut, grad_preservation minus grasp": (
                 pair(table, "grad_norm_change", kept, raised), "decades"),
@@ -178,91 +232,24 @@ def preserved_gradient(table: pd.DataFrame) -> Evidence:
     )  # fmt: skip
 
 
-def judge_all(frames: Frames, seed: int = 0) -> list[Judgement]:
+def dense(table: pd.DataFrame, value: str) -> Pairs:
+    """A number of the dense controls, by themselves."""
+    controls = table[table["measure"] == DENSE]
+    return pair(controls.assign(task=controls["group"] + " " + controls["cell"]), value, [DENSE])
+
+
+def common(table: pd.DataFrame, one: str, other: str) -> Pairs:
+    """The rank correlation of two measures at the cuts of the runs that recorded both, whatever they were cut by."""
+    column = AGREEMENT + "|".join(sorted((one, other)))
+    if column not in table:
+        return pair(table.head(0).assign(**{column: 0.0}), column, [one])
+    rows = table.loc[table[column].notna(), ["group", "task", "seed", "ablation", "outcome", column]]
+    each = rows.groupby(["task", "seed"], sort=False)[column].transform("mean")
+    first = rows.assign(measure=one, **{column: each}).drop_duplicates(["task", "seed"])
+    return pair(first, column, [one])
+
+
+def judge_all(frames: Frames, seed: int = 0, claims: Sequence[Claim] | None = None) -> list[Judgement]:
     """Decide every claim on the finished runs. The same frames and seed give the same numbers."""
     table = outcomes(frames)
-    return [judge(claim, table, seed) for claim in CLAIMS.values()]
-
-
-def judge(claim: Claim, table: pd.DataFrame, seed: int = 0) -> Judgement:
-    """Decide one claim on the table of `frame.outcomes`."""
-    evidence = claim.evidence(table)
-    pairs = evidence.decides
-    number = measured("all settings", claim.unit, pairs, seed, claim.sign)
-    groups = [measured(group, claim.unit, pairs.of(group), seed, claim.sign) for group in pairs.groups()]
-    settings = [measured(task, claim.unit, part, seed, claim.sign) for task, part in pairs.by_task().items()]
-    details = [measured(label, unit, detail, seed) for label, (detail, unit) in evidence.details.items()]
-    return Judgement(
-        claim,
-        decide(number.interval, claim.sign),
-        number,
-        [Part(*part.label.split(" on ", 1), decide(part.interval, claim.sign), part) for part in groups],
-        settings,
-        [detail for detail in details if detail.n],
-        basis(pairs, number),
-    )
-
-
-def decide(interval: stats.Interval | None, sign: int) -> str:
-    """The verdict: supported (refuted) if the whole interval has the claimed (the other) sign."""
-    if interval is None or not np.isfinite(interval).all():
-        return INCONCLUSIVE
-    low, high = sorted(sign * bound for bound in interval)
-    return SUPPORTED if low > 0 else REFUTED if high < 0 else INCONCLUSIVE
-
-
-def measured(label: str, unit: str, pairs: Pairs, seed: int = 0, sign: int | None = None) -> Number:
-    """The number that these pairs give, with the probability of `sign` where one is claimed."""
-    differences = pairs.differences()
-    if not differences:
-        return Number(label, unit, None, None, 0)
-    size, rng = stats.effect_size(differences), np.random.default_rng(seed)
-    chance = stats.win_probability(np.concatenate(differences), sign) if sign else (None, None)
-    return Number(
-        label, unit, stats.stratified_mean(differences), stats.paired_interval(differences, rng),
-        sum(map(len, differences)), size if np.isfinite(size) else None, *chance,
-    )  # fmt: skip
-
-
-def basis(pairs: Pairs, number: Number) -> str:
-    """On what a verdict rests, and what is missing."""
-    seeds = pairs.table.groupby("task").size()
-    parts = []
-    if number.n:
-        span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-        parts.append(
-            f"{_count(number.n, 'complete pair')} in {_count(len(seeds), 'setting')}, "
-            f"{span} {'seed' if span == '1' else 'seeds'} each: "
-            f"{' + '.join(pairs.left)} against {' + '.join(pairs.right)}"
-        )
-        if number.interval is None:
-            parts.append("no interval, because one seed has no spread; at least two seeds per setting are needed")
-    else:
-        parts.append("no complete pair")
-    parts += pairs.notes
-    if len(pairs.dropped):
-        counts = pairs.dropped["reason"].value_counts()
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in counts.head(4).items())
-        more = f"; and {len(counts) - 4} other reasons" if len(counts) > 4 else ""
-        parts.append(f"{_count(len(pairs.dropped), 'pair')} dropped: {reasons}{more}")
-    return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _number_dict(number: Number) -> dict:
-    return {
-        "unit": number.unit,
-        "effect": number.effect,
-        "interval": list(number.interval or (None, None)),
-        "n": number.n,
-        "effect_size": number.size,
-        "probability": number.probability,
-        "probability_interval": list(number.probability_interval or (None, None)),
-    }
-
-
-def _labelled(number: Number) -> dict:
-    return {"label": number.label, **_number_dict(number)}
+    return corrected([judge(claim, table, seed) for claim in claims or CLAIMS.values()])

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats, style
-from analysis.frame import DENSE, TASK, named, outcomes
+from analysis.frame import DENSE, TASK, named
+from analysis.outcomes import outcomes
 from analysis.sources import Frames, load
 from benchmark.errors import UserError
 from benchmark.record import write_json

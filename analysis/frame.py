@@ -91,55 +91,17 @@ def named(frames: Frames) -> Frames:
 _NAMED = ("arch", "dataset", "prune_epoch", "retrain")
 
 
-def outcomes(frames: Frames) -> pd.DataFrame:
-    """A row per finished run: its row of `named(frames).runs` and the numbers that claims are about.
-
-    `loss_after_cut` (nats): mean of train/loss over the epochs after the last cut, which is the area under the curve
-    divided by its length. `final_accuracy`: test accuracy after the last epoch. `loss_change` (nats): change of the
-    probe loss, summed over cuts. `grad_norm_change`: change of log10 |g| at a cut, and `grad_norm_shift` its absolute
-    value; `second_order_shift`: absolute change of d^2|theta|^2/dt^2 = 2 (|g|^2 + theta.Hg); means over cuts.
-    NaN where the run has no such number: no cut, or not every epoch trained to a finite loss.
-    """
-    runs = named(frames).runs
-    runs = runs[runs["outcome"] != UNFINISHED].set_index("run_id")
-    history = frames.history.join(runs[["last_cut", "total"]], on="run_id")
-    after = history[history["epoch"] > history["last_cut"]].groupby("run_id")["train/loss"].agg(["mean", "count"])
-    after = after.reindex(runs.index)
-    whole = after["count"] == runs["total"] - runs["last_cut"]
-    last = history[history["epoch"] == history["total"]].set_index("run_id")
-    values = {
-        "loss_after_cut": after["mean"].where(whole),
-        "final_accuracy": last["test/accuracy"].where(last["train/loss"].notna()).reindex(runs.index),
-    }
-    return runs.assign(**values, **{name: column.reindex(runs.index) for name, column in _at_cuts(frames.cuts).items()})
-
-
-def _at_cuts(cuts: pd.DataFrame) -> dict[str, pd.Series]:
-    names = ("loss_change", "grad_norm_change", "grad_norm_shift", "second_order_shift")
-    if cuts.empty:
-        return {name: pd.Series(dtype=float) for name in names}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        growth = np.log10(cuts["after.grad_norm"] / cuts["before.grad_norm"]).replace([np.inf, -np.inf], np.nan)
-    second = {when: 2 * (cuts[f"{when}.grad_norm"] ** 2 + cuts[f"{when}.theta_hg"]) for when in ("before", "after")}
-    columns = (cuts["actual.loss_change"], growth, growth.abs(), (second["after"] - second["before"]).abs())
-    per_cut = pd.DataFrame(dict(zip(names, columns, strict=True))).assign(run_id=cuts["run_id"])
-    whole = per_cut.groupby("run_id").count() == per_cut.groupby("run_id").size().to_numpy()[:, None]
-    grouped = per_cut.groupby("run_id")
-    result = grouped.mean().assign(loss_change=grouped["loss_change"].sum()).where(whole)
-    return {name: result[name] for name in names}
-
-
 @dataclass(frozen=True)
 class Pairs:
     """Runs of the same task and seed, one side against the other."""
 
     table: pd.DataFrame
-    """A row per complete pair: `group`, `task`, `seed`, `left`, `right`, `difference` (left minus right)."""
+    """A row per complete pair: `group`, `task`, `seed`, `left`, `right` (0 without a right side), `difference`."""
     dropped: pd.DataFrame
     """A row per pair that cannot be used: `group`, `task`, `seed`, `reason`."""
     left: tuple[str, ...]
     right: tuple[str, ...]
-    """The measures that each side is the mean of."""
+    """The measures that each side is the mean of; no right side where runs are taken by themselves."""
     notes: tuple[str, ...] = ()
     """What else a reader must know: measures without runs or set aside."""
 
@@ -161,33 +123,35 @@ class Pairs:
         return {task: replace(self, table=part) for task, part in self.table.groupby("task", sort=False)}
 
 
-def pair(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[str]) -> Pairs:
+def pair(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[str] = ()) -> Pairs:
     """Pair the runs of two families of measures by task and seed; each side is the mean over its measures.
 
-    table: what `outcomes` gives, of which runs with an ablation are left out. A pair counts only if every measure has
-    its run and the run has the value; the others are listed with their reason. A measure with runs in under half of
-    the pairs is set aside (and named) rather than costing the rest. A task with one complete seed is dropped if others
-    have more: it has no spread of its own.
+    Without a right side the difference is the left side itself.
+
+    table: what `outcomes.outcomes` gives, of which runs with an ablation are left out. A pair counts only if every
+    measure has its run and the run has the value; the others are listed with their reason. A measure with runs in under
+    half of the pairs is set aside (and named) rather than costing the rest. A task with one complete seed is dropped if
+    others have more: it has no spread of its own.
     """
-    rows = table[(table["ablation"] == "none") & table["measure"].isin([*left, *right])]
-    index = [*TASK, "group", "task", "seed"]
-    by_measure = rows.set_index([*index, "measure"])
-    values, states = (by_measure[name].unstack("measure") for name in (value, "outcome"))
-    left, right, notes = _sides(states, left, right)
-    if not left or not right:
+    index = ["group", "task", "seed"]  # a task's name says all fields that vary
+    used = (table["ablation"] == "none") & table["measure"].isin([*left, *right])
+    rows = table.loc[used, [*index, "measure", "outcome", value]]
+    by_measure, order = rows.set_index([*index, "measure"]), pd.MultiIndex.from_frame(rows[index].drop_duplicates())
+    values, states = (by_measure[name].unstack("measure").reindex(order) for name in (value, "outcome"))
+    wanted, (left, right, notes) = bool(right), _sides(states, left, right)
+    if not left or bool(right) != wanted:
         return Pairs(_pairs_frame([]), _dropped_frame([]), left, right, notes)
     used = [*left, *right]
-    good, bad, shared = [], [], values.index.names.index("group")
+    good, bad = [], []
     complete = values[used].notna().all(axis=1)
     for key, row, states_row, whole in zip(
         values.index, values[used].to_numpy(), states[used].to_numpy(), complete, strict=True
     ):
-        place = key[shared:]
         if whole:
-            sides = row[: len(left)].mean(), row[len(left) :].mean()
-            good.append((*place, *sides, sides[0] - sides[1]))
+            sides = row[: len(left)].mean(), row[len(left) :].mean() if right else 0.0
+            good.append((*key, *sides, sides[0] - sides[1]))
         else:
-            bad.append((*place, _reason(used, row, states_row)))
+            bad.append((*key, _reason(used, row, states_row)))
     pairs, dropped = _pairs_frame(good), _dropped_frame(bad)
     seeds = pairs.groupby("task")["seed"].transform("size")
     if len(pairs) and seeds.max() > 1:
@@ -204,7 +168,7 @@ def _sides(
     sides, notes = [], []
     for names in (left, right):
         present = [name for name in names if share.get(name, 0) > 0]
-        if not present:
+        if names and not present:
             notes.append(f"no finished run of {' or '.join(names)}")
         enough = [name for name in present if share[name] >= 0.5] or present
         notes += [f"{name} is set aside: it has runs in only {share[name]:.0%} of the pairs" for name in present

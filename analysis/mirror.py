@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from analysis.sources import STATES, Run
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError
-from benchmark.record import FINISHED, FLOW_KEYS, HISTORY_KEYS
+from benchmark.record import FINISHED, FLOW_KEYS, HISTORY_KEYS, MOVED
 from benchmark.schedule import schedule
 
 STATE_KEYS = {
@@ -72,7 +72,7 @@ def record(config: RunConfig, mirror: Mirror) -> Run:
     rows = {int(row["epoch"]): row for row in mirror.history if "epoch" in row}  # of a row sent twice, the later one
     ordered = [rows[epoch] for epoch in sorted(rows)]
     convs = mirror.summary.get("plan/convs", ())
-    history = [{key: number(row.get(key)) for key in HISTORY_KEYS} for row in ordered]
+    history = [_history_row(row) for row in ordered]
     cuts = [_cut(row, convs) for row in ordered if "cut/round" in row]
     return Run(config, history, cuts, _summary(mirror.summary))
 
@@ -105,6 +105,11 @@ def _config(mirror: Mirror, place: str) -> RunConfig:
     return config
 
 
+def _history_row(row: dict) -> dict:
+    moved = sorted(key for key in row if key.startswith(MOVED))
+    return {key: number(row.get(key)) for key in (*HISTORY_KEYS, *moved)}
+
+
 def _cut(row: dict, convs: Sequence[str]) -> dict:
     flat = _part(row, "cut/")
     kept = _part(flat, "kept/")
@@ -113,6 +118,7 @@ def _cut(row: dict, convs: Sequence[str]) -> dict:
         "epoch": int(row["epoch"]),
         "kept": {conv: int(kept[conv]) for conv in convs if conv in kept},
         **{state: _numbers(_part(flat, f"{state}/"), STATE_KEYS[state]) for state in STATES},
+        "agreement": {pair: number(value) for pair, value in _part(flat, "agreement/").items()},
         "seconds": number(flat.get("seconds")),
     }
 

@@ -117,7 +117,7 @@ def provenance(frames: Frames) -> dict:
         "analysed with": [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)],
         "commit of the analysis": commit(),
         "intervals": f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} resamples, widened for "
-        "few seeds; each claim at its own level, not corrected for their number",
+        "few seeds; each claim at its own level, and beside it corrected for the number of claims (Holm)",
     }
 
 

@@ -13,13 +13,15 @@ import pandas as pd
 from analysis.pull import PREFIX, Pull
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError, require
-from benchmark.record import FINISHED, HISTORY_KEYS, NET_KEYS, Record, run_folders
+from benchmark.record import FINISHED, HISTORY_KEYS, MOVED, NET_KEYS, Record, run_folders
 from benchmark.schedule import schedule
 
 UNFINISHED = "unfinished"
 """The outcome of a run that has no summary yet."""
 STATES = ("before", "after", "predicted", "actual")
 """The groups of numbers in the row of a cut."""
+AGREEMENT = "agreement."
+"""Prefix of the columns of `Frames.cuts` with rank correlations between measures."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class Run:
     """None while the run is unfinished."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frames:
-    """All runs of a source as tidy frames; `run_id` joins them.
+    """All runs of a source as tidy frames; `run_id` joins them. They are read, never changed.
 
     Only finished runs (diverged ones too) have rows in `history`, `cuts` and `kept`.
     """
@@ -47,9 +49,11 @@ class Frames:
     `outcome`, `<key>/before` and `/after` for filters, parameters and MACs, `device`, `seconds`, `versions`
     (`name version` texts, joined)."""
     history: pd.DataFrame
-    """A row per run and epoch: `run_id` and `record.HISTORY_KEYS`; NaN where a value was not measured."""
+    """A row per run and epoch: `run_id`, `record.HISTORY_KEYS`, and `moved/<measure>` for each measure that some run
+    recorded; NaN where a value was not measured."""
     cuts: pd.DataFrame
-    """A row per run and cut: `run_id`, `round`, `epoch`, `seconds`, and `before.loss`, `predicted.loss_change` ..."""
+    """A row per run and cut: `run_id`, `round`, `epoch`, `seconds`, `before.loss`, `predicted.loss_change` ..., and
+    `agreement.<a>|<b>` for each pair of measures that some run recorded."""
     kept: pd.DataFrame
     """A row per run, cut and conv: `run_id`, `round`, `layer` (position of the conv), `conv`, `kept` and `original`
     numbers of filters."""
@@ -153,6 +157,7 @@ def _run_row(run: Run) -> dict:
 
 def _cut_row(run_id: str, cut: dict) -> dict:
     flat = {f"{state}.{key}": value for state in STATES for key, value in cut[state].items()}
+    flat |= {f"{AGREEMENT}{pair}": value for pair, value in sorted(cut.get("agreement", {}).items())}
     return {"run_id": run_id, "round": cut["round"], "epoch": cut["epoch"], "seconds": cut.get("seconds"), **flat}
 
 
@@ -166,7 +171,8 @@ def _kept_rows(run_id: str, cut: dict, summary: dict | None) -> list[tuple]:
 
 def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
     """One array per key; null becomes NaN."""
-    columns = {key: np.array([row.get(key) for _, row in rows], dtype=float) for key in HISTORY_KEYS}
+    moved = sorted({key for _, row in rows if len(row) > len(HISTORY_KEYS) for key in row if key.startswith(MOVED)})
+    columns = {key: np.array([row.get(key) for _, row in rows], dtype=float) for key in (*HISTORY_KEYS, *moved)}
     frame = pd.DataFrame({"run_id": [run_id for run_id, _ in rows], **columns})
     return frame.astype({"epoch": int})
 

@@ -7,20 +7,23 @@ every statement is such a pair. Tasks are fixed, seeds are a sample: intervals s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.95
 RESAMPLES = 4999
+LEAST_P = 1e-9
+"""Below this a p-value is not told apart: the resamples know no more."""
 
 Interval = tuple[float, float]
+Bounds = tuple[np.ndarray, np.ndarray]
 
 
 def mean_interval(
     samples: Sequence[np.ndarray], rng: np.random.Generator, *, level: float = LEVEL, resamples: int = RESAMPLES
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> Bounds | None:
     """Bootstrap interval of the mean over tasks of the mean over seeds.
 
     samples: one array [seeds, ...] per task, the trailing axes the same for all; returns (low, high) of shape [...],
@@ -32,29 +35,82 @@ def mean_interval(
     cases instead of 95 %. Source: Hesterberg, The American Statistician 69 (2015), section 3 (the expanded
     percentile interval), applied to the half-widths so that few distinct resamples suffice.
     """
+    bounds = _bounds(samples, rng, resamples)
+    return None if bounds is None else bounds(level)
+
+
+def paired_test(differences: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[Interval, float] | None:
+    """`mean_interval` of paired differences, one array [seeds] per task, and the two-sided p-value that belongs to it.
+
+    The p-value is 1 minus the highest level at which the interval leaves 0 out: it is below 1 - LEVEL if and only if
+    the interval does. At least `LEAST_P`; 1 where no interval leaves 0 out. None as for `mean_interval`.
+    """
+    bounds = _bounds(differences, rng, RESAMPLES)
+    if bounds is None:
+        return None
+    low, high = (float(bound) for bound in bounds(LEVEL))
+    side = 0 if stratified_mean(differences) > 0 else 1
+
+    def margin(log_p: float) -> float:
+        bound = float(bounds(1 - np.exp(log_p))[side])
+        return -bound if side else bound
+
+    least, most = np.log(LEAST_P), -1e-6
+    if not margin(most) > 0:
+        return (low, high), 1.0
+    p = LEAST_P if margin(least) > 0 else float(np.exp(optimize.brentq(margin, least, most, xtol=1e-6)))
+    return (low, high), p
+
+
+def _bounds(
+    samples: Sequence[np.ndarray], rng: np.random.Generator, resamples: int
+) -> Callable[[float], Bounds] | None:
+    """The interval of `mean_interval` as a function of its level, from one set of resamples."""
     samples = [np.asarray(sample, dtype=float) for sample in samples]
     seeds = np.array([len(sample) for sample in samples])
     if len(seeds) == 0 or seeds.min() < 2:
         return None
+    center = sum(sample.mean(axis=0) for sample in samples) / len(samples)
+    drawn = np.sort(sum(_resampled_means(sample, rng, resamples) for sample in samples) / len(samples), axis=0)
+    freedom, n = int((seeds - 1).sum()), stats.hmean(seeds)
 
-    def mean(*tasks: np.ndarray, axis: int = 0) -> np.ndarray:
-        return sum(task.mean(axis=axis) for task in tasks) / len(tasks)
+    def bounds(level: float) -> Bounds:
+        tail = (1 + level) / 2
+        low, high = _quantile(drawn, 1 - tail), _quantile(drawn, tail)
+        widen = special.stdtrit(freedom, tail) / special.ndtri(tail) * np.sqrt(n / (n - 1))
+        return center - widen * (center - low), center + widen * (high - center)
 
-    drawn = stats.bootstrap(
-        samples, mean, axis=0, vectorized=True, paired=False, n_resamples=resamples, method="percentile",
-        confidence_level=level, rng=rng, batch=500,
-    ).confidence_interval  # fmt: skip
-    center, tail = mean(*samples), (1 + level) / 2
-    t, z = stats.t.ppf(tail, int((seeds - 1).sum())), stats.norm.ppf(tail)
-    n = stats.hmean(seeds)
-    widen = t / z * np.sqrt(n / (n - 1))
-    return center - widen * (center - drawn.low), center + widen * (drawn.high - center)
+    return bounds
+
+
+def _quantile(ordered: np.ndarray, share: float) -> np.ndarray:
+    """What `np.quantile` gives along the first axis of an array that is sorted along it, without sorting it again."""
+    place = share * (len(ordered) - 1)
+    below = min(int(place), len(ordered) - 2)
+    return ordered[below] + (place - below) * (ordered[below + 1] - ordered[below])
+
+
+def _resampled_means(sample: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """Means of bootstrap resamples of [seeds, ...]: [resamples, ...]; how often each seed is drawn is multinomial."""
+    n = len(sample)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    return np.tensordot(weights, sample, axes=1)
 
 
 def paired_interval(differences: Sequence[np.ndarray], rng: np.random.Generator) -> Interval | None:
     """`mean_interval` of paired differences, one array [seeds] per task, as two numbers (or None)."""
     interval = mean_interval(differences, rng)
     return None if interval is None else (float(interval[0]), float(interval[1]))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's step-down method (statsmodels), in the same order.
+
+    Each is below a level if and only if its hypothesis is rejected with that probability of any false rejection.
+    """
+    from statsmodels.stats.multitest import multipletests  # here, because it takes its time
+
+    return [float(value) for value in multipletests(p, method="holm")[1]] if len(p) else []
 
 
 def stratified_mean(differences: Sequence[np.ndarray]) -> float:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis import figures, style
 from analysis.claims import Judgement
-from analysis.frame import DENSE, Completeness, outcomes, timing
+from analysis.frame import DENSE, Completeness, timing
+from analysis.outcomes import outcomes
 from analysis.sources import UNFINISHED, Frames
 from analysis.stats import mean_interval
 

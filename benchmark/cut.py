@@ -14,6 +14,7 @@ from benchmark.flow import dot, measure_flow, parameters
 from benchmark.measures import MEASURES
 from benchmark.models import Net
 from benchmark.pruning import Keep, compact, kept_indices, masked, select
+from benchmark.ranks import agreement
 from benchmark.record import COLLAPSED, DIVERGED
 from benchmark.scoring import Scores, score_all
 from benchmark.state import State, carry_momentum, initial_net, initial_weights, make_optimizer, prepared
@@ -50,7 +51,8 @@ def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Pat
     after = measure_flow(pruned, probe.images, probe.labels, config.temperature)
     if not any(after.g[f"{name}.weight"].any() for name in pruned.convs):
         raise CutError(COLLAPSED)
-    _adopt(state, pruned, keep, config, round)
+    agreed = agreement(scores, model)
+    _adopt(state, pruned, keep, scores, config, round)
     seconds = time.perf_counter() - start
     state.seconds += seconds
     row = {
@@ -68,6 +70,7 @@ def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Pat
             name: {"min": float(s.min()), "mean": float(s.mean()), "max": float(s.max())}
             for name, s in scores[config.measure].items()
         },
+        "agreement": agreed,
         "seconds": seconds,
     }
     state.cuts.append(row)
@@ -113,7 +116,7 @@ def _predicted(model: Net, keep: Keep, g: dict, hg: dict) -> dict[str, float]:
     return {"loss_change": float(dot(step, g)), "grad_norm_sq_change": 2 * float(dot(step, hg))}
 
 
-def _adopt(state: State, pruned: Net, keep: Keep, config: RunConfig, round: int) -> None:
+def _adopt(state: State, pruned: Net, keep: Keep, scores: dict[str, Scores], config: RunConfig, round: int) -> None:
     source = masked(state.model, keep)
     if config.ablation == "reinit":
         new = initial_net(config, pruned.num_classes, pruned.plan, salt=f"reinit {round}")
@@ -124,6 +127,10 @@ def _adopt(state: State, pruned: Net, keep: Keep, config: RunConfig, round: int)
         carry_momentum(state, keep, optimizer, pruned)
     rows = {name: kept_indices(source)[f"{name}.weight"][0].cpu() for name in source.convs}
     state.origin = {name: state.origin[name][rows[name]] for name in rows}
+    state.ranked = {
+        measure: {name: layer[rows[name].to(layer.device)] for name, layer in layers.items()}
+        for measure, layers in scores.items()
+    }
     state.model, state.optimizer = pruned, optimizer
 
 

@@ -37,6 +37,9 @@ class State:
     """The rows of all epochs so far, row 0 included."""
     cuts: list[dict] = field(default_factory=list)
     """The rows of all cuts so far."""
+    ranked: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    """{measure: {conv name: scores [filters]}} of a cut just made, until the next epoch is trained; never saved: a run
+    that stops between the two makes its cut again."""
 
     @property
     def epoch(self) -> int:

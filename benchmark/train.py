@@ -15,7 +15,8 @@ from benchmark.batches import balanced, epoch_batches
 from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost
 from benchmark.flow import evaluate, measure_flow
-from benchmark.record import HISTORY_KEYS
+from benchmark.ranks import movement, squared_norms
+from benchmark.record import HISTORY_KEYS, MOVED
 from benchmark.state import State
 
 
@@ -112,8 +113,15 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
 
 
 def advance(state: State, problem: Problem, config: RunConfig, lr: float, *, flow_every: int) -> dict:
-    """Train one epoch in place; returns the row that it added to the history."""
+    """Train one epoch in place; returns the row that it added to the history.
+
+    After a cut it says how well each recorded score told how far its filter would move (`moved/<measure>`).
+    """
+    norms = squared_norms(state.model) if state.ranked else {}
     row = train_epoch(state, problem, config, lr)
+    moved = movement(state.ranked, state.model, norms)
+    row |= {f"{MOVED}{measure}": value for measure, value in moved.items()}
+    state.ranked = {}
     return log_epoch(state, problem, config, row, flow=(state.epoch + 1) % flow_every == 0)
 
 
@@ -131,6 +139,7 @@ def log_epoch(state: State, problem: Problem, config: RunConfig, trained: dict, 
         numbers = measure_flow(state.model, problem.probe.images, problem.probe.labels, config.temperature).numbers
         row |= {f"flow/{key}": value for key, value in numbers.items() if key not in ("loss", "accuracy")}
     state.seconds += time.perf_counter() - start
-    row = {key: row.get(key) for key in HISTORY_KEYS} | {"time/seconds": state.seconds}
+    moved = {key: value for key, value in row.items() if key.startswith(MOVED)}
+    row = {key: row.get(key) for key in HISTORY_KEYS} | {"time/seconds": state.seconds} | moved
     state.history.append(row)
     return row

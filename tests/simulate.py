@@ -5,16 +5,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 
 from benchmark.config import RunConfig
-from benchmark.record import HISTORY_KEYS, Record, write_json, write_lines
+from benchmark.record import HISTORY_KEYS, MOVED, Record, write_json, write_lines
 from benchmark.schedule import kept_fraction, schedule
 
 MEASURES = ("magnitude", "loss", "grasp", "grad_preservation", "random")
+FAMILY = {"loss_biased": "loss", "taylor": "loss"}
 PLAN = {
     f"features.{layer}": filters for layer, filters in zip((0, 3, 7, 10, 14, 17), (8, 8, 16, 16, 32, 32), strict=True)
 }
@@ -31,8 +32,16 @@ class World:
     """Shift of the final test accuracy."""
     growth: dict[str, float] = field(default_factory=dict)
     """Change of log10 |g| at each cut."""
+    jump: dict[str, float] = field(default_factory=dict)
+    """Decades by which the loss changes more at a cut than the 0.2 nats it otherwise rises by."""
+    turn: dict[str, float] = field(default_factory=dict)
+    """Decades by which d|theta|^2/dt changes more at a cut than by the 0.2 nats that it otherwise does."""
+    movement: dict[str, float] = field(default_factory=dict)
+    """Rank correlation of a score with how far its filters move after a cut."""
+    agreement: bool = False
+    """Whether every run recorded the scores of other measures, and of `oracle`, at its cuts."""
     noise: float = 0.01
-    """Standard deviation between runs, of loss (nats) and accuracy alike."""
+    """Standard deviation between runs, of loss (nats) and accuracy alike; ten times as much of decades and ranks."""
     diverged: tuple[str, ...] = ()
     """Measures whose runs end with a loss that is no number, one epoch after the last cut."""
     flow_every: int = 1
@@ -74,13 +83,17 @@ def write_run(runs: Path, config: RunConfig, world: World, *, finished: bool) ->
     luck, noise = shared.normal(0, 0.02), own.normal(0, world.noise, size=2)
     last_cut = timetable.cuts[-1] if timetable.cuts else timetable.total
     total = min(timetable.total, last_cut + 1) if name in world.diverged else timetable.total
-    history = []
+    history, moved = [], own.normal(world.movement.get(name, 0.0), 10 * world.noise)
     for epoch in range(total + 1):
         loss = 0.3 + (CHANCE - 0.3) * np.exp(-0.6 * epoch * 10 / timetable.total) + luck
         shift = world.loss.get(name, 0.0) + noise[0] if epoch > last_cut else 0.0
         accuracy = 0.1 + 0.85 * (1 - np.exp(-8 * epoch / timetable.total)) + luck / 2
         accuracy += (world.accuracy.get(name, 0.0) + noise[1]) * (epoch > last_cut or name == "none")
         history.append(_row(config, world, epoch, loss + shift, accuracy, timetable.lr(epoch)))
+        if epoch > last_cut:
+            history[-1]["time/images_per_second"] = float(own.normal(4000, 100))
+        if epoch - 1 in timetable.cuts:
+            history[-1][f"{MOVED}{name}"] = float(np.clip(moved, -1, 1))
     if name in world.diverged:
         history[-1] |= dict.fromkeys(("train/loss", "test/loss", "flow/grad_norm", "flow/theta_g"))
     cuts = [_cut(config, world, own, history, round, epoch) for round, epoch in enumerate(timetable.cuts, start=1)]
@@ -109,7 +122,7 @@ def _row(config: RunConfig, world: World, epoch: int, loss: float, accuracy: flo
         "time/seconds": 0.5 * epoch,
         "time/images_per_second": 3000.0 if trained else None,
         "flow/grad_norm": float(loss) if flow else None,
-        "flow/weight_norm_sq": 300.0 + epoch if flow else None,
+        "flow/weight_norm_sq": 300.0 + 10 * float(np.log1p(epoch)) if flow else None,
         "flow/theta_g": -0.1 * float(loss) if flow else None,
         "flow/theta_hg": 0.02 * float(loss) if flow else None,
         "flow/g_hg": 0.01 * float(loss) if flow else None,
@@ -121,9 +134,11 @@ def _cut(
     config: RunConfig, world: World, own: np.random.Generator, history: list[dict], round: int, epoch: int
 ) -> dict:
     now = history[epoch]
-    growth = world.growth.get(config.measure, 0.0) + own.normal(0, 0.02)
+    planted = [effects.get(config.measure, 0.0) for effects in (world.growth, world.jump, world.turn)]
+    growth, jump, turn = (float(effect + own.normal(0, 10 * world.noise)) for effect in planted)
     before = _state(now["test/loss"], now["test/accuracy"], 1.0)
-    after = _state(now["test/loss"] * (1 + 0.2 * own.uniform()), now["test/accuracy"] / 2, 10**growth)
+    after = _state(now["test/loss"] + 0.2 * 10**jump, now["test/accuracy"] / 2, 10**growth)
+    after["theta_g"] = before["theta_g"] - 0.1 * 10**turn
     actual = {
         "loss_change": after["loss"] - before["loss"],
         "grad_norm_sq_change": after["grad_norm"] ** 2 - before["grad_norm"] ** 2,
@@ -137,8 +152,19 @@ def _cut(
         "predicted": {key: value * own.uniform(0.5, 1.5) for key, value in actual.items()},
         "actual": actual,
         "scores": {conv: {"min": 0.0, "mean": 0.5, "max": 1.0} for conv in PLAN},
+        "agreement": _agreement(own, epoch) if world.agreement else {},
         "seconds": 0.1,
     }
+
+
+def _agreement(own: np.random.Generator, epoch: int) -> dict[str, float]:
+    """Correlations that are 0 between families, fade from 0.8 within them, and are 0.5 with the oracle."""
+    found = {}
+    for a, b in combinations(sorted([*MEASURES, *FAMILY, "oracle"]), 2):
+        families = {FAMILY.get(a, a), FAMILY.get(b, b)}
+        center = 0.5 if "oracle" in (a, b) else 0.8 - 0.01 * epoch if len(families) == 1 else 0.0
+        found[f"{a}|{b}"] = float(np.clip(own.normal(center, 0.05), -1, 1))
+    return found
 
 
 def _state(loss: float, accuracy: float, grad_norm: float) -> dict:

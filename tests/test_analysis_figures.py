@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
@@ -21,7 +22,7 @@ def frames_of(path, configs, world=None):
 
 
 GRIDS = {
-    "demo": (simulate.grid(), World(growth={"grasp": 4})),
+    "demo": (simulate.grid(), World(growth={"grasp": 4}, agreement=True)),
     "one seed, no dense control": (simulate.grid(seeds=[0], dense=False), World()),
     "rounds and restart": (simulate.grid(timings=[0, "trained"], rounds=[1, 3], seeds=[0, 1]), World()),
     "flow seldom, one measure diverged": (simulate.grid(), World(diverged=("grasp",), flow_every=4)),
@@ -33,25 +34,36 @@ def frames(request, tmp_path_factory):
     return frames_of(tmp_path_factory.mktemp("runs"), *GRIDS[request.param])
 
 
+OWN_PANELS = {"agreement", "order_products", "cost"}
+"""Figures whose panels are not settings."""
+NEEDS = {"agreement": "demo", "order_products": "dense", "epochs_to_threshold": "dense"}
+
+
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_panel_has_a_title_and_axes_have_labels(frames, name):
-    canvas = FIGURES[name].draw(frames)
+def test_every_panel_has_a_title_and_axes_have_labels(frames, name, request):
+    canvas, grid = FIGURES[name].draw(frames), request.node.callspec.params["frames"]
     panels = {panel for panel in frames.runs["panel"] if panel}
-    titles = {ax.get_title().replace("\n", " ") for ax in canvas.axes} - {""}
-    assert titles == panels
-    assert all(ax.get_xlabel() for ax in canvas.axes if ax.get_title() and len(panels) == len(canvas.axes))
+    lacking = (NEEDS.get(name) == "dense" and "no dense" in grid) or (NEEDS.get(name) == "demo" and grid != "demo")
+    assert (canvas is None) == lacking
+    if lacking:
+        return
+    titles = {ax.get_title().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ") for ax in canvas.axes} - {""}
+    assert (titles == panels) != (name in OWN_PANELS)
+    assert all(ax.get_xlabel() for ax in canvas.axes if ax.get_title() and len(titles) == len(canvas.axes))
     assert any(ax.get_ylabel() or [t.get_text() for t in ax.get_yticklabels()] for ax in canvas.axes)
     assert "n = " in FIGURES[name].caption_for(frames)
 
 
 def test_only_the_dense_control_draws_curves_and_nothing_else(tmp_path):
     frames = frames_of(tmp_path, simulate.grid(measures=[]))
-    assert {name for name, plot in FIGURES.items() if plot.draw(frames)} == {"convergence", "gradient_flow"}
+    assert {name for name, plot in FIGURES.items() if plot.draw(frames)} == {
+        "convergence", "gradient_flow", "order_products",
+    }  # fmt: skip
 
 
 def test_without_flow_there_is_no_trajectory(tmp_path):
     frames = frames_of(tmp_path, simulate.grid(seeds=[0]), World(flow_every=1))
-    frames.history[["flow/grad_norm", "flow/theta_g"]] = float("nan")
+    frames.history[[name for name in frames.history if name.startswith("flow/")]] = float("nan")
     assert FIGURES["gradient_flow"].draw(frames) is None
 
 
@@ -77,6 +89,32 @@ def test_the_caption_says_how_many_seeds(tmp_path):
     assert "no interval" in one
     uneven = [c for c in simulate.grid() if (c.measure, c.seed) != ("loss", 0)]
     assert sample_size(frames_of(tmp_path / "c", uneven)).startswith("n = 2 to 3 seeds")
+
+
+def test_runs_that_never_reach_the_threshold_are_open_dots(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(timings=[0]), World(loss={"random": 2.0}))
+    (ax,) = FIGURES["epochs_to_threshold"].draw(frames).axes
+    opened = {line.get_color() for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())}
+    assert opened == {style.look("random").color}
+    ends = [line.get_xdata() for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    assert set(np.concatenate(ends)) == {10}
+
+
+def test_the_change_of_the_norm_leaves_out_what_a_cut_removed(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[4], dense=False))
+    axes = FIGURES["gradient_flow"].draw(frames).axes
+    assert [set(ax.lines[0].get_xdata()) for ax in axes] == [
+        set(range(11)), set(range(11)), set(range(1, 11)) - {5},
+    ]  # fmt: skip
+
+
+def test_agreement_draws_what_was_recorded(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(), World(agreement=True))
+    ax = next(ax for ax in FIGURES["agreement"].draw(frames).axes if ax.get_title() == "with loss")
+    means = {line.get_color(): line.get_ydata() for line in ax.lines if line.get_marker() not in ("", "None")}
+    assert means[style.look("taylor").color] == pytest.approx([0.8, 0.76], abs=0.05)
+    assert means[style.look("grasp").color] == pytest.approx([0, 0], abs=0.05)
+    assert style.look("loss").color not in means
 
 
 def test_files_are_reproducible(tmp_path):

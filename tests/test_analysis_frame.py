@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.frame import completeness, named, outcomes, pair
+from analysis.frame import completeness, named, pair
+from analysis.outcomes import outcomes
 from analysis.sources import load
 from tests import simulate
 from tests.simulate import World

@@ -18,7 +18,7 @@ def test_frames_hold_what_the_records_say(tmp_path):
     simulate.simulate(tmp_path, configs)
     frames = load(str(tmp_path))
     assert set(frames.runs["run_id"]) == {config.run_id for config in configs}
-    assert list(frames.history.columns) == ["run_id", *HISTORY_KEYS]
+    assert list(frames.history.columns) == ["run_id", *HISTORY_KEYS, "moved/grasp", "moved/magnitude"]
     assert len(frames.history) == len(configs) * 6
     run = next(config for config in configs if config.measure == "grasp")
     row = frames.runs.set_index("run_id").loc[run.run_id]
@@ -32,6 +32,19 @@ def test_frames_hold_what_the_records_say(tmp_path):
     kept = frames.kept[(frames.kept["run_id"] == run.run_id) & (frames.kept["round"] == 2)]
     assert dict(zip(kept["conv"], kept["kept"], strict=True)) == cuts[1]["kept"]
     assert dict(zip(kept["conv"], kept["original"], strict=True)) == simulate.PLAN
+
+
+def test_rank_correlations_of_a_cut_and_after_it_are_columns(tmp_path):
+    configs = simulate.grid(**TINY)
+    simulate.simulate(tmp_path, configs, simulate.World(agreement=True, movement={"grasp": 0.5}, noise=0))
+    frames = load(str(tmp_path))
+    run = next(config for config in configs if config.measure == "grasp")
+    rows = frames.history[frames.history["run_id"] == run.run_id].set_index("epoch")
+    assert rows["moved/grasp"].dropna().to_dict() == {3: 0.5, 4: 0.5}
+    assert rows["moved/magnitude"].isna().all()
+    cuts = [json.loads(line) for line in (tmp_path / run.run_id / "cuts.jsonl").read_text().splitlines()]
+    mine = frames.cuts[frames.cuts["run_id"] == run.run_id]
+    assert mine["agreement.grasp|loss"].tolist() == [cut["agreement"]["grasp|loss"] for cut in cuts]
 
 
 def test_null_is_nan_in_columns_of_floats(tmp_path):

@@ -1,0 +1,164 @@
+"""Trajectories by epoch: training, and the gradient flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from analysis import style
+from analysis.figures.plot import BAND, COLUMNS, PANEL_HEIGHT, drawn, figure, legend, new_canvas, panels_of
+from analysis.frame import DENSE
+from analysis.sources import Frames
+from analysis.stats import mean_interval
+
+SHARED = "Before the cut all runs share the dense control's training, which the dashed black line shows"
+CURVE_RESAMPLES = 999
+
+
+@figure(
+    "Convergence",
+    "Training loss (cross-entropy of logits / T, log scale) and test accuracy by epoch. Lines are means over seeds "
+    f"(geometric on log scales), bands {BAND}; dotted vertical lines mark cuts. {SHARED}. A curve ends where one of "
+    "its runs diverged.",
+)
+def convergence(frames: Frames) -> Figure | None:
+    """Training loss and test accuracy by epoch and measure."""
+    rows = [
+        _Curve("train/loss", "training loss (nats)", log=True),
+        _Curve("test/accuracy", "test accuracy (%)", 100, top=100),
+    ]
+    return _curves(frames, rows)
+
+
+@figure(
+    "Gradient-flow trajectories",
+    "Gradient norm |g|, speed of the squared parameter norm as gradient flow has it, |d|θ|²/dt| = 2|θ·g|, both on "
+    "the probe set, and its change over an epoch divided by the learning rate (which momentum, weight decay and "
+    f"minibatches also move), by epoch (log scales). Lines are geometric means over seeds, bands {BAND}; dotted "
+    f"vertical lines mark cuts. {SHARED}. A value at the epoch of a cut was taken before the cut.",
+)
+def gradient_flow(frames: Frames) -> Figure | None:
+    """|g|, 2 |theta.g| and the discrete change of |theta|^2 by epoch and measure."""
+    history = frames.history
+    change = history.groupby("run_id")["flow/weight_norm_sq"].diff().abs() / history["lr"]
+    cut = pd.MultiIndex.from_frame(frames.cuts[["run_id", "epoch"]].assign(epoch=frames.cuts["epoch"] + 1))
+    pruned = pd.MultiIndex.from_frame(history[["run_id", "epoch"]]).isin(cut)  # the change holds what was cut off
+    history = history.assign(speed=2 * history["flow/theta_g"].abs(), change=change.mask(pruned))
+    rows = [
+        _Curve("flow/grad_norm", "|g| (nats)", log=True),
+        _Curve("speed", "2|θ·g| (nats)", log=True),
+        _Curve("change", "|Δ|θ|²| / lr", log=True),
+    ]
+    return _curves(replace(frames, history=history), rows)
+
+
+@dataclass(frozen=True)
+class _Curve:
+    key: str
+    label: str
+    scale: float = 1
+    top: float = np.inf
+    log: bool = False
+
+
+def _curves(frames: Frames, rows: list[_Curve]) -> Figure | None:
+    """A row of panels per quantity, a line per measure."""
+    runs = drawn(frames)
+    panels = panels_of(runs) or [""]
+    measures = style.in_order(set(runs["measure"]))
+    tables = {row.key: frames.history.pivot(index="run_id", columns="epoch", values=row.key) for row in rows}
+    if runs.empty or all(table.isna().to_numpy().all() for table in tables.values()):
+        return None
+    cut_epochs = frames.cuts.merge(runs[["run_id", "panel"]], on="run_id").groupby("panel")["epoch"].unique()
+    starts = {(panel, measure): _start(runs, panel, measure) for panel in panels for measure in measures}
+    canvas, blocks = new_canvas(panels, len(rows), height=PANEL_HEIGHT, sharex=True)
+    for index, row in enumerate(rows):
+        limits = []
+        for panel, axes in zip(panels, blocks, strict=True):
+            ax = axes[index]
+            for measure, ids in _members(runs, panel, measures):
+                values = tables[row.key].loc[ids] * row.scale
+                values = values.where(values > 0) if row.log else values
+                values = values.loc[:, values.notna().all() & (values.columns >= starts[panel, measure])]
+                limits.append(_line(ax, values, style.look(measure), row))
+            _mark_cuts(ax, cut_epochs.get(panel, []))
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _share_limits([axes[index] for axes in blocks], limits, log=row.log)
+    for number, axes in enumerate(blocks):
+        axes[-1].set_xlabel("epoch")
+        for ax, row in zip(axes, rows, strict=True):
+            if number % COLUMNS == 0:
+                ax.set_ylabel(row.label)
+    legend(canvas, measures)
+    return canvas
+
+
+def _members(runs: pd.DataFrame, panel: str, measures: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The runs of each measure in a panel; the dense control's are those that its pruned runs would have been."""
+    here = runs[runs["panel"] == panel]
+    for measure in measures:
+        rows = runs[runs["run_id"].isin(here["dense_id"])] if measure == DENSE else here[here["measure"] == measure]
+        if len(rows):
+            yield measure, rows["run_id"].tolist()
+
+
+def _start(runs: pd.DataFrame, panel: str, measure: str) -> float:
+    """The epoch from which a measure has a curve of its own: its cut, if the dense control shows what is before."""
+    here = runs[runs["panel"] == panel]
+    has_dense = here["dense_id"].isin(runs["run_id"]).all()
+    return here["first_cut"].min() if measure != DENSE and has_dense else 0
+
+
+def _line(ax: Axes, values: pd.DataFrame, look: style.Look, row: _Curve) -> tuple[float, float]:
+    """Mean and band of values [seeds, epochs], on log scales of their logarithm; returns the range of the mean."""
+    if values.empty:
+        return np.nan, np.nan
+    x, numbers = values.columns, np.log10(values.to_numpy()) if row.log else values.to_numpy()
+    mean = numbers.mean(axis=0)
+    band = mean_interval([numbers], np.random.default_rng(0), resamples=CURVE_RESAMPLES)
+    if band is not None:
+        low, high = np.power(10, band) if row.log else np.clip(band, 0, row.top)
+        ax.fill_between(x, low, high, color=look.color, alpha=0.1, linewidth=0)
+    mean = np.power(10, mean) if row.log else mean
+    ax.plot(x, mean, markevery=max(1, len(x) // 8), **look.curve())
+    return mean.min(), mean.max()
+
+
+def _share_limits(axes: list[Axes], limits: list[tuple[float, float]], *, log: bool) -> None:
+    """The same y range in all panels, from the means: a wide band of one measure must not flatten the others."""
+    numbers = np.array(limits)
+    if not np.isfinite(numbers).any():
+        return
+    low, high = np.nanmin(numbers), np.nanmax(numbers)
+    for ax in axes:
+        if log:
+            ax.set_yscale("log")
+            ax.set_ylim(low / 1.4, high * 1.4)
+            if high / low < 50:
+                ax.yaxis.set_major_locator(FixedLocator(_round_ticks(low / 1.4, high * 1.4)))
+                ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.yaxis.set_minor_locator(NullLocator())
+        else:
+            margin = 0.06 * (high - low or 1)
+            ax.set_ylim(low - margin, high + margin)
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten in a range."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    return [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
+
+
+def _mark_cuts(ax: Axes, epochs: np.ndarray | list) -> None:
+    """Dotted lines at the cuts; of more than two, at the first and the last, with a tint between."""
+    if len(epochs) > 2:
+        ax.axvspan(min(epochs), max(epochs), color="#000000", alpha=0.05, linewidth=0)
+        epochs = [min(epochs), max(epochs)]
+    for epoch in epochs:
+        ax.axvline(epoch, color="#555555", linestyle=":", linewidth=0.9, zorder=1)

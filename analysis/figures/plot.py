@@ -1,0 +1,143 @@
+"""What all figures share: their declaration, panels, legend, and how they are written."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from analysis import style
+from analysis.frame import DENSE
+from analysis.sources import UNFINISHED, Frames
+
+matplotlib.use("Agg")
+
+COLUMNS = 3
+"""Panels beside each other."""
+PANEL_HEIGHT = 1.75
+BAND = "95 % bootstrap intervals over seeds (widened for few seeds)"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure, before any data."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Frames], Figure | None]
+    """None where the frames hold nothing to draw."""
+
+    def caption_for(self, frames: Frames) -> str:
+        """The caption, with the number of runs behind what is drawn."""
+        return f"{self.caption} {sample_size(frames)}"
+
+
+FIGURES: dict[str, Plot] = {}
+
+
+def figure(title: str, caption: str) -> Callable[[Callable[[Frames], Figure | None]], Plot]:
+    """Declare a figure: its title and caption stand beside the code that draws it."""
+
+    def declare(function: Callable[[Frames], Figure | None]) -> Plot:
+        def draw(frames: Frames) -> Figure | None:
+            with matplotlib.rc_context(style.RC):
+                return function(frames)
+
+        FIGURES[function.__name__] = Plot(function.__name__, title, caption, draw)
+        return FIGURES[function.__name__]
+
+    return declare
+
+
+def save(canvas: Figure, stem: Path) -> bytes:
+    """Write `<stem>.png` (256 colours, a third of the size) and `<stem>.svg`, reproducibly; returns the PNG."""
+    image = io.BytesIO()
+    with matplotlib.rc_context(style.RC):
+        canvas.get_layout_engine().execute(canvas)
+        canvas.set_layout_engine(None)  # the layout is made: writing two files must not repeat it
+        canvas.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
+        canvas.set_dpi(style.RC["savefig.dpi"])
+        agg = FigureCanvasAgg(canvas)
+        agg.draw()
+    drawn = Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")
+    drawn.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(image, format="png")
+    stem.with_name(f"{stem.name}.png").write_bytes(image.getvalue())
+    return image.getvalue()
+
+
+def sample_size(frames: Frames) -> str:
+    """How many seeds stand behind each mean, in words."""
+    runs = drawn(frames)
+    seeds = runs[runs["measure"] != DENSE].groupby(["panel", "measure"]).size()
+    if seeds.empty:
+        return "No pruned run."
+    span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    text = f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} runs)."
+    return text if seeds.max() > 1 else f"{text} One seed gives no interval."
+
+
+def drawn(frames: Frames) -> pd.DataFrame:
+    """The finished runs without an ablation."""
+    runs = frames.runs
+    return runs[(runs["outcome"] != UNFINISHED) & (runs["ablation"] == "none")]
+
+
+def panels_of(runs: pd.DataFrame) -> list[str]:
+    """The settings that runs are in, in the order of the runs."""
+    return [panel for panel in runs["panel"].unique() if panel]
+
+
+def new_canvas(
+    panels: list[str], rows: int, *, height: float, sharex: bool = False, sharey: bool = True
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with one block of `rows` axes per panel, at most `COLUMNS` blocks beside each other."""
+    columns = min(len(panels), COLUMNS)
+    lines = -(-len(panels) // columns)
+    width = style.FULL_WIDTH if columns > 1 else style.FULL_WIDTH * 0.56
+    canvas = Figure(figsize=(width, lines * rows * height + 0.5), layout="constrained")
+    grid = canvas.subplots(lines * rows, columns, squeeze=False, sharex=sharex, sharey="row" if sharey else False)
+    blocks = []
+    for number, panel in enumerate(panels):
+        line, column = divmod(number, columns)
+        block = [grid[line * rows + row, column] for row in range(rows)]
+        block[-1].tick_params(labelbottom=True)
+        block[0].set_title(textwrap.fill(_unbroken(panel), width=26 if columns == COLUMNS else 34))
+        blocks.append(block)
+    for number in range(len(panels), lines * columns):
+        line, column = divmod(number, columns)
+        for row in range(rows):
+            grid[line * rows + row, column].set_axis_off()
+    return canvas, blocks
+
+
+def _unbroken(panel: str) -> str:
+    """A panel's name that can be broken within its timing, but not between a field and its value."""
+    timing, *fields = panel.split(", ")
+    return ", ".join([timing, *(text.replace(" ", "\N{NO-BREAK SPACE}") for text in fields)])
+
+
+def legend(canvas: Figure, measures: list[str], *, line: bool = True) -> None:
+    """One legend for all panels, above them."""
+    handles = []
+    for measure in measures:
+        look = style.look(measure).curve()
+        if not line:
+            look |= {"linestyle": "", "marker": look["marker"] or "x"}
+            look |= {} if style.look(measure).marker else {"markeredgecolor": look["color"], "markeredgewidth": 1.5}
+        handles.append(Line2D([], [], label=style.name(measure), markersize=5, **look))
+    wide = canvas.get_figwidth() > 5
+    canvas.legend(
+        handles=handles, loc="outside upper center", ncols=min(len(handles), 6 if wide else 3), handlelength=2.6
+    )
