@@ -11,10 +11,15 @@ import pytest
 import wandb
 import yaml
 
+from analysis import sources
+from analysis.claims import judge_all
+from analysis.frame import named
+from analysis.pull import Pull
 from benchmark.record import Record, run_folders
 from sweeps.grid import load
 from tests.test_chaos import children, command_line
 from tests.test_track import assert_complete
+from tests.test_wandb_source import assert_same
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 PATIENCE = 500
@@ -142,6 +147,11 @@ def test_agents_finish_a_grid_though_two_of_them_are_killed(server, place):
     for config in configs:
         assert runs[config.run_id].group == config.cell
         assert_complete(runs[config.run_id], Record(place / "runs" / config.run_id))
+
+    local = sources.load(str(place / "runs"))
+    pulled = sources.load(f"wandb:{grid.entity}/{grid.project}", Pull(cache=place / "cache"))
+    assert_same(pulled, local)
+    assert [claim.to_dict() for claim in judge_all(named(pulled))] == [c.to_dict() for c in judge_all(named(local))]
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in SWEEPS.glob("*.yaml")))
