@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -67,40 +67,54 @@ def drive(
     """
     outcome = Outcome()
     queue = unfinished(configs, options, outcome)
-    with _cluster(address) if queue else contextlib.nullcontext():
-        tasks = _Tasks(options, queue, per_gpu) if queue else None
-        try:
-            while queue or (tasks and tasks.running):
-                start, slots = time.monotonic(), workers or tasks.slots()
-                while len(tasks.running) < (workers or slots + AHEAD) and (job := tasks.choice(due(queue))):
-                    queue.remove(job)
-                    tasks.submit(job)
-                for job, event in tasks.events(epoch_limit):
-                    if event := settled(event, job, queue, outcome, retries):
-                        watch(event)
-                outcome.wall += (time.monotonic() - start) * min(slots, len(configs))
-        finally:
-            if tasks:
+    if queue:
+        with _cluster(address) as raise_signals:
+            tasks = _Tasks(options, queue, per_gpu)
+            try:
+                while queue or tasks.running:
+                    start, slots = time.monotonic(), workers or tasks.slots()
+                    while len(tasks.running) < (workers or slots + AHEAD) and (job := tasks.choice(due(queue))):
+                        queue.remove(job)
+                        tasks.submit(job)
+                    for job, event in tasks.events(epoch_limit):
+                        if event := settled(event, job, queue, outcome, retries):
+                            watch(event)
+                    outcome.wall += (time.monotonic() - start) * min(slots, len(configs))
+                    raise_signals()
+            finally:
                 tasks.stop()
     tidy(configs, options.runs)
     return outcome
 
 
 @contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """A connection to the cluster. Raises `UserError` if there is none at this address, or it cannot work with us."""
+def _cluster(address: str | None) -> Iterator[Callable[[], None]]:
+    """A connection to the cluster, and what raises the signals that came meanwhile.
+
+    A handler that raises inside of Ray loses its exit status. Raises `UserError` if there is no cluster at this
+    address, or it cannot work with us.
+    """
     _require_listener(address or os.environ.get("RAY_ADDRESS", ""))
-    ours = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    came: list[int] = []
+
+    def raise_signals() -> None:
+        while came:
+            signal.signal(came[-1], ours[came[-1]])
+            signal.raise_signal(came.pop())
+
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except Exception as error:  # Ray raises that, too, when a machine is slow
         raise UserError(f"Ray at address {address!r} cannot be reached or started ({_first_line(error)})") from None
-    for name, handler in ours.items():  # Ray has put in its own
-        signal.signal(name, handler)
+    for number in ours:  # Ray has put in its own
+        signal.signal(number, lambda number, _: came.append(number))
     try:
-        yield
+        yield raise_signals
     finally:
         ray.shutdown()
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 def _require_listener(address: str) -> None:

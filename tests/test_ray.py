@@ -1,6 +1,7 @@
 """The Ray engine on a cluster of two nodes on this machine: what dies, and what finds its way home."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,20 @@ def test_a_node_dies_in_the_middle_and_all_runs_finish_with_the_same_numbers(opt
         run(config, replace(options, runs=tmp_path / "here"))
         assert science_of(runs / config.run_id) == science_of(tmp_path / "here" / config.run_id)
     assert not list(runs.rglob("*.lock"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_driver_that_is_stopped_keeps_what_is_finished_and_says_so(tmp_path):
+    grid, runs = write(tmp_path / "grid.yaml", epochs={"value": 100}), tmp_path / "runs"
+    with driver(grid, runs, "--address", "local") as process:
+        wait_for(lambda: list(runs.glob("*/checkpoint.pt")), process)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate()
+    assert process.returncode == 143, out
+    assert "Traceback" not in out
+    assert list(runs.glob("*/checkpoint.pt"))
+    assert not list(runs.rglob(".lock"))
 
 
 @pytest.mark.parametrize(
