@@ -19,7 +19,7 @@ from analysis.frame import DENSE, TASK, named
 from analysis.outcomes import outcomes
 from analysis.sources import Frames, load
 from benchmark.errors import UserError
-from benchmark.record import write_json
+from benchmark.record import HISTORY_KEYS, write_json
 
 QUANTITIES = {
     "final_accuracy": ("test accuracy", "accuracy"),
@@ -223,7 +223,7 @@ def _row(setting: str, measure: str, pairs: pd.DataFrame, same: set[str]) -> Row
 
 def _same_histories(a: Frames, b: Frames, pairs: pd.DataFrame) -> set[str]:
     """The run ids of A whose history is that of its like in B, number by number (times apart)."""
-    columns = [name for name in a.history.columns if name != "run_id" and not name.startswith("time/")]
+    columns = [name for name in HISTORY_KEYS if not name.startswith("time/")]
     ours, theirs = (
         {run_id: rows[columns].to_numpy() for run_id, rows in frames.history.groupby("run_id")} for frames in (a, b)
     )
