@@ -122,8 +122,10 @@ def test_an_interrupted_run_goes_on_with_no_row_twice_or_missing(online, server,
     mirror = server.run("flowprune")
     assert mirror.state == state
     assert [row["epoch"] for row in mirror.history] == [0, 1]
+    sent = [row["_timestamp"] for row in mirror.history]
     run(config, online)
     assert_complete(server.run("flowprune"), record_of(config, online))
+    assert [row["_timestamp"] for row in mirror.history][:2] == sent  # what is there is not sent again
 
 
 def test_a_run_that_begins_anew_replaces_what_the_server_has(online, server, tmp_path):
