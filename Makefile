@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo report test slow lint clean
+.PHONY: demo report test slow cluster lint clean
 
 demo: $(READY)  ## the demo grid on real digits, then its report
 	$(BIN)/python -m sweeps run sweeps/demo.yaml --runs runs --wandb offline
@@ -16,6 +16,9 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+cluster: $(READY)  ## real W&B agents and a Ray cluster of two nodes, on this machine
+	$(BIN)/python -m pytest -m cluster --numprocesses 0 --timeout 900
 
 lint: $(READY)
 	$(BIN)/ruff check .

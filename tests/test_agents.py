@@ -29,7 +29,7 @@ TINY = {
     "score_samples": {"value": 60}, "probe_samples": {"value": 30}, "score_all": {"value": False},
 }  # fmt: skip
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 
 def sweep(server, path):

@@ -73,7 +73,7 @@ def epochs(runs: Path, configs: list[RunConfig]) -> list[int]:
     return [len(Record(runs / config.run_id).history()) for config in configs]
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_a_node_dies_in_the_middle_and_all_runs_finish_with_the_same_numbers(options, tmp_path):
     short = {"prune_epoch": {"value": 1}, "seed": {"values": [0, 1]}, "epochs": {"value": 8}}
@@ -94,7 +94,7 @@ def test_a_node_dies_in_the_middle_and_all_runs_finish_with_the_same_numbers(opt
     assert not list(runs.rglob("*.lock"))
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_a_driver_that_is_stopped_keeps_what_is_finished_and_says_so(tmp_path):
     grid, runs = write(tmp_path / "grid.yaml", epochs={"value": 100}), tmp_path / "runs"
@@ -125,7 +125,7 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs Linux's /proc: each node gets a folder by it")
 def test_records_of_machines_without_a_common_folder_come_home(tmp_path, monkeypatch):
