@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from benchmark.cli import guarded, parse
 from benchmark.config import RunConfig
@@ -19,9 +19,9 @@ from benchmark.errors import require
 from benchmark.options import Options
 from benchmark.track import MODES
 
-DESCRIPTION = "Time a run on digits with and without tracking, each in a new process, in turn."
+DESCRIPTION = "Time runs on digits with and without tracking, in turn: the first run of a process, and a later one."
 CONFIG = RunConfig(width=0.125, ratio=0.6, batch_size=64, score_samples=640, probe_samples=256)
-PILOT_EPOCHS = 4
+SHORT_EPOCHS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,12 @@ class Overhead:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds from the first line of `run` to its end: importing wandb counts, importing torch does not."""
+    """Seconds of two runs in a new process, each from the first line of `run` to its end."""
 
-    wall: float
-    cpu: float
-    """CPU time of the process."""
+    first: float
+    """A short one, in which wandb is imported and starts its service; torch is imported before."""
+    later: float
+    """The run that is asked for, as the worker of a sweep makes it."""
 
 
 def main() -> None:
@@ -68,15 +69,14 @@ def execute(command: Overhead) -> None:
     require(command.seconds > 0, "seconds", command.seconds, "above 0")
     options = Options(device=command.device, threads=command.threads, wandb="disabled")
     epochs, costs = measure(command, options)
-    table = Table("tracking", "wall", "more than without", "(min to max)", "CPU", "more than without", "n")
+    table = Table("tracking", "run", "more than without", "(min to max)", "once per process", "n")
     for mode, of_mode in costs.items():
-        cells = [mode]
-        for clock in ("wall", "cpu"):
-            more = shares(costs, mode, clock)
-            cells += [f"{statistics.median(getattr(cost, clock) for cost in of_mode):.2f} s", percent(more)]
-            if clock == "wall":
-                cells.append(f"{min(more):+.1%} to {max(more):+.1%}")
-        table.add_row(*cells, str(command.repeats))
+        more = [cost.later / without.later - 1 for cost, without in zip(of_mode, costs["disabled"], strict=True)]
+        once = [cost.first - without.first for cost, without in zip(of_mode, costs["disabled"], strict=True)]
+        table.add_row(
+            mode, f"{median(cost.later for cost in of_mode):.2f} s", f"{median(more):+.1%}",
+            f"{min(more):+.1%} to {max(more):+.1%}", f"{median(once):+.2f} s", str(command.repeats),
+        )  # fmt: skip
     Console().print(f"{CONFIG.label}, {epochs} epochs, {options.device_name()}; medians, each against its neighbour")
     Console().print(table)
     if command.json:
@@ -85,27 +85,17 @@ def execute(command: Overhead) -> None:
 
 
 def measure(command: Overhead, options: Options) -> tuple[int, dict[str, list[Cost]]]:
-    """The epochs that fill the time, and {mode: costs of its runs}; `disabled` is the first mode."""
+    """The epochs that fill the time, and {mode: costs}; `disabled` is the first mode."""
     modes = dict.fromkeys(("disabled", *command.modes))
-    pilot = in_new_process(partial(timed, dataclasses.replace(CONFIG, epochs=PILOT_EPOCHS), options))
-    epochs = max(PILOT_EPOCHS, round(command.seconds / pilot.wall * PILOT_EPOCHS))
+    short = dataclasses.replace(CONFIG, epochs=SHORT_EPOCHS)
+    pilot = in_new_process(partial(timed, short, short, options))
+    epochs = max(SHORT_EPOCHS, round(command.seconds / pilot.later * SHORT_EPOCHS))
     config = dataclasses.replace(CONFIG, epochs=epochs)
     costs: dict[str, list[Cost]] = {mode: [] for mode in modes}
     for _ in range(command.repeats):
         for mode in modes:
-            costs[mode].append(in_new_process(partial(timed, config, dataclasses.replace(options, wandb=mode))))
+            costs[mode].append(in_new_process(partial(timed, short, config, dataclasses.replace(options, wandb=mode))))
     return epochs, costs
-
-
-def shares(costs: dict[str, list[Cost]], mode: str, clock: str) -> list[float]:
-    """By how much of it the runs of a mode took longer than the runs without tracking before them."""
-    pairs = zip(costs[mode], costs["disabled"], strict=True)
-    return [getattr(cost, clock) / getattr(without, clock) - 1 for cost, without in pairs]
-
-
-def percent(values: list[float]) -> str:
-    """Their median."""
-    return f"{statistics.median(values):+.1%}"
 
 
 def in_new_process(job: Callable[[], Cost]) -> Cost:
@@ -114,15 +104,18 @@ def in_new_process(job: Callable[[], Cost]) -> Cost:
         return pool.apply(job)
 
 
-def timed(config: RunConfig, options: Options) -> Cost:
-    """The cost of a run in a folder of its own."""
+def timed(first: RunConfig, later: RunConfig, options: Options) -> Cost:
+    """The cost of two runs, each in a folder of its own."""
     options.prepare()
     from benchmark.run import run
 
-    with tempfile.TemporaryDirectory() as folder:
-        start, cpu = time.perf_counter(), time.process_time()
-        run(config, dataclasses.replace(options, runs=Path(folder)))
-        return Cost(time.perf_counter() - start, time.process_time() - cpu)
+    def seconds(config: RunConfig) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            run(config, dataclasses.replace(options, runs=Path(folder)))
+            return time.perf_counter() - start
+
+    return Cost(seconds(first), seconds(later))
 
 
 if __name__ == "__main__":
