@@ -30,10 +30,10 @@ def mean_interval(
     or None where there is nothing to resample (a task with fewer than two seeds).
 
     Seeds are resampled within tasks (stratified), and the percentile interval is widened about the mean by
-    t / z * sqrt(n / (n - 1)), n the (harmonic mean of the) seeds per task, t with as many degrees of freedom as
-    there are seeds beyond one per task: the plain percentile interval of three seeds covers the truth in 75 % of
-    cases instead of 95 %. Source: Hesterberg, The American Statistician 69 (2015), section 3 (the expanded
-    percentile interval), applied to the half-widths so that few distinct resamples suffice.
+    t / z * sqrt(n / (n - 1)), n the (harmonic mean of the) seeds per task: the plain percentile interval of three
+    seeds covers the truth in 75 % of cases instead of 95 %. Source: Hesterberg, The American Statistician 69 (2015),
+    section 3 (the expanded percentile interval), applied to the half-widths so that few distinct resamples suffice.
+    The degrees of freedom of t are Welch and Satterthwaite's: a task in which nothing varies adds none.
     """
     bounds = _bounds(samples, rng, resamples)
     return None if bounds is None else bounds(level)
@@ -72,7 +72,7 @@ def _bounds(
         return None
     center = sum(sample.mean(axis=0) for sample in samples) / len(samples)
     drawn = np.sort(sum(_resampled_means(sample, rng, resamples) for sample in samples) / len(samples), axis=0)
-    freedom, n = int((seeds - 1).sum()), stats.hmean(seeds)
+    freedom, n = _freedom(samples), stats.hmean(seeds)
 
     def bounds(level: float) -> Bounds:
         tail = (1 + level) / 2
@@ -81,6 +81,15 @@ def _bounds(
         return center - widen * (center - low), center + widen * (high - center)
 
     return bounds
+
+
+def _freedom(samples: list[np.ndarray]) -> np.ndarray:
+    """Degrees of freedom [...] of the mean over tasks of [seeds, ...], whose variances need not be equal."""
+    more = np.array([len(sample) - 1 for sample in samples])
+    errors = np.array([sample.var(axis=0, ddof=1) / len(sample) for sample in samples])
+    total, most = errors.sum(axis=0), errors.max(axis=0)
+    shares = np.divide(errors, most, out=np.ones_like(errors), where=most > 0)  # squares of tiny numbers would be 0
+    return np.where(total > 0, shares.sum(axis=0) ** 2 / np.tensordot(1 / more, shares**2, axes=1), more.sum())
 
 
 def _quantile(ordered: np.ndarray, share: float) -> np.ndarray:

@@ -16,6 +16,39 @@ def test_intervals_cover_the_truth_at_their_level(tasks, seeds):
     assert covered / 300 >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 300)
 
 
+@pytest.mark.parametrize("scales", [(1, 0, 0), (1, 0.1, 0.01), (3, 1, 1)])
+def test_intervals_cover_the_truth_when_tasks_vary_unequally(scales):
+    """A task in which nothing varies (a cut that changes nothing, say) must not make the others look surer."""
+    rng, covered = np.random.default_rng(2), 0
+    for _ in range(300):
+        interval = stats.mean_interval([rng.normal(0, scale, size=3) for scale in scales], rng, resamples=499)
+        covered += interval[0] <= 0 <= interval[1]
+    assert covered / 300 >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 300)
+
+
+@pytest.mark.parametrize("shift", [-1.5, -0.6, 0.0, 0.6, 1.5])
+def test_the_p_value_is_the_interval_read_the_other_way_round(shift):
+    for seed in range(20):
+        data = list(np.random.default_rng(seed).normal(shift, 1, size=(2, 4)))
+        interval, p = stats.paired_test(data, np.random.default_rng(0))
+        assert interval == stats.paired_interval(data, np.random.default_rng(0))
+        assert (p < 0.05) == (interval[0] > 0 or interval[1] < 0)
+        if p < 1:
+            at_p = stats.mean_interval(data, np.random.default_rng(0), level=1 - p)
+            assert min(abs(at_p[0]), abs(at_p[1])) == pytest.approx(0, abs=1e-3)
+
+
+def test_p_values_of_what_does_not_vary():
+    assert stats.paired_test([np.zeros(3)], np.random.default_rng(0)) == ((0.0, 0.0), 1.0)
+    assert stats.paired_test([np.ones(3)], np.random.default_rng(0)) == ((1.0, 1.0), stats.LEAST_P)
+    assert stats.paired_test([np.ones(1)], np.random.default_rng(0)) is None
+
+
+def test_holm_steps_down():
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert stats.holm([]) == []
+
+
 def test_interval_approaches_the_normal_one_with_many_seeds():
     rng = np.random.default_rng(0)
     sample = rng.normal(2, 1, size=400)

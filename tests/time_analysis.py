@@ -11,6 +11,9 @@ from tests import simulate
 MEASURES = (*simulate.MEASURES, "l1", "taylor", "loss_biased", "fisher", "bn_scale")
 
 
+WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+
 def main() -> None:
     """Simulate 1,080 pruned runs of 160 epochs and their 18 dense controls, and write their report."""
     configs = simulate.grid(
@@ -20,12 +23,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         simulate.simulate(runs, configs, simulate.World(agreement=True))
-        start = time.perf_counter()
+        begun, start = _cpu_seconds(), time.perf_counter()
         build(str(runs), Path(folder) / "report")
-        seconds = time.perf_counter() - start
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peaks = " and ".join(f"{resource.getrusage(one).ru_maxrss / 2**20:.2f} GiB" for one in who)
-    print(f"{len(configs)} runs: {seconds:.1f} s; at most {peaks} (this process; the largest of those that drew)")
+        seconds, cpu = time.perf_counter() - start, _cpu_seconds() - begun
+    peaks = " and ".join(f"{resource.getrusage(who).ru_maxrss / 2**20:.2f} GiB" for who in WHO)
+    print(f"{len(configs)} runs: {seconds:.1f} s, {cpu:.1f} s of CPU, at most {peaks} (this process, each that draws)")
+
+
+def _cpu_seconds() -> float:
+    return sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in WHO)
 
 
 if __name__ == "__main__":

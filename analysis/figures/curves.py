@@ -47,9 +47,10 @@ def gradient_flow(frames: Frames) -> Figure | None:
     """|g|, 2 |theta.g| and the discrete change of |theta|^2 by epoch and measure."""
     history = frames.history
     change = history.groupby("run_id")["flow/weight_norm_sq"].diff().abs() / history["lr"]
-    cut = pd.MultiIndex.from_frame(frames.cuts[["run_id", "epoch"]].assign(epoch=frames.cuts["epoch"] + 1))
-    pruned = pd.MultiIndex.from_frame(history[["run_id", "epoch"]]).isin(cut)  # the change holds what was cut off
-    history = history.assign(speed=2 * history["flow/theta_g"].abs(), change=change.mask(pruned))
+    after = frames.cuts[["run_id"]].assign(epoch=frames.cuts["epoch"] + 1, pruned=True)
+    pruned = history[["run_id", "epoch"]].merge(after, how="left")["pruned"].notna()
+    # the change over an epoch that began with a cut holds what was cut off
+    history = history.assign(speed=2 * history["flow/theta_g"].abs(), change=change.mask(pruned.to_numpy()))
     rows = [
         _Curve("flow/grad_norm", "|g| (nats)", log=True),
         _Curve("speed", "2|θ·g| (nats)", log=True),

@@ -65,6 +65,8 @@ def _dot(
     if not len(values):
         return
     for chosen, fill in ((~opened, look.color), (opened, "white")):
+        if not chosen.any():
+            continue
         ax.plot(
             values[chosen], np.full(chosen.sum(), place + 0.26), "o", color=look.color, alpha=0.55, markersize=2.6,
             markerfacecolor=fill, markeredgewidth=0.6, zorder=2,
