@@ -11,9 +11,8 @@ from itertools import combinations_with_replacement
 from math import factorial, prod
 
 import numpy as np
-from scipy import stats
 
-from analysis.stats import LEVEL
+from analysis.stats import LEVEL, widening
 
 ENUMERATED = 5
 """Seeds up to which resamples are enumerated (126 distinct ones); for more, `DRAWN` are drawn."""
@@ -23,8 +22,8 @@ DRAWN = 999
 def band(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray] | None:
     """Interval of the mean over seeds at each point: values [seeds, points] give (low, high), each [points].
 
-    None with fewer than two seeds. Percentiles of the bootstrap distribution of the mean, widened about the mean by
-    t / z * sqrt(n / (n - 1)) as in `stats.mean_interval`, which says why.
+    None with fewer than two seeds. Percentiles of the bootstrap distribution of the mean, widened about the mean as in
+    `stats.mean_interval`, which says why.
     """
     seeds = len(values)
     if seeds < 2:
@@ -36,13 +35,8 @@ def band(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.nd
     means, reached = np.take_along_axis(means, order, axis=0), np.cumsum(chances[order], axis=0)
     rows = [(reached >= share - 1e-12).argmax(axis=0) for share in (tail, 1 - tail)]
     low, high = (np.take_along_axis(means, row[None], axis=0)[0] for row in rows)
-    center, widen = values.mean(axis=0), _widening(seeds, tail)
+    center, widen = values.mean(axis=0), widening(seeds - 1, seeds, 1 - tail)
     return center - widen * (center - low), center + widen * (high - center)
-
-
-@cache
-def _widening(seeds: int, tail: float) -> float:
-    return stats.t.ppf(1 - tail, seeds - 1) / stats.norm.ppf(1 - tail) * np.sqrt(seeds / (seeds - 1))
 
 
 @cache
