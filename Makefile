@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
+unexport PYTHONDONTWRITEBYTECODE  # importing torch takes three times as long without its bytecode
+
 .PHONY: demo report test slow cluster lint clean
 
 demo: $(READY)  ## the demo grid on real digits, then its report

@@ -24,14 +24,19 @@ def masked(model: Net, keep: Keep) -> Net:
     """
     _check(model, keep)
     result = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, conv in result.convs.items():
-            live = keep[name].to(result.mask(name)) & result.mask(name)
-            norm = result.get_submodule(conv.norm)
-            for parameter in (result.get_submodule(name).weight, norm.weight, norm.bias):
-                parameter[~live] = 0
-            result.set_mask(name, live)
+    mask_filters(result, keep)
     return result
+
+
+@torch.no_grad()
+def mask_filters(model: Net, keep: Keep) -> None:
+    """Do in place what `masked` does to a copy."""
+    for name, conv in model.convs.items():
+        live = keep[name].to(model.mask(name)) & model.mask(name)
+        norm = model.get_submodule(conv.norm)
+        for parameter in (model.get_submodule(name).weight, norm.weight, norm.bias):
+            parameter[~live] = 0
+        model.set_mask(name, live)
 
 
 def compact(model: Net, keep: Keep) -> Net:

@@ -10,7 +10,6 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from benchmark.models import Net
 from benchmark.scoring import Scores
@@ -43,10 +42,16 @@ def correlations(columns: dict[str, np.ndarray]) -> dict[str, float]:
     used = {name: x for name, x in sorted(columns.items()) if len(x) > 2 and np.isfinite(x).all() and np.ptp(x) > 0}
     if len(used) < 2:
         return {}
-    table = np.corrcoef(rankdata(np.array(list(used.values())), axis=1))
+    table = np.corrcoef([_ranks(x) for x in used.values()])
     pairs = combinations(range(len(used)), 2)
     names = list(used)
     return {f"{names[i]}|{names[j]}": float(table[i, j]) for i, j in pairs}
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks from 1, ties sharing their mean: `scipy.stats.rankdata`, whose import takes half as long as torch's."""
+    _, which, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[which]
 
 
 def _columns(scores: dict[str, Scores], model: Net) -> dict[str, np.ndarray]:

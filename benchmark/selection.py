@@ -45,25 +45,32 @@ def _exact(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int
     """One global ranking of live filters by raw score, stable; floors; an integer budget, met exactly."""
     ranked = [name for name, conv in model.convs.items() if conv.prunable]
     budget = int(kept_fraction(ratio, round, rounds) * sum(model.original[name] for name in ranked) + 0.5)
-    candidates = []
-    for name in ranked:
-        live = model.mask(name).cpu().nonzero().flatten()
-        order = live[scores[name][live].argsort(stable=True)]
-        floor = -(-FLOOR_PERCENT * model.original[name] // 100)
-        candidates += [(float(scores[name][i]), name, int(i)) for i in order[: max(len(order) - floor, 0)].tolist()]
-    live = sum(int(model.mask(name).sum()) for name in ranked)
+    masks = [model.mask(name).cpu() for name in ranked]
+    removable = [_above_floor(scores[n], mask, model.original[n]) for n, mask in zip(ranked, masks, strict=True)]
+    live, free = sum(int(mask.sum()) for mask in masks), sum(int(layer.sum()) for layer in removable)
     surplus = max(live - budget, 0)
-    if surplus > len(candidates):
+    if surplus > free:
         warnings.warn(
-            f"cut {round} of {rounds} keeps {live - len(candidates)} filters instead of {budget}: each layer keeps at "
+            f"cut {round} of {rounds} keeps {live - free} filters instead of {budget}: each layer keeps at "
             f"least {FLOOR_PERCENT} % of its original filters",
             stacklevel=3,
         )
+    rows = [torch.where(layer, scores[name], torch.inf) for name, layer in zip(ranked, removable, strict=True)]
+    gone = torch.zeros(sum(map(len, rows)), dtype=torch.bool)
+    gone[torch.cat(rows).argsort(stable=True)[: min(surplus, free)]] = True
     keep = {name: model.mask(name).clone() for name in model.convs}
-    position = {name: i for i, name in enumerate(ranked)}
-    for _, name, i in sorted(candidates, key=lambda c: (c[0], position[c[1]], c[2]))[:surplus]:
-        keep[name][i] = False
+    for name, layer in zip(ranked, gone.split([len(row) for row in rows]), strict=True):
+        keep[name] &= ~layer.to(keep[name].device)
     return _follow(model, keep)
+
+
+def _above_floor(scores: torch.Tensor, live: torch.Tensor, original: int) -> torch.Tensor:
+    """The live filters that may go: all but the best ones that the floor keeps."""
+    floor = -(-FLOOR_PERCENT * original // 100)
+    order = live.nonzero().flatten()[scores[live].argsort(stable=True)]
+    above = torch.zeros_like(live)
+    above[order[: max(len(order) - floor, 0)]] = True
+    return above
 
 
 def _paper(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int, rounds: int) -> Keep:

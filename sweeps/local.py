@@ -22,7 +22,10 @@ from sweeps.jobs import (
     unfinished,
 )
 from sweeps.placement import placement
-from sweeps.worker import Epoch, Event, work
+from sweeps.worker import Epoch, Event, Ready, work
+
+START_SECONDS = 120.0
+"""How long a worker may take until it is ready, where epochs have a limit."""
 
 
 def drive(
@@ -78,15 +81,16 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.job: Job | None = None
-        self.heard = 0.0
+        self.ready = False
+        self.heard = time.monotonic()
 
     def give(self, job: Job) -> None:
         self.job, self.heard = job, time.monotonic()
         with contextlib.suppress(BrokenPipeError):  # it died meanwhile: receiving will say so
             self.pipe.send(job.config)
 
-    def receive(self) -> Event:
-        self.heard = time.monotonic()
+    def receive(self) -> Event | Ready:
+        self.heard, self.ready = time.monotonic(), True
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -95,6 +99,10 @@ class _Worker:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             memory = ", as if out of memory" if status == -9 else ""
             return noted_failure(self.options.runs, self.job.config, f"the worker died ({how}{memory})")
+
+    def silent(self, limit: float) -> bool:
+        """Whether it has said nothing for longer than an epoch may take (or a start, on a busy machine)."""
+        return time.monotonic() - self.heard > (limit if self.ready else max(limit, START_SECONDS))
 
     def give_up(self, limit: float) -> Event:
         self.process.kill()
@@ -119,6 +127,6 @@ def _events(pool: list[_Worker], limit: float) -> list[tuple[_Worker, Event]]:
         return []
     ready = [busy[pipe] for pipe in wait(list(busy), timeout=TICK_SECONDS)]
     events = [(worker, worker.receive()) for worker in ready]
-    now = time.monotonic()
-    silent = [w for w in busy.values() if limit and w not in ready and now - w.heard > limit]
-    return events + [(worker, worker.give_up(limit)) for worker in silent]
+    silent = [worker for worker in busy.values() if limit and worker not in ready and worker.silent(limit)]
+    given_up = [(worker, worker.give_up(limit)) for worker in silent]
+    return [(worker, event) for worker, event in events + given_up if not isinstance(event, Ready)]

@@ -67,6 +67,11 @@ class Unwritable:
     error: str
 
 
+@dataclass(frozen=True)
+class Ready:
+    """The process has started and imported what runs need."""
+
+
 Event = Epoch | Done | Failed | Waits | Lost | Unwritable
 
 
@@ -75,7 +80,10 @@ def work(pipe: Connection, options: Options) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the driver decides
     signal.signal(signal.SIGTERM, _stop)
     options.prepare()
+    import benchmark.run  # noqa: F401
+
     try:
+        pipe.send(Ready())
         while True:
             pipe.send(attempt(pipe.recv(), options, pipe.send))
     except (EOFError, BrokenPipeError):

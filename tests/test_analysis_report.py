@@ -17,6 +17,8 @@ from tests.simulate import World
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.xdist_group("report")  # one process builds it
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):

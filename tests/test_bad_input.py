@@ -14,7 +14,8 @@ from benchmark.errors import UserError
 from benchmark.record import Record, write_json
 from sweeps.grid import load
 from tests import simulate
-from tests.test_cli import FLAGS, command
+from tests.commands import command
+from tests.test_cli import FLAGS
 from tests.test_data import cut_short, pixels, write_npz, write_pickles
 
 QUIET = ["--wandb", "disabled", "--device", "cpu"]

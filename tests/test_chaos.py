@@ -25,13 +25,13 @@ KILLS = 20
 RUNS = {
     "vgg13": {"measure": "grasp", "prune_epoch": 1, "rounds": 2, "epochs": 4, "cut_momentum": "carry"},
     "mobilenet_v1": {"measure": "loss", "prune_epoch": 1, "retrain": "restart", "epochs": 2, "width": 0.125},
-    "resnet56": {"measure": "fisher", "prune_epoch": 1, "rounds": 2, "epochs": 3, "train_limit": 40},
+    "resnet20": {"measure": "fisher", "prune_epoch": 1, "rounds": 2, "epochs": 3, "train_limit": 40},
 }
 GRID = {
     "measure": {"values": ["magnitude", "grasp"]},
     "prune_epoch": {"values": [1, 3]},
     "seed": {"values": [0, 1, 2]},
-    "rounds": {"value": 2}, "epochs": {"value": 5}, "width": {"value": 0.0625}, "train_limit": {"value": 400},
+    "rounds": {"value": 2}, "epochs": {"value": 5}, "width": {"value": 0.0625}, "train_limit": {"value": 200},
     "score_samples": {"value": 100}, "probe_samples": {"value": 60}, "ratio": {"value": 0.5},
 }  # fmt: skip
 

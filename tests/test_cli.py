@@ -6,14 +6,10 @@ import sys
 import numpy as np
 import pytest
 
+from tests.commands import command
+
 TINY = {"width": 0.0625, "epochs": 1, "train-limit": 60, "score-samples": 20, "probe-samples": 20, "threads": 1}
 FLAGS = [f"--{name}={value}" for name, value in TINY.items()]
-
-
-def command(module, *arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
-    )
 
 
 def imported(code):
@@ -26,7 +22,7 @@ def imported(code):
 def test_help_names_every_field_and_imports_no_torch():
     from benchmark.config import DEFAULTS
 
-    result = command("benchmark", "--help")
+    result = subprocess.run([sys.executable, "-m", "benchmark", "--help"], capture_output=True, text=True, check=False)
     assert result.returncode == 0
     assert all(f"--{name.replace('_', '-')}" in result.stdout for name in DEFAULTS)
     heavy = {"torch", "pandas", "matplotlib", "wandb", "sklearn"}

@@ -11,8 +11,8 @@ from benchmark.schedule import schedule
 from benchmark.state import initial_net
 from sweeps import grid as grids
 from sweeps.estimate import seconds_to_train, train_size
+from tests.commands import command
 from tests.conftest import tiny_images
-from tests.test_cli import command
 from tests.test_sweeps import SWEEPS, write
 
 AUTHORS = {

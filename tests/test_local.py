@@ -13,8 +13,9 @@ import yaml
 
 from benchmark.record import Record
 from sweeps.grid import load
+from tests.commands import command
 from tests.conftest import tiny_run
-from tests.test_sweeps import FLAGS, TINY, command
+from tests.test_sweeps import FLAGS, TINY
 
 SCRIPT = """
 import json, multiprocessing, os, signal, sys
@@ -69,11 +70,11 @@ def test_a_worker_that_dies_is_replaced_and_its_run_tried_again(grid, tmp_path):
 
 
 def test_a_worker_that_hangs_is_replaced(grid, tmp_path):
-    hang = start(grid, tmp_path / "runs", signalled("SIGSTOP"), settings="retries=0, epoch_limit=25")
+    hang = start(grid, tmp_path / "runs", signalled("SIGSTOP"), settings="retries=0, epoch_limit=5")
     done, failed, _ = outcome(hang)
     assert len(done) == 2
     ((run_id, error),) = failed.items()
-    assert error == "no epoch came to its end within 25 s"
+    assert error == "no epoch came to its end within 5 s"
     assert Record(tmp_path / "runs" / run_id).failure()["error"] == error
 
 
@@ -136,13 +137,13 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, grid, program):
     parameters = {key: {"value": value} for key, value in config.to_dict().items()}
     grid.write_text(yaml.safe_dump({"method": "grid", "parameters": parameters}))
     arguments = ["run", grid] if program == "sweeps" else [f"--{k}={v}" for k, v in config.to_dict().items()]
-    line = [sys.executable, "-m", program, *arguments, "--runs", runs, *FLAGS]
-    full = subprocess.run(line, capture_output=True, text=True, preexec_fn=small_files)
+    line = [program, *arguments, "--runs", runs, *FLAGS]
+    full = command(*line, before=small_files)
     assert full.returncode == 2, full.stderr
     assert full.stderr.count("\n") == 1
     assert "File too large" in full.stderr
     assert len(Record(runs / config.run_id).history()) == 2
-    assert subprocess.run(line, capture_output=True).returncode == 0
+    assert command(*line).returncode == 0
     assert not list((runs / config.run_id).glob(".*"))
 
 

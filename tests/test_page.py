@@ -23,7 +23,10 @@ SETTING = "cut after 4 epochs, rounds 3"
 ARCHS = ("vgg13", "resnet56")
 LOSS = "training loss (nats)"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)"),
+    pytest.mark.xdist_group("page"),  # one process builds the site
+]
 
 
 @dataclass(frozen=True)

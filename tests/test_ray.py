@@ -15,8 +15,8 @@ from benchmark.config import RunConfig
 from benchmark.record import Record
 from benchmark.run import run
 from sweeps.grid import load
+from tests.commands import command
 from tests.test_chaos import GRID, science_of
-from tests.test_cli import command
 from tests.test_sweeps import FLAGS
 
 pytest.importorskip("ray", reason="flowprune[ray] is not installed")

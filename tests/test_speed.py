@@ -1,19 +1,18 @@
 """The speed command measures what it says and prints it; no test depends on a time."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from benchmark import naive
 from benchmark.flow import gradients, hessian_gradients
+from tests.commands import command
 from tests.conftest import tiny_images, tiny_net
 
 
 def speed(*arguments):
-    return subprocess.run([sys.executable, "-m", "benchmark.speed", *arguments], capture_output=True, text=True)
+    return command("benchmark.speed", *arguments)
 
 
 def test_every_part_is_timed_side_by_side(tmp_path):
@@ -36,7 +35,8 @@ def test_every_part_is_timed_side_by_side(tmp_path):
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(tmp_path):
-    run = speed("--archs", "resnet20", "--width", "0.25", "--parts", "memory", "--json", str(tmp_path / "speed.json"))
+    small = ("--archs", "resnet20", "--width", "0.0625")
+    run = speed(*small, "--parts", "memory", "--json", str(tmp_path / "speed.json"))
     assert run.returncode == 0, run.stderr
     memory = json.loads((tmp_path / "speed.json").read_text())["peak memory (bytes)"]
     assert [row["need"] for row in memory] == ["none", "g", "Hg", "all"]

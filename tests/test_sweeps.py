@@ -12,8 +12,8 @@ from benchmark.locks import held
 from benchmark.record import Record, write_json
 from sweeps import grid as grids
 from sweeps.jobs import in_order
+from tests.commands import command
 from tests.simulate import World, simulate
-from tests.test_cli import command
 
 SWEEPS = Path(grids.__file__).parent
 TINY = {

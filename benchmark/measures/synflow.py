@@ -18,7 +18,7 @@ def synflow(net):
 
     import torch
 
-    from benchmark.pruning import masked, select
+    from benchmark.pruning import mask_filters, select
 
     model = copy.deepcopy(net.model).double().eval()
     for name, tensor in model.state_dict().items():
@@ -37,9 +37,10 @@ def synflow(net):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the floors forbid the last, small budgets is of no concern here
             keep = select(model, saliency, 1 - FINAL_KEPT ** (step / ITERATIONS))
-        model = masked(model, keep)
+        mask_filters(model, keep)
+        largest = max(float(layer.max()) for layer in saliency.values())
         for name, mask in before.items():
-            inside = saliency[name] / max(float(layer.max()) for layer in saliency.values())
+            inside = saliency[name] / largest
             going = (mask & ~keep[name]).cpu()
             removed[name][going] = (step - 1 + inside.cpu().float()[going]) / (ITERATIONS + 1)
             left = keep[name].cpu()
