@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
 
 from benchmark import registry
 from benchmark.errors import UserError, require
@@ -97,31 +99,31 @@ class RunConfig:
         self._check_timing()
 
     def _check_timing(self) -> None:
-        run = _resolve_timing(self)
         if self.measure == "none":
             return
-        if run.retrain == "budget":
+        epoch, retrain = _timing(self)
+        if retrain == "budget":
             allowed = f"from 0 to epochs - rounds = {self.epochs - self.rounds} (or use retrain='restart')"
-            require(0 <= run.prune_epoch <= self.epochs - self.rounds, "prune_epoch", self.prune_epoch, allowed)
+            require(0 <= epoch <= self.epochs - self.rounds, "prune_epoch", self.prune_epoch, allowed)
         else:
             allowed = f"from 0 to epochs = {self.epochs}"
-            require(0 <= run.prune_epoch <= self.epochs, "prune_epoch", self.prune_epoch, allowed)
+            require(0 <= epoch <= self.epochs, "prune_epoch", self.prune_epoch, allowed)
             require(self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}")
 
     def canonical(self) -> RunConfig:
         """The same run with every field that does not matter to it at its default."""
         if self.measure == "none":
-            return dataclasses.replace(self, **{name: DEFAULTS[name] for name in _CUT_FIELDS})
-        run = _resolve_timing(self)
-        if run.prune_epoch == 0 and run.retrain != DEFAULTS["retrain"]:  # there is no dense phase to restart after
-            run = dataclasses.replace(run, retrain=DEFAULTS["retrain"])
-        return run
+            return self.dense()
+        epoch, retrain = _timing(self)
+        if (epoch, retrain) == (self.prune_epoch, self.retrain):
+            return self
+        return dataclasses.replace(self, prune_epoch=epoch, retrain=retrain)
 
     def dense(self) -> RunConfig:
         """The dense control of this run: what it is before its first cut."""
-        return dataclasses.replace(self, measure="none").canonical()
+        return dataclasses.replace(self, measure="none", **{name: DEFAULTS[name] for name in _CUT_FIELDS})
 
-    @property
+    @cached_property
     def cell(self) -> str:
         """Identity but for the seed: a digest of the fields that differ from their defaults (12 hex digits).
 
@@ -165,21 +167,24 @@ def stream_seed(stream: str, config: RunConfig, *fields: str, epoch: int = 0) ->
     return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
 
 
-def _resolve_timing(config: RunConfig) -> RunConfig:
+def _timing(config: RunConfig) -> tuple[int, str]:
+    """The epoch of the first cut and what follows it, in words that do not depend on how they were put."""
     if config.prune_epoch == TRAINED:
-        return dataclasses.replace(config, prune_epoch=config.epochs, retrain="restart")
-    return config
+        return config.epochs, "restart"
+    if config.prune_epoch == 0:  # there is no dense phase to restart after
+        return 0, DEFAULTS["retrain"]
+    return config.prune_epoch, config.retrain
 
 
 def _check_types(config: RunConfig) -> None:
     for name, default in DEFAULTS.items():
         value = getattr(config, name)
+        kind = type(default)
         if name == "prune_epoch" and value == TRAINED:
             continue
-        kind = type(default)
         if kind is float and type(value) is int:
             object.__setattr__(config, name, float(value))  # frozen, but 1 and 1.0 are the same width
-        else:
+        elif type(value) is not kind or (kind is float and not isfinite(value)):
             noun = {int: "a whole number", float: "a number", str: "a text"}[kind]
             also = f" or {TRAINED!r}" if name == "prune_epoch" else ""
             require(type(value) is kind, name, value, noun + also)

@@ -41,20 +41,25 @@ MOVED = "moved/"
 """Prefix of further keys in the row after a cut, one per recorded measure (see `benchmark.ranks.movement`)."""
 
 
+def _file(name: str) -> property:
+    return property(lambda self: self.folder / name)
+
+
 class Record:
     """The files of one run."""
 
+    config_file = _file("config.json")
+    history_file = _file("history.jsonl")
+    cuts_file = _file("cuts.jsonl")
+    scores_folder = _file("scores")
+    summary_file = _file("summary.json")
+    checkpoint_file = _file("checkpoint.pt")
+    previous_checkpoint_file = _file("checkpoint.previous.pt")
+    failure_file = _file("failed.json")
+    lock_file = _file(".lock")
+
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.config_file = self.folder / "config.json"
-        self.history_file = self.folder / "history.jsonl"
-        self.cuts_file = self.folder / "cuts.jsonl"
-        self.scores_folder = self.folder / "scores"
-        self.summary_file = self.folder / "summary.json"
-        self.checkpoint_file = self.folder / "checkpoint.pt"
-        self.previous_checkpoint_file = self.folder / "checkpoint.previous.pt"
-        self.failure_file = self.folder / "failed.json"
-        self.lock_file = self.folder / ".lock"
 
     @property
     def finished(self) -> bool:
@@ -142,9 +147,10 @@ class Record:
 class DenseFolder:
     """The states of a shared dense phase: `epoch-NNNN.pt`, and `epoch-NNNN.wanted` where a run starts from one."""
 
+    lock_file = _file(".lock")
+
     def __init__(self, runs: Path, config: RunConfig) -> None:
         self.folder = Path(runs) / DENSE / config.dense().run_id
-        self.lock_file = self.folder / ".lock"
 
     def state_file(self, epoch: int) -> Path:
         """The state after this many epochs."""

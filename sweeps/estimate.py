@@ -13,10 +13,8 @@ from benchmark.config import RunConfig
 from benchmark.options import Options
 from benchmark.state import initial_net, prepared
 
-STEPS = 2
-IMAGES = 16
-"""Images of a timed step on a CPU, where the time of forward and backward passes grows with them; a GPU gets a whole
-batch."""
+FEW, MORE = 2, 16
+"""Images of the two timed steps on a CPU, from which follows the time of a whole batch; a GPU gets whole batches."""
 
 
 def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
@@ -54,16 +52,21 @@ def _seconds_per_image(config: RunConfig, classes: int, device: torch.device) ->
     which takes longer than all else here.
     """
     net = prepared(initial_net(config, classes), device)
-    images = config.batch_size if device.type == "cuda" else min(IMAGES, config.batch_size)
-    x, y = torch.randn(images, 3, 32, 32, device=device), torch.zeros(images, dtype=torch.long, device=device)
-    times = []
-    for _ in range(STEPS):
+
+    def step(images: int) -> float:
+        x, y = torch.randn(images, 3, 32, 32, device=device), torch.zeros(images, dtype=torch.long, device=device)
         start = _now(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = net(x)
         cross_entropy(logits.float(), y).backward()
-        times.append(_now(device) - start)
-    return min(times) / images
+        return _now(device) - start
+
+    batch = config.batch_size
+    if device.type == "cuda":
+        return min(step(batch) for _ in range(2)) / batch
+    step(FEW)  # the first is slower
+    few, more = step(FEW), step(MORE)
+    return (few + max(more - few, 0) * (batch - FEW) / (MORE - FEW)) / batch
 
 
 def _now(device: torch.device) -> float:
