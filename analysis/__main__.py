@@ -1,4 +1,5 @@
-"""`python -m analysis SOURCE`: the report of runs; `compare A B`: two sources side by side; `dashboard`: in W&B."""
+"""`python -m analysis SOURCE`: the report of runs; `compare A B`: two sources side by side; `dashboard`: in W&B;
+`publish RUNS`: the compact records of a study."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from analysis.report import Report
+    from benchmark.config import RunConfig
 
 DESCRIPTION = "Turn runs into figures, statistics and a verdict on each claim, as one page that needs no network."
 
@@ -23,12 +25,24 @@ DESCRIPTION = "Turn runs into figures, statistics and a verdict on each claim, a
 @dataclass(frozen=True)
 class Command:
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")]
-    """Folder of the run records, or a W&B project."""
+    """Folder of the run records (or of a published study), or a W&B project."""
     out: Path = Path("report")
     """Folder to write: index.html, claims.json, figures/, tables/."""
     grid: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Sweep file: analyse its runs alone, and say which of them are missing."""
     pull: tyro.conf.OmitArgPrefixes[Pull] = field(default_factory=Pull)
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Write the finished runs of a study as a few Parquet files, with the figures and claims.json of their report."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")]
+    """Folder of the run records, or a W&B project."""
+    out: Path
+    """Folder to write, such as results/STUDY; a source of `python -m analysis` like any other."""
+    grid: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Sweep file: publish its runs alone."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +93,23 @@ def execute_compare(command: Compare) -> None:
 def execute(command: Command) -> None:
     from analysis.report import build  # here, so that --help needs neither pandas nor matplotlib
 
-    grid = None
-    if command.grid is not None:
-        from sweeps.grid import load
+    show(build(command.source, command.out, configs(command.grid), command.pull))
 
-        grid = load(command.grid).configs
-    show(build(command.source, command.out, grid, command.pull))
+
+def execute_publish(command: Publish) -> None:
+    from analysis.archive import publish
+
+    show(publish(command.source, command.out, configs(command.grid)))
+    print(f"published: {command.out}; python -m analysis {command.out} makes the report again")
+
+
+def configs(grid: Path | None) -> list[RunConfig] | None:
+    """The runs of a sweep file, if one is given."""
+    if grid is None:
+        return None
+    from sweeps.grid import load
+
+    return load(grid).configs
 
 
 def execute_dashboard(command: Dashboard) -> None:
@@ -122,6 +147,7 @@ def show(report: Report) -> None:
 COMMANDS = {
     "compare": (Compare, execute_compare, "Compare two sources of runs, paired run by run: A minus B."),
     "dashboard": (Dashboard, execute_dashboard, Dashboard.__doc__),
+    "publish": (Publish, execute_publish, Publish.__doc__),
 }
 """By the first word of the command line; any other is a source of runs, of which a report is made."""
 

@@ -20,6 +20,8 @@ UNFINISHED = "unfinished"
 """The outcome of a run that has no summary yet."""
 STATES = ("before", "after", "predicted", "actual")
 """The groups of numbers in the row of a cut."""
+TABLES = ("runs", "history", "cuts", "kept")
+"""The frames of a source, and the files of an archive."""
 AGREEMENT = "agreement."
 """Prefix of the columns of `Frames.cuts` with rank correlations between measures."""
 
@@ -61,7 +63,7 @@ class Frames:
     def only(self, run_ids: Iterable[str]) -> Frames:
         """The same frames, of these runs alone."""
         wanted = set(run_ids)
-        parts = {name: getattr(self, name) for name in ("runs", "history", "cuts", "kept")}
+        parts = {name: getattr(self, name) for name in TABLES}
         chosen = {name: part[part["run_id"].isin(wanted)].reset_index(drop=True) for name, part in parts.items()}
         return replace(self, **chosen)
 
@@ -75,7 +77,8 @@ class Frames:
 
 
 def load(source: str, pull: Pull | None = None) -> Frames:
-    """The frames of a source: a folder of run records, or a W&B project as `wandb:ENTITY/PROJECT`, pulled as told.
+    """The frames of a source: a folder of run records, an archive of them (`analysis.archive`), or a W&B project as
+    `wandb:ENTITY/PROJECT`, pulled as told.
 
     Raises `UserError` if there is no such source, no finished run in it, or a broken record.
     """
@@ -86,6 +89,10 @@ def load(source: str, pull: Pull | None = None) -> Frames:
         kind, runs = "W&B project", pulled_runs(source, pull)
     else:
         require(pull == Pull(), "source", source, f"{PREFIX}ENTITY/PROJECT if --filter, --offline or --cache is given")
+        if (Path(source) / f"{TABLES[0]}.parquet").is_file():
+            from analysis.archive import read  # here, because it imports this module
+
+            return read(Path(source))
         kind, runs = "runs folder", (read_run(folder) for folder in run_folders(Path(source)))
     frames = to_frames(runs, source)
     if frames.finished().empty:

@@ -11,14 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from analysis import style
+from analysis import bands, style
 from analysis.figures.plot import BAND, COLUMNS, PANEL_HEIGHT, drawn, figure, legend, new_canvas, panels_of
 from analysis.frame import DENSE
 from analysis.sources import Frames
-from analysis.stats import mean_interval
 
 SHARED = "Before the cut all runs share the dense control's training, which the dashed black line shows"
-CURVE_RESAMPLES = 999
 
 
 @figure(
@@ -122,7 +120,7 @@ def _line(ax: Axes, values: pd.DataFrame, look: style.Look, row: _Curve) -> tupl
         return np.nan, np.nan
     x, numbers = values.columns, np.log10(values.to_numpy()) if row.log else values.to_numpy()
     mean = numbers.mean(axis=0)
-    band = mean_interval([numbers], np.random.default_rng(0), resamples=CURVE_RESAMPLES)
+    band = bands.band(numbers)
     if band is not None:
         low, high = np.power(10, band) if row.log else np.clip(band, 0, row.top)
         ax.fill_between(x, low, high, color=look.color, alpha=0.1, linewidth=0)

@@ -1,0 +1,61 @@
+"""The records of a study in a few small Parquet files, to be published with it: a source like any other."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis.sources import TABLES, Frames, load
+from benchmark.config import RunConfig
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.report import Report
+
+
+def publish(source: str, out: Path, grid: Sequence[RunConfig] | None = None) -> Report:
+    """Write a source's finished runs (of a grid) as an archive into `out`, and beside it their report's claims.json
+    and figures (PNG).
+
+    Raises `UserError` as `sources.load` and `report.build` do.
+    """
+    from analysis.report import build  # here, because it draws
+
+    frames = load(source)
+    finished = set(frames.finished()["run_id"])
+    wanted = finished if grid is None else finished & {config.run_id for config in grid}
+    if not wanted:
+        raise UserError(f"source {source} has no finished run of the grid")
+    write(frames.only(wanted), out)
+    with tempfile.TemporaryDirectory() as folder:
+        report = build(str(out), Path(folder), grid)
+        shutil.rmtree(out / "figures", ignore_errors=True)
+        (out / "figures").mkdir()
+        for figure in sorted(Path(folder).glob("figures/*.png")):
+            shutil.copy(figure, out / "figures")
+        shutil.copy(Path(folder) / "claims.json", out)
+    return report
+
+
+def write(frames: Frames, folder: Path) -> None:
+    """One Parquet file per frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TABLES:
+        getattr(frames, name).to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
+
+
+def read(folder: Path) -> Frames:
+    """The frames of an archive. Raises `UserError` that names a file which is missing or broken."""
+    parts = {}
+    for name in TABLES:
+        file = folder / f"{name}.parquet"
+        try:
+            parts[name] = pd.read_parquet(file)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            raise UserError(f"archive file {file} cannot be read ({' '.join(str(error).split())})") from None
+    return Frames(str(folder), **parts)

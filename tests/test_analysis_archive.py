@@ -1,0 +1,82 @@
+"""Published studies: the archive holds what the runs hold, and what is committed can be made again."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.archive import publish
+from analysis.report import build
+from analysis.sources import TABLES, load
+from sweeps.grid import load as load_grid
+from tests import simulate
+from tests.commands import command
+from tests.simulate import World
+
+ROOT = Path(__file__).parents[1]
+STUDIES = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("results/*/claims.json"))
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder of runs, some of them unfinished or diverged, and what was published of it."""
+    folder = tmp_path_factory.mktemp("study")
+    configs = simulate.grid(archs=("vgg13",), timings=(0, 4))
+    simulate.simulate(folder / "runs", configs, World(loss={"magnitude": -0.1}, diverged=("grasp",)))
+    (folder / "runs" / configs[0].run_id / "summary.json").unlink()
+    publish(str(folder / "runs"), folder / "results")
+    return folder
+
+
+def test_an_archive_has_the_frames_of_the_runs(published):
+    ours, runs = load(str(published / "results")), load(str(published / "runs"))
+    runs = runs.only(runs.finished()["run_id"])
+    assert (ours.runs["outcome"] == "diverged").any()
+    assert ours.digest() == runs.digest()
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(ours, name), getattr(runs, name), check_exact=True)
+
+
+def test_its_report_is_the_one_of_the_runs(published, tmp_path):
+    build(str(published / "runs"), tmp_path)
+    ours, runs = (json.loads((folder / "claims.json").read_text()) for folder in (published / "results", tmp_path))
+    assert ours["claims"] == runs["claims"]
+    figures = {path.name for path in (published / "results" / "figures").iterdir()}
+    assert figures == {path.name for path in (tmp_path / "figures").glob("*.png")}
+
+
+def test_a_broken_archive_is_one_line(published, tmp_path):
+    result = command("analysis", "publish", published / "runs", "--out", tmp_path / "study")
+    assert result.returncode == 0, result.stderr
+    file = tmp_path / "study" / "history.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    for break_it in (lambda: None, file.unlink):
+        break_it()
+        result = command("analysis", tmp_path / "study", "--out", tmp_path / "report")
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"error: archive file {file} cannot be read")
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_the_claims_of_a_committed_study_follow_from_its_records(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    grid = load_grid(Path("sweeps") / f"study-{study.name}.yaml").configs
+    build(str(study), tmp_path, grid)
+    ours, theirs = (json.loads((folder / "claims.json").read_text()) for folder in (tmp_path, study))
+    assert same(ours["claims"], theirs["claims"])
+    assert ours["provenance"]["run ids (digest)"] == theirs["provenance"]["run ids (digest)"]
+
+
+def same(ours, theirs):
+    """Equal but for the rounding of other machines."""
+    match ours:
+        case dict():
+            return ours.keys() == theirs.keys() and all(same(ours[key], theirs[key]) for key in ours)
+        case list():
+            return len(ours) == len(theirs) and all(map(same, ours, theirs))
+        case float():
+            return ours == pytest.approx(theirs, rel=1e-6, abs=1e-9)
+        case _:
+            return ours == theirs
