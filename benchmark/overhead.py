@@ -67,7 +67,9 @@ def execute(command: Overhead) -> None:
     first = {mode: in_new_process(partial(timed, (mode,), 1, options))[mode][0] for mode in modes}
     later = in_new_process(partial(timed, modes, 1 + command.repeats, options))
     later = {mode: seconds[1:] for mode, seconds in later.items()}
-    table = Table("tracking", "more than without", "(min to max)", f"of a run of {command.seconds:g} s", "first run", "n")
+    table = Table(
+        "tracking", "more than without", "(min to max)", f"of a run of {command.seconds:g} s", "first run", "n"
+    )
     for mode in modes[1:]:
         more = [ours - without for ours, without in zip(later[mode], later["disabled"], strict=True)]
         table.add_row(
