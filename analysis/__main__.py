@@ -93,7 +93,9 @@ def execute_compare(command: Compare) -> None:
 def execute(command: Command) -> None:
     from analysis.report import build  # here, so that --help needs neither pandas nor matplotlib
 
-    show(build(command.source, command.out, configs(command.grid), command.pull))
+    report = build(command.source, command.out, configs(command.grid), command.pull)
+    show(report)
+    print(f"report: {report.index}")
 
 
 def execute_publish(command: Publish) -> None:
@@ -126,7 +128,7 @@ def execute_dashboard(command: Dashboard) -> None:
 
 
 def show(report: Report) -> None:
-    """Print the verdicts, what is missing and where the page is."""
+    """Print the verdicts and what is missing."""
     from rich.console import Console
     from rich.table import Table
 
@@ -141,7 +143,6 @@ def show(report: Report) -> None:
     console.print(table)
     missing, expected = len(report.completeness.missing), report.completeness.expected
     console.print(f"{expected - missing} of {expected} runs finished" + (f", {missing} missing" if missing else ""))
-    print(f"report: {report.index}")
 
 
 COMMANDS = {
