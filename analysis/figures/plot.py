@@ -137,7 +137,5 @@ def legend(canvas: Figure, measures: list[str], *, line: bool = True) -> None:
             look |= {"linestyle": "", "marker": look["marker"] or "x"}
             look |= {} if style.look(measure).marker else {"markeredgecolor": look["color"], "markeredgewidth": 1.5}
         handles.append(Line2D([], [], label=style.name(measure), markersize=5, **look))
-    wide = canvas.get_figwidth() > 5
-    canvas.legend(
-        handles=handles, loc="outside upper center", ncols=min(len(handles), 6 if wide else 3), handlelength=2.6
-    )
+    fitting = 3 if canvas.get_figwidth() <= 5 else 6 if len(handles) <= 6 else 5
+    canvas.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), fitting), handlelength=2.6)
