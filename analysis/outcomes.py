@@ -53,7 +53,7 @@ def _after_cut(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.Series
     whole = per_run["count"] == length
     last = history[history["epoch"] == history["total"]].set_index("run_id")
     threshold = _threshold(runs, history)
-    down = after[after["train/loss"] <= after["run_id"].map(threshold)].groupby("run_id")["epoch"].min()
+    down = after[after["train/loss"] <= after["run_id"].map(threshold).astype(float)].groupby("run_id")["epoch"].min()
     epochs = (down - runs["last_cut"]).reindex(runs.index)
     known = whole & threshold.notna()
     return {

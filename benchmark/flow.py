@@ -110,8 +110,9 @@ def hessian_gradients(
                 loss = cross_entropy(logits / t, y)
                 with graph_alone():
                     grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-                along = [g[t][name] for name in theta]
-                products = torch.autograd.grad(grads, list(theta.values()), along, retain_graph=t != list(g)[-1])
+                # a sum, because torch would import sympy to check vectors that are given to it
+                inner = sum((grad * g[t][name]).sum() for name, grad in zip(theta, grads, strict=True))
+                products = torch.autograd.grad(inner, list(theta.values()), retain_graph=t != list(g)[-1])
                 for name, product in zip(theta, products, strict=True):
                     result[t][name].add_(product, alpha=share)
     return result
