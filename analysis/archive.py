@@ -26,12 +26,8 @@ def publish(source: str, out: Path, grid: Sequence[RunConfig] | None = None) -> 
     """
     from analysis.report import build  # here, because it draws
 
-    frames = load(source)
-    finished = set(frames.finished()["run_id"])
-    wanted = finished if grid is None else finished & {config.run_id for config in grid}
-    if not wanted:
-        raise UserError(f"source {source} has no finished run of the grid")
-    write(frames.only(wanted), out)
+    frames = load(source).of(grid)
+    write(frames.only(frames.finished()["run_id"]), out)
     with tempfile.TemporaryDirectory() as folder:
         report = build(str(out), Path(folder), grid)
         shutil.rmtree(out / "figures", ignore_errors=True)

@@ -63,11 +63,7 @@ def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None, pull:
     """
     frames = load(source, pull)
     whole = completeness(frames, grid)
-    if grid is not None:
-        frames = frames.only(config.run_id for config in grid)
-        if frames.finished().empty:
-            raise UserError(f"source {source} has no finished run of the grid")
-    frames = named(frames)
+    frames = named(frames.of(grid))
     make_folders(out, out / "figures", out / "tables")
     judgements = judge_all(frames)
     facts = provenance(frames)

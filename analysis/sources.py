@@ -67,6 +67,15 @@ class Frames:
         chosen = {name: part[part["run_id"].isin(wanted)].reset_index(drop=True) for name, part in parts.items()}
         return replace(self, **chosen)
 
+    def of(self, grid: Sequence[RunConfig] | None) -> Frames:
+        """The same frames, of a grid's runs alone (None: all). Raises `UserError` if none of them is finished."""
+        if grid is None:
+            return self
+        frames = self.only(config.run_id for config in grid)
+        if frames.finished().empty:
+            raise UserError(f"source {self.source} has no finished run of the grid")
+        return frames
+
     def finished(self) -> pd.DataFrame:
         """The rows of `runs` that came to their end."""
         return self.runs[self.runs["outcome"] != UNFINISHED]

@@ -68,13 +68,13 @@ def execute(command: Overhead) -> None:
     later = in_new_process(partial(timed, modes, 1 + command.repeats, options))
     later = {mode: seconds[1:] for mode, seconds in later.items()}
     table = Table(
-        "tracking", "more than without", "(min to max)", f"of a run of {command.seconds:g} s", "first run", "n"
+        "tracking", "more than without", "(min to max)", f"of a run of {command.seconds:g} s", "n", "first run (n = 1)"
     )
     for mode in modes[1:]:
         more = [ours - without for ours, without in zip(later[mode], later["disabled"], strict=True)]
         table.add_row(
             mode, f"{median(more):+.2f} s", f"{min(more):+.2f} to {max(more):+.2f} s",
-            f"{median(more) / command.seconds:+.1%}", f"{first[mode] - first['disabled']:+.2f} s", str(command.repeats),
+            f"{median(more) / command.seconds:+.1%}", str(command.repeats), f"{first[mode] - first['disabled']:+.2f} s",
         )  # fmt: skip
     console = Console()
     console.print(

@@ -55,7 +55,7 @@ def _exact(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int
             f"least {FLOOR_PERCENT} % of its original filters",
             stacklevel=3,
         )
-    rows = [torch.where(layer, scores[name], torch.inf) for name, layer in zip(ranked, removable, strict=True)]
+    rows = [torch.where(layer, scores[name].double(), torch.inf) for name, layer in zip(ranked, removable, strict=True)]
     gone = torch.zeros(sum(map(len, rows)), dtype=torch.bool)
     gone[torch.cat(rows).argsort(stable=True)[: min(surplus, free)]] = True
     keep = {name: model.mask(name).clone() for name in model.convs}

@@ -1,5 +1,6 @@
 """Our commands, run in forks of the process that tests them: it has imported torch and pandas already."""
 
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -10,8 +11,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import benchmark.run  # noqa: F401
-
+for module in ("benchmark.run", "analysis.report"):
+    importlib.import_module(module)
 FORK = multiprocessing.get_context("fork")
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from benchmark.record import Record
+from sweeps import local
 from sweeps.grid import load
 from tests.commands import command
 from tests.conftest import tiny_run
@@ -21,6 +22,7 @@ SCRIPT = """
 import json, multiprocessing, os, signal, sys
 from pathlib import Path
 from benchmark.options import Options
+from sweeps import local
 from sweeps.grid import load
 from sweeps.local import drive
 from sweeps.worker import Epoch
@@ -155,3 +157,15 @@ def test_a_folder_that_holds_another_run_fails_and_keeps_its_configuration(grid,
     assert f"failed: {first.run_id}" in result.stdout.replace("\n", " ")
     assert "2 of 3 runs are finished" in result.stdout
     assert record.config().seed == 9
+
+
+def test_the_limit_of_an_epoch_begins_when_the_worker_is_ready(monkeypatch):
+    """A start, with its imports, may take longer than an epoch; but not for ever."""
+    worker = object.__new__(local._Worker)
+    worker.ready, worker.heard = False, time.monotonic() - 10
+    assert not worker.silent(5)
+    monkeypatch.setattr(local, "START_SECONDS", 8.0)
+    assert worker.silent(5)
+    assert not worker.silent(20)
+    worker.ready = True
+    assert worker.silent(9)

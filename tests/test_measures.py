@@ -16,11 +16,13 @@ ARCHES = registry.names("models")
 ORDERS = {0, 1, 2, "control", "truth"}
 
 
-@pytest.fixture(autouse=True)
-def few_iterations(request, monkeypatch):
-    """`synflow` iterates a few times, but where that is what is tested."""
-    if "iterated" not in request.node.name:
-        monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 5)
+@pytest.fixture
+def few_iterations(monkeypatch):
+    """`synflow` iterates five times, where it is one of many."""
+    monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 5)
+
+
+FEW_ITERATIONS = pytest.mark.usefixtures("few_iterations")
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -36,6 +38,7 @@ def test_a_measure_is_declared_and_documented(name):
     assert (measure.order == 2) == ("hessian_gradient" in needs)
 
 
+@FEW_ITERATIONS
 @pytest.mark.parametrize("arch", ARCHES)
 def test_contract(arch):
     """One score per filter, finite, repeatable; the net, its mode and the random state are left alone."""
@@ -60,6 +63,7 @@ def test_contract(arch):
             assert torch.equal(scores, second[measure][conv])
 
 
+@FEW_ITERATIONS
 def test_score_of_one_equals_score_of_many():
     net, (images, labels) = tiny_net("vgg13"), tiny_images(8)
     together = score_all(net, list(MEASURES), images, labels, initial=weights(net))
@@ -109,6 +113,7 @@ def permuted(net, conv, order):
     return result
 
 
+@FEW_ITERATIONS
 @pytest.mark.parametrize(
     ("arch", "conv"), [("vgg13", "features.31"), ("mobilenet_v1", "layers.2.conv2"), ("resnet20", "layer2.1.conv2")]
 )
@@ -155,6 +160,7 @@ def test_each_batch_of_a_gradient_pass_has_one_forward(monkeypatch):
     assert len(calls) == 3 + 1
 
 
+@FEW_ITERATIONS
 def test_batch_size_matters_to_fisher_alone():
     net, (images, labels) = tiny_net("vgg13", dtype=torch.float64), tiny_images(8)
     names = [name for name in MEASURES if name not in ("oracle", "random", "random_layerwise")]
@@ -208,6 +214,7 @@ def test_synflow_is_iterated_and_empties_no_layer():
     assert all(bool((s >= threshold).any()) for s in scores.values())
 
 
+@FEW_ITERATIONS
 def test_synflow_reads_no_data():
     net = tiny_net("resnet20")
     one, other = (score(net, "synflow", *tiny_images(3, seed=seed)) for seed in (0, 1))
