@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from analysis import style
-from analysis.figures import FIGURES, layer_densities, sample_size, save
+from analysis.figures import FIGURES, curves, layer_densities, sample_size, save
 from analysis.frame import named
 from analysis.sources import load
 from benchmark.measures import MEASURES
@@ -137,3 +137,11 @@ def test_every_measure_has_a_look_of_its_own():
 def test_legends_go_by_family_with_the_dense_control_last():
     order = style.in_order({"none", "random", "grasp", "loss", "magnitude", "grad_preservation", "a_new_one"})
     assert order == ["magnitude", "loss", "grad_preservation", "grasp", "random", "a_new_one", "none"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0.9, 11, [1, 2, 5, 10]), (1.1, 3.2, [1.5, 2, 3]), (1.55, 2.15, [1.6, 1.8, 2])],
+)
+def test_a_log_axis_of_any_length_has_three_round_ticks(low, high, ticks):
+    assert curves._round_ticks(low, high) == pytest.approx(ticks)

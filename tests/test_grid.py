@@ -9,6 +9,7 @@ from benchmark.measures import MEASURES, score
 from benchmark.options import Options
 from benchmark.schedule import schedule
 from benchmark.state import initial_net
+from sweeps import estimate
 from sweeps import grid as grids
 from sweeps.estimate import seconds_to_train, train_size
 from tests.commands import command
@@ -137,3 +138,13 @@ def test_a_grid_of_cells_without_meaning_alone_is_refused(tmp_path):
 def test_settings_are_options_of_all_runs(tmp_path):
     grid = grids.load(write(tmp_path / "g.yaml", flow_every={"value": 2}, score_all={"value": True}))
     assert grid.options(Options()) == Options(flow_every=2, score_all=True)
+
+
+@pytest.mark.parametrize(("batch_size", "seconds"), [(100, 10.1), (16, 1.7), (2, 0.3)])
+def test_the_time_of_a_batch_follows_from_two_small_steps(monkeypatch, batch_size, seconds):
+    """0.1 s per step and 0.1 s per image, after a slow first step."""
+    clock = iter([0, 9, 10, 10.3, 20, 21.7])
+    monkeypatch.setattr(estimate, "_now", lambda device: next(clock))
+    config = RunConfig(width=0.0625, batch_size=batch_size)
+    per_image = estimate._seconds_per_image(config, 10, torch.device("cpu"))
+    assert per_image * batch_size == pytest.approx(seconds)

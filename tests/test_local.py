@@ -1,6 +1,7 @@
 """The local engine when things go wrong: hangs, failures, interruptions, full disks, a second driver."""
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ import yaml
 from benchmark.record import Record
 from sweeps import local
 from sweeps.grid import load
+from sweeps.worker import Ready
 from tests.commands import command
 from tests.conftest import tiny_run
 from tests.test_sweeps import FLAGS, TINY
@@ -22,7 +24,6 @@ SCRIPT = """
 import json, multiprocessing, os, signal, sys
 from pathlib import Path
 from benchmark.options import Options
-from sweeps import local
 from sweeps.grid import load
 from sweeps.local import drive
 from sweeps.worker import Epoch
@@ -162,10 +163,13 @@ def test_a_folder_that_holds_another_run_fails_and_keeps_its_configuration(grid,
 def test_the_limit_of_an_epoch_begins_when_the_worker_is_ready(monkeypatch):
     """A start, with its imports, may take longer than an epoch; but not for ever."""
     worker = object.__new__(local._Worker)
+    worker.pipe, theirs = multiprocessing.Pipe()
     worker.ready, worker.heard = False, time.monotonic() - 10
     assert not worker.silent(5)
     monkeypatch.setattr(local, "START_SECONDS", 8.0)
     assert worker.silent(5)
     assert not worker.silent(20)
-    worker.ready = True
-    assert worker.silent(9)
+    theirs.send(Ready())
+    assert worker.receive() == Ready()
+    worker.heard -= 6
+    assert worker.silent(5)

@@ -214,6 +214,16 @@ def test_synflow_is_iterated_and_empties_no_layer():
     assert all(bool((s >= threshold).any()) for s in scores.values())
 
 
+def test_synflow_scores_what_its_last_cut_left(monkeypatch):
+    """Iterated, it removes filters in another order than its first scores have."""
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
+    orders = []
+    for iterations in (1, 5):
+        monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", iterations)
+        orders.append(torch.cat(list(score(net, "synflow", images, labels).values())).argsort(stable=True))
+    assert not torch.equal(*orders)
+
+
 @FEW_ITERATIONS
 def test_synflow_reads_no_data():
     net = tiny_net("resnet20")

@@ -36,6 +36,11 @@ def test_agreement_is_spearmans_over_the_live_prunable_filters(arch):
     assert found["a|b"] == pytest.approx(spearmanr(live(net, scores["a"]), live(net, scores["b"])).statistic)
 
 
+def test_ties_share_their_mean_rank():
+    a, b = np.random.default_rng(0).integers(0, 4, size=(2, 50)).astype(float)
+    assert correlations({"a": a, "b": b}) == {"a|b": pytest.approx(spearmanr(a, b).statistic)}
+
+
 def test_a_correlation_that_does_not_exist_is_left_out():
     x = np.array([3.0, 1.0, 2.0])
     assert correlations({"a": x, "b": np.ones(3), "c": np.array([1.0, np.nan, 2.0]), "d": -x}) == {"a|d": -1.0}

@@ -102,3 +102,11 @@ def test_bad_arguments_are_refused(change, arguments, message):
     net = net_of("vgg13")
     with pytest.raises(UserError, match=message):
         select(net, random_scores(net, 0, False) | change, **{"ratio": 0.5, **arguments})
+
+
+def test_whole_numbers_are_ranked_exactly():
+    net = net_of("vgg13")
+    first = {name: torch.arange(filters) + 2**24 for name, filters in net.plan.items()}
+    ones = {name: scores - 2**24 for name, scores in first.items()}
+    large, small = select(net, first, 0.5), select(net, ones, 0.5)
+    assert all(torch.equal(large[name], small[name]) for name in small)
