@@ -45,7 +45,8 @@ def signed_scale(values: np.ndarray) -> SignedScale:
         return SignedScale(1.0, 10.0, [-10.0, -1.0, 0.0, 1.0, 10.0])
     high = int(np.ceil(np.log10(sizes.max())))
     low = max(high - 4, min(int(np.floor(np.log10(np.quantile(sizes, 0.1)))), high - 1))
-    decades = [10.0**power for power in range(high, low, -1 if high - low < 4 else -2)]
+    every = 1 if high - low < 3 and abs(high) < 3 else 2  # so that the numbers at the axis do not touch
+    decades = [10.0**power for power in range(high, low, -every)]
     return SignedScale(10.0**low, 1.6 * 10.0**high, [*(-tick for tick in decades), 0.0, *reversed(decades)])
 
 
