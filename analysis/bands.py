@@ -1,4 +1,5 @@
-"""95 % bands of whole curves: the interval of `stats.mean_interval`, from the exact bootstrap distribution.
+"""95 % intervals of means over seeds, of numbers and of whole curves: those of `stats.mean_interval` for one task,
+from the exact bootstrap distribution.
 
 The mean of few seeds has few distinct resamples, so that enumerating them (each with its probability) costs less than
 drawing a thousand, and thousands of curves get their bands in a second.

@@ -6,8 +6,9 @@ import base64
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -65,6 +66,11 @@ def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None, pull:
     whole = completeness(frames, grid)
     frames = named(frames.of(grid))
     make_folders(out, out / "figures", out / "tables")
+    with _drawing(frames, out / "figures") as drawings:
+        return _write(frames, whole, out, drawings)
+
+
+def _write(frames: Frames, whole: Completeness, out: Path, drawings: Iterable[tuple[str, list[Drawing]]]) -> Report:
     judgements = judge_all(frames)
     facts = provenance(frames)
     write_json(out / "claims.json", {"claims": [item.to_dict() for item in judgements], "provenance": facts})
@@ -84,7 +90,7 @@ def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None, pull:
         FILTERS,
         judgements=judgements,
         comparison=comparison(frames),
-        drawings=_draw(frames, out / "figures"),
+        drawings=dict(drawings),
         summary=list(summary.itertuples(index=False)),
         runs=list(files["runs"].itertuples(index=False)),
         quantities=tables.QUANTITIES,
@@ -135,15 +141,18 @@ def make_folders(*folders: Path) -> None:
             raise UserError(f"report folder {folder} cannot be made ({error.strerror})") from None
 
 
-def _draw(frames: Frames, folder: Path) -> dict[str, list[Drawing]]:
-    """All figures of each group (architecture and data set), also written as PNG and SVG; groups in parallel."""
+@contextmanager
+def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
+    """All figures of each group (architecture and data set), also written as PNG and SVG; of many runs, by processes
+    that draw while the caller does something else."""
     parts = {group: frames.only(runs["run_id"]) for group, runs in frames.runs.groupby("group", sort=False)}
     workers = min(len(parts), os.cpu_count() or 1)
     arguments = [list(parts.values()), list(parts), [folder] * len(parts)]
     if workers < 2 or len(frames.runs) < PARALLEL:
-        return dict(zip(parts, map(_draw_group, *arguments), strict=True))
+        yield zip(parts, map(_draw_group, *arguments), strict=True)
+        return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return dict(zip(parts, pool.map(_draw_group, *arguments), strict=True))
+        yield zip(parts, pool.map(_draw_group, *arguments), strict=True)
 
 
 def _draw_group(frames: Frames, group: str, folder: Path) -> list[Drawing]:

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import figures, style
+from analysis.bands import band
 from analysis.claims import Judgement
 from analysis.frame import DENSE, Completeness, timing
 from analysis.outcomes import outcomes
 from analysis.sources import UNFINISHED, Frames
-from analysis.stats import mean_interval
 
 QUANTITIES = {
     "final_accuracy": "test accuracy",
@@ -51,9 +51,10 @@ def summary(frames: Frames) -> pd.DataFrame:
 
 
 def _mean(name: str, values: np.ndarray) -> dict[str, float]:
-    interval = mean_interval([values], np.random.default_rng(0)) or (np.nan, np.nan)
+    interval = band(values[:, None])
+    low, high = (np.nan, np.nan) if interval is None else (float(bound[0]) for bound in interval)
     mean = values.mean() if len(values) else np.nan
-    return {name: mean, f"{name}_low": interval[0], f"{name}_high": interval[1], f"{name}_n": len(values)}
+    return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
 
 
 def densities(frames: Frames) -> pd.DataFrame:

@@ -227,6 +227,12 @@ def read_lines(path: Path) -> list[dict]:
     if not path.exists():
         return []
     *lines, _ = path.read_bytes().split(b"\n")
+    try:
+        rows = json.loads(b"[%s]" % b",".join(lines))  # half the time of line by line
+    except ValueError:
+        rows = []
+    if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows):
+        return rows
     return [_parsed(line, f"record file {path}, line {number},") for number, line in enumerate(lines, start=1)]
 
 

@@ -2,9 +2,10 @@
 
 import itertools
 
-import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from analysis import style
@@ -54,6 +55,17 @@ def test_every_panel_has_a_title_and_axes_have_labels(frames, name, request):
     assert "n = " in FIGURES[name].caption_for(frames)
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_panel_covers_another_or_leaves_the_figure(name, tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(timings=[0, 4, "trained"], rounds=[1, 3]), World(agreement=True))
+    canvas = FIGURES[name].draw(frames)
+    save(canvas, tmp_path / name)
+    boxes = [Axes.get_tightbbox(ax, canvas.canvas.get_renderer()) for ax in canvas.axes if ax.axison]
+    inside = canvas.bbox.padded(1)
+    assert all(inside.contains(*box.min) and inside.contains(*box.max) for box in boxes)
+    assert not any(one.padded(-1).overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
 def test_only_the_dense_control_draws_curves_and_nothing_else(tmp_path):
     frames = frames_of(tmp_path, simulate.grid(measures=[]))
     assert {name for name, plot in FIGURES.items() if plot.draw(frames)} == {
@@ -94,10 +106,10 @@ def test_the_caption_says_how_many_seeds(tmp_path):
 def test_runs_that_never_reach_the_threshold_are_open_dots(tmp_path):
     frames = frames_of(tmp_path, simulate.grid(timings=[0]), World(loss={"random": 2.0}))
     (ax,) = FIGURES["epochs_to_threshold"].draw(frames).axes
-    opened = {line.get_color() for line in ax.lines if line.get_markerfacecolor() == "white"}
-    assert opened == {style.look("random").color}
-    ends = [line.get_xdata() for line in ax.lines if line.get_markerfacecolor() == "white"]
-    assert set(np.concatenate(ends)) == {10}
+    (dots,) = (drawn for drawn in ax.collections if isinstance(drawn, PathCollection))
+    opened = [to_hex(face) == "#ffffff" for face in dots.get_facecolors()]
+    assert {to_hex(edge).upper() for edge in dots.get_edgecolors()[opened]} == {style.look("random").color}
+    assert set(dots.get_offsets()[opened, 0]) == {10}
 
 
 def test_the_change_of_the_norm_leaves_out_what_a_cut_removed(tmp_path):

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from analysis import bands, style
+from analysis import style
+from analysis.bands import band
 from analysis.figures.plot import BAND, COLUMNS, PANEL_HEIGHT, drawn, figure, legend, new_canvas, panels_of
 from analysis.frame import DENSE
 from analysis.sources import Frames
@@ -71,24 +73,29 @@ def _curves(frames: Frames, rows: list[_Curve]) -> Figure | None:
     runs = drawn(frames)
     panels = panels_of(runs) or [""]
     measures = style.in_order(set(runs["measure"]))
-    tables = {row.key: frames.history.pivot(index="run_id", columns="epoch", values=row.key) for row in rows}
-    if runs.empty or all(table.isna().to_numpy().all() for table in tables.values()):
+    tables = frames.history.pivot(index="run_id", columns="epoch", values=[row.key for row in rows])
+    if runs.empty or tables.isna().to_numpy().all():
         return None
     cut_epochs = frames.cuts.merge(runs[["run_id", "panel"]], on="run_id").groupby("panel")["epoch"].unique()
-    starts = {(panel, measure): _start(runs, panel, measure) for panel in panels for measure in measures}
+    members = {panel: list(_members(runs, panel, measures)) for panel in panels}
+    starts = {panel: _start(runs, panel) for panel in panels}
     canvas, blocks = new_canvas(panels, len(rows), height=PANEL_HEIGHT, sharex=True)
     for index, row in enumerate(rows):
-        limits = []
+        table, limits = tables[row.key] * row.scale, []
+        table = np.log10(table.where(table > 0)) if row.log else table
         for panel, axes in zip(panels, blocks, strict=True):
-            ax = axes[index]
-            for measure, ids in _members(runs, panel, measures):
-                values = tables[row.key].loc[ids] * row.scale
-                values = values.where(values > 0) if row.log else values
-                values = values.loc[:, values.notna().all() & (values.columns >= starts[panel, measure])]
-                limits.append(_line(ax, values, style.look(measure), row))
+            ax, bands = axes[index], []
+            for measure, ids in members[panel]:
+                values, epochs = table.loc[ids].to_numpy(), table.columns.to_numpy()
+                known = np.isfinite(values).all(axis=0) & (epochs >= (0 if measure == DENSE else starts[panel]))
+                if known.any():
+                    limits.append(_line(ax, epochs[known], values[:, known], style.look(measure), row))
+                    bands += _band(epochs[known], values[:, known], style.look(measure), row)
+            areas, colors = zip(*bands, strict=True) if bands else ((), ())
+            ax.add_collection(PolyCollection(areas, facecolors=colors, alpha=0.1, linewidths=0), autolim=False)
             _mark_cuts(ax, cut_epochs.get(panel, []))
-            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _share_limits([axes[index] for axes in blocks], limits, log=row.log)
+    blocks[0][0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for number, axes in enumerate(blocks):
         axes[-1].set_xlabel("epoch")
         for ax, row in zip(axes, rows, strict=True):
@@ -107,26 +114,28 @@ def _members(runs: pd.DataFrame, panel: str, measures: list[str]) -> Iterator[tu
             yield measure, rows["run_id"].tolist()
 
 
-def _start(runs: pd.DataFrame, panel: str, measure: str) -> float:
-    """The epoch from which a measure has a curve of its own: its cut, if the dense control shows what is before."""
+def _start(runs: pd.DataFrame, panel: str) -> float:
+    """The epoch from which measures have curves of their own: the cut, if the dense control shows what is before."""
     here = runs[runs["panel"] == panel]
     has_dense = here["dense_id"].isin(runs["run_id"]).all()
-    return here["first_cut"].min() if measure != DENSE and has_dense else 0
+    return here["first_cut"].min() if has_dense else 0
 
 
-def _line(ax: Axes, values: pd.DataFrame, look: style.Look, row: _Curve) -> tuple[float, float]:
-    """Mean and band of values [seeds, epochs], on log scales of their logarithm; returns the range of the mean."""
-    if values.empty:
-        return np.nan, np.nan
-    x, numbers = values.columns, np.log10(values.to_numpy()) if row.log else values.to_numpy()
-    mean = numbers.mean(axis=0)
-    band = bands.band(numbers)
-    if band is not None:
-        low, high = np.power(10, band) if row.log else np.clip(band, 0, row.top)
-        ax.fill_between(x, low, high, color=look.color, alpha=0.1, linewidth=0)
+def _line(ax: Axes, epochs: np.ndarray, values: np.ndarray, look: style.Look, row: _Curve) -> tuple[float, float]:
+    """Draw the mean of values [seeds, epochs], logarithms on log scales; returns its range."""
+    mean = values.mean(axis=0)
     mean = np.power(10, mean) if row.log else mean
-    ax.plot(x, mean, markevery=max(1, len(x) // 8), **look.curve())
+    ax.plot(epochs, mean, markevery=max(1, len(epochs) // 8), **look.curve())
     return mean.min(), mean.max()
+
+
+def _band(epochs: np.ndarray, values: np.ndarray, look: style.Look, row: _Curve) -> list[tuple[np.ndarray, str]]:
+    """The corners of the interval of the same mean, and its colour; nothing for one seed."""
+    interval = band(values)
+    if interval is None:
+        return []
+    low, high = np.power(10, interval) if row.log else np.clip(interval, 0, row.top)
+    return [(np.column_stack([np.r_[epochs, epochs[::-1]], np.r_[low, high[::-1]]]), look.color)]
 
 
 def _share_limits(axes: list[Axes], limits: list[tuple[float, float]], *, log: bool) -> None:

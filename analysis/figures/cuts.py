@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.bands import band
 from analysis.figures.dots import DOTS, dots
 from analysis.figures.plot import BAND, COLUMNS, drawn, figure, legend, new_canvas, panels_of
 from analysis.figures.scale import signed_scale
 from analysis.frame import DENSE
 from analysis.sources import AGREEMENT, Frames
-from analysis.stats import mean_interval
 
 
 @figure(
@@ -31,6 +31,7 @@ def cut_changes(frames: Frames) -> Figure | None:
     if cuts.empty:
         return None
     panels, measures = panels_of(runs), style.in_order(set(cuts["measure"]))
+    cells = dict(iter(cuts.groupby(["panel", "measure"])))
     kinds = {"loss_change": "change of loss (nats)", "grad_norm_sq_change": "change of |g|² (nats²)"}
     canvas, blocks = new_canvas(panels, len(kinds), height=2.2, sharey=False)
     for row, (key, label) in enumerate(kinds.items()):
@@ -38,7 +39,9 @@ def cut_changes(frames: Frames) -> Figure | None:
             ax, here = axes[row], cuts[cuts["panel"] == panel]
             signed_scale(here[[f"predicted.{key}", f"actual.{key}"]].to_numpy()).apply(ax)
             for measure in measures:
-                points, look = here[here["measure"] == measure], style.look(measure)
+                if (panel, measure) not in cells:
+                    continue
+                points, look = cells[panel, measure], style.look(measure)
                 ax.plot(
                     points[f"predicted.{key}"], points[f"actual.{key}"], look.marker, color=look.color,
                     markersize=5, alpha=0.85, markeredgecolor="white", markeredgewidth=0.4,
@@ -124,9 +127,9 @@ def _points(ax: Axes, values: pd.DataFrame, shift: float, look: style.Look) -> N
     places = np.arange(len(values)) + shift
     ax.plot(places, values.mean(axis=1), **look.curve())
     for place, row in zip(places, values.to_numpy(), strict=True):
-        interval = mean_interval([row[np.isfinite(row)]], np.random.default_rng(0))
+        interval = band(row[np.isfinite(row), None])
         if interval is not None:
-            ax.plot((place, place), np.clip(interval, -1, 1), color=look.color, linewidth=0.8)
+            ax.plot((place, place), np.clip(interval, -1, 1)[:, 0], color=look.color, linewidth=0.8)
 
 
 @figure(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import style
-from analysis.figures.plot import new_canvas, panels_of
+from analysis.bands import band
+from analysis.figures.plot import COLUMNS, new_canvas, panels_of
 from analysis.figures.scale import signed_scale
 from analysis.frame import DENSE
 from analysis.outcomes import outcomes
 from analysis.sources import Frames
-from analysis.stats import mean_interval
 
 DOTS = "Small dots are runs, markers means over seeds, bars their 95 % bootstrap intervals (widened for few seeds)"
 
@@ -40,50 +42,54 @@ def dots(
     panels = panels_of(table)
     measures = style.in_order(set(table["measure"]) - {DENSE})
     canvas, blocks = new_canvas(panels, 1, height=0.75 + 0.22 * len(measures), sharex=True, sharey=True)
+    cells = dict(iter(pruned.groupby(["panel", "measure"])))
+    dense = {panel: set(runs["dense_id"]) for panel, runs in pruned.groupby("panel")}
     for panel, (ax,) in zip(panels, blocks, strict=True):
-        here = pruned[pruned["panel"] == panel]
-        for place, measure in enumerate(measures):
-            mine = here[here["measure"] == measure]
-            opened = mine[full].to_numpy() == 0 if full else np.zeros(len(mine), dtype=bool)
-            _dot(ax, mine["value"].to_numpy(), opened, place, style.look(measure), bounds)
-        _reference(ax, table["value"][table.index.isin(here["dense_id"])].dropna().to_numpy(), bounds)
+        _rows(ax, [cells.get((panel, measure)) for measure in measures], measures, bounds, full)
+        _reference(ax, table.loc[table.index.isin(dense.get(panel, ())), "value"].dropna().to_numpy(), bounds)
         if bounds[0] < 0:
             ax.axvline(0, color="#555555", linewidth=0.9, zorder=1)
-        ax.set(xlabel=label, ylim=(len(measures) - 0.5, -0.5), yticks=range(len(measures)))
-        ax.set_yticklabels([style.name(measure) for measure in measures])
+        ax.set_xlabel(label)
         ax.grid(visible=False, axis="y")
-        if signed:
-            signed_scale(pruned["value"].to_numpy()).along(ax.xaxis)
-        else:
-            ax.xaxis.set_major_locator(MaxNLocator(6))
+    if signed:
+        signed_scale(pruned["value"].to_numpy()).along(ax.xaxis)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+    for (ax,) in blocks[::COLUMNS]:
+        ax.set(ylim=(len(measures) - 0.5, -0.5), yticks=range(len(measures)))
+        ax.set_yticklabels([style.name(measure) for measure in measures])
     return canvas
 
 
-def _dot(
-    ax: Axes, values: np.ndarray, opened: np.ndarray, place: int, look: style.Look, bounds: tuple[float, float]
+def _rows(
+    ax: Axes, rows: list[pd.DataFrame | None], measures: list[str], bounds: tuple[float, float], full: str | None
 ) -> None:
-    if not len(values):
-        return
-    for chosen, fill in ((~opened, look.color), (opened, "white")):
-        if not chosen.any():
+    """The runs of each measure (None: it has none here), their mean and its interval, one row below the other."""
+    places, colors, faces, values, bars, ink = [], [], [], [], [], []
+    for place, (runs, measure) in enumerate(zip(rows, measures, strict=True)):
+        if runs is None:
             continue
-        ax.plot(
-            values[chosen], np.full(chosen.sum(), place + 0.26), "o", color=look.color, alpha=0.55, markersize=2.6,
-            markerfacecolor=fill, markeredgewidth=0.6, zorder=2,
-        )  # fmt: skip
-    interval = mean_interval([values], np.random.default_rng(0))
-    if interval is not None:
-        ax.plot(
-            np.clip(interval, *bounds), (place, place), color=look.color, linewidth=1.6, solid_capstyle="butt", zorder=3
-        )
-    ax.plot(values.mean(), place, look.marker, color=look.color, markersize=6, markeredgecolor="white",
-            markeredgewidth=0.5, zorder=4)  # fmt: skip
+        look, mine = style.look(measure), runs["value"].to_numpy()
+        opened = runs[full].to_numpy() == 0 if full else np.zeros(len(mine), dtype=bool)
+        places += [place + 0.26] * len(mine)
+        colors += [look.color] * len(mine)
+        faces += ["white" if open_ else look.color for open_ in opened]
+        values += mine.tolist()
+        interval = band(mine[:, None])
+        if interval is not None:
+            low, high = np.clip(interval, *bounds)[:, 0]
+            bars.append([(low, place), (high, place)])
+            ink.append(look.color)
+        ax.plot(mine.mean(), place, look.marker, color=look.color, markersize=6, markeredgecolor="white",
+                markeredgewidth=0.5, zorder=4)  # fmt: skip
+    ax.scatter(values, places, s=2.6**2, c=faces, edgecolors=colors, linewidths=0.6, alpha=0.55, zorder=2)
+    ax.add_collection(LineCollection(bars, colors=ink, linewidths=1.6, capstyle="butt", zorder=3))
 
 
 def _reference(ax: Axes, values: np.ndarray, bounds: tuple[float, float]) -> None:
     if not len(values):
         return
     ax.axvline(values.mean(), color=style.look(DENSE).color, linestyle=style.look(DENSE).line, linewidth=1, zorder=1)
-    interval = mean_interval([values], np.random.default_rng(0))
+    interval = band(values[:, None])
     if interval is not None:
-        ax.axvspan(*np.clip(interval, *bounds), color="#000000", alpha=0.06, linewidth=0, zorder=0)
+        ax.axvspan(*np.clip(interval, *bounds)[:, 0], color="#000000", alpha=0.06, linewidth=0, zorder=0)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from analysis import style
-from analysis.figures.plot import drawn, figure, new_canvas, panels_of
+from analysis.figures.plot import COLUMNS, drawn, figure, new_canvas, panels_of
 from analysis.sources import Frames
 
 
@@ -28,8 +28,9 @@ def densities(frames: Frames) -> Figure | None:
     for panel, (ax,) in zip(panels, blocks, strict=True):
         means = table[table["panel"] == panel].pivot_table(index="measure", columns="layer", values="density")
         image = _heat(ax, means.reindex(measures).to_numpy())
-        ax.set(xlabel="conv layer, input to output", yticks=range(len(measures)))
-        ax.set_yticklabels([style.name(measure) for measure in measures])
+        ax.set_xlabel("conv layer, input to output")
+    for (ax,) in blocks[::COLUMNS]:
+        ax.set_yticks(range(len(measures)), [style.name(measure) for measure in measures])
     bar = canvas.colorbar(image, ax=[ax for (ax,) in blocks], shrink=0.9, aspect=12, pad=0.02)
     bar.set_label("filters left (%)")
     bar.outline.set_visible(False)

@@ -46,7 +46,7 @@ def signed_scale(values: np.ndarray) -> SignedScale:
     high = int(np.ceil(np.log10(sizes.max())))
     low = max(high - 4, min(int(np.floor(np.log10(np.quantile(sizes, 0.1)))), high - 1))
     every = 1 if high - low < 3 and abs(high) < 3 else 2  # so that the numbers at the axis do not touch
-    decades = [10.0**power for power in range(high, low, -every)]
+    decades = [10.0**power for power in range(int(np.floor(np.log10(sizes.max()))), low, -every)]
     return SignedScale(10.0**low, 1.6 * 10.0**high, [*(-tick for tick in decades), 0.0, *reversed(decades)])
 
 
