@@ -18,6 +18,7 @@ from benchmark.models import Net, build
 from benchmark.optimizer import SGD
 from benchmark.pruning import kept_indices, masked, take
 from benchmark.record import write_atomically
+from benchmark.step import Step
 
 FORMAT = 1
 UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, EOFError, ValueError)
@@ -40,6 +41,8 @@ class State:
     ranked: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     """{measure: {conv name: scores [filters]}} of a cut just made, until the next epoch is trained; never saved: a run
     that stops between the two makes its cut again."""
+    step: Step | None = None
+    """How the last epoch took its steps; never saved."""
 
     @property
     def epoch(self) -> int:

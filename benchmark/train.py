@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from benchmark import data
 from benchmark.batches import balanced, epoch_batches
@@ -18,6 +17,7 @@ from benchmark.flow import evaluate, measure_flow
 from benchmark.ranks import movement, squared_norms
 from benchmark.record import HISTORY_KEYS, MOVED
 from benchmark.state import State
+from benchmark.step import Step, kind
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ def _on_device(dataset: str, root: Path, device: torch.device, limit: int) -> tu
 
 def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) -> dict[str, float]:
     """Train one epoch in place; returns the `train/*`, `lr` and `time/images_per_second` part of its row."""
-    model, optimizer, images, labels = state.model, state.optimizer, problem.train.images, problem.train.labels
-    device = images.device
-    for group in optimizer.param_groups:
+    images, labels = problem.train.images, problem.train.labels
+    for group in state.optimizer.param_groups:
         group["lr"] = lr
     batches = epoch_batches(
         images,
@@ -86,21 +85,13 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
         order_seed=stream_seed("order", config, "dataset", epoch=state.epoch),
         augment_seed=stream_seed("augment", config, "dataset", epoch=state.epoch) if problem.augment else None,
     )
-    loss_sum, correct = torch.zeros(2, device=device, dtype=torch.float64)
+    step = _step(state, config, images.device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     start = time.perf_counter()
-    model.train()
+    state.model.train()
     for x, y in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = model(x)
-        logits = logits.float()
-        loss = cross_entropy(logits / config.temperature, y)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.detach() * len(y)  # summed on the device: reading it here would wait for every step
-        correct += (logits.detach().argmax(1) == y).sum()
-    mean_loss, accuracy = float(loss_sum) / len(labels), float(correct) / len(labels)
+        step(x, y)
+    mean_loss, accuracy = float(step.loss_sum) / len(labels), float(step.correct) / len(labels)
     seconds = time.perf_counter() - start
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     state.seconds += seconds
@@ -110,6 +101,16 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
         "lr": lr,
         "time/images_per_second": len(labels) / seconds,
     }
+
+
+def _step(state: State, config: RunConfig, device: torch.device) -> Step:
+    """The step of the epoch before, with its sums at 0, or a new one if the net or the optimizer is another since."""
+    step = state.step
+    if step is None or step.model is not state.model or step.optimizer is not state.optimizer:
+        step = state.step = kind(device)(state.model, state.optimizer, config)
+    step.loss_sum.zero_()
+    step.correct.zero_()
+    return step
 
 
 def advance(state: State, problem: Problem, config: RunConfig, lr: float, *, flow_every: int) -> dict:

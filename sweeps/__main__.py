@@ -37,8 +37,8 @@ class Run:
     options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
     workers: int = 0
     """Runs at once (0: `per_gpu` on each GPU, or one per core where there is none)."""
-    per_gpu: int = 1
-    """Runs at once on each GPU."""
+    per_gpu: int = 0
+    """Runs at once on each GPU (0: as many as its memory holds and cores serve; with Ray one)."""
     engine: Literal["local", "ray"] = "local"
     """Worker processes on this machine, or tasks on a Ray cluster."""
     address: str | None = None
@@ -110,7 +110,7 @@ def engine(command: Run) -> partial:
     """The engine's `drive`, with what the command says about it. Raises `UserError` for what is not there."""
     require(command.retries >= 0, "retries", command.retries, "at least 0")
     require(command.epoch_limit >= 0, "epoch_limit", command.epoch_limit, "at least 0")
-    require(command.per_gpu >= 1, "per_gpu", command.per_gpu, "at least 1")
+    require(command.per_gpu >= 0, "per_gpu", command.per_gpu, "at least 0")
     settings = {
         "workers": command.workers,
         "per_gpu": command.per_gpu,

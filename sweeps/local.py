@@ -34,19 +34,19 @@ def drive(
     workers: int,
     watch: Watch,
     *,
-    per_gpu: int = 1,
+    per_gpu: int = 0,
     retries: int = 2,
     epoch_limit: float = 0.0,
 ) -> Outcome:
     """Run what is not finished, in `workers` processes (0: `per_gpu` on each GPU, or one per core without any).
 
-    An interruption stops the workers; no finished epoch is lost. A worker that dies, or brings no epoch to its end in
-    `epoch_limit` seconds (0: no limit), is replaced. A run is tried again `retries` times, unless its input is wrong.
-    Raises `UserError` if the records cannot be written.
+    `per_gpu` 0 means as many as fit. An interruption stops the workers; no finished epoch is lost. A worker that dies,
+    or brings no epoch to its end in `epoch_limit` seconds (0: no limit), is replaced. A run is tried again `retries`
+    times, unless its input is wrong. Raises `UserError` if the records cannot be written.
     """
     outcome, start = Outcome(), time.monotonic()
     queue = unfinished(configs, options, outcome)
-    places = placement(options, workers, per_gpu) if queue else []
+    places = placement(options, workers, per_gpu, [job.config for job in queue]) if queue else []
     pool = [_Worker(place) for place in places[: len(queue)]]
     try:
         while queue or any(worker.job for worker in pool):

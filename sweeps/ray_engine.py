@@ -54,22 +54,22 @@ def drive(
     workers: int,
     watch: Watch,
     *,
-    per_gpu: int = 1,
+    per_gpu: int = 0,
     retries: int = 2,
     epoch_limit: float = 0.0,
     address: str | None = None,
 ) -> Outcome:
     """Run what is not finished, `workers` runs at once (0: what the cluster has room for, also when it grows).
 
-    A task takes 1 / `per_gpu` of a GPU, or `options.threads` cores (0: one) where no machine has a GPU. `address` is
-    that of a cluster (None: RAY_ADDRESS, else the one that runs on this machine, else this machine alone). A run goes
-    on elsewhere when its machine dies; otherwise retries, limits, interruptions and errors are as in the local engine.
+    A task takes 1 / `per_gpu` of a GPU (0: all of it), or `options.threads` cores (0: one) where no machine has a GPU.
+    `address` is that of a cluster (None: RAY_ADDRESS, else the one that runs on this machine, else this machine alone).
+    A run goes on elsewhere when its machine dies; retries, limits, interruptions and errors are as in the local engine.
     """
     outcome = Outcome()
     queue = unfinished(configs, options, outcome)
     if queue:
         with _cluster(address) as raise_signals:
-            tasks = _Tasks(options, queue, per_gpu)
+            tasks = _Tasks(options, queue, per_gpu or 1)
             try:
                 while queue or tasks.running:
                     start, slots = time.monotonic(), workers or tasks.slots()

@@ -5,12 +5,15 @@ import dataclasses
 import pytest
 import torch
 
+from benchmark import step as steps
+from benchmark import train
 from benchmark.flow import evaluate
 from benchmark.measures import MEASURES
 from benchmark.pruning import compact, masked, select
 from benchmark.record import Record
 from benchmark.run import run
 from benchmark.scoring import score_all
+from sweeps import memory
 from tests.conftest import tiny_images, tiny_net, tiny_run
 
 pytestmark = [
@@ -61,3 +64,23 @@ def test_a_run_comes_to_its_end_and_is_the_same_again(options, tmp_path, precisi
         assert Record(there.runs / config.run_id).finished
     assert summaries[0]["outcome"] == "finished"
     assert summaries[0]["train/loss"] == pytest.approx(summaries[1]["train/loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_replayed_steps_have_the_numbers_of_eager_ones(options, tmp_path, monkeypatch, arch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    config = tiny_run(arch=arch, prune_epoch=2, epochs=6, train_limit=290, batch_size=40)
+    captures, losses = [], []
+    monkeypatch.setattr(steps, "captured", lambda step, real=steps.captured: captures.append(1) or real(step))
+    for kind in (steps.ReplayedStep, steps.Step):
+        monkeypatch.setattr(train, "kind", lambda device, kind=kind: kind)
+        there = dataclasses.replace(options, device="cuda", runs=tmp_path / kind.__name__)
+        run(config, there)
+        losses.append([row["train/loss"] for row in Record(there.runs / config.run_id).history()])
+    assert len(captures) == 4  # dense, after the cut, after each drop of the learning rate
+    assert losses[0] == losses[1]
+
+
+def test_what_a_run_takes_is_measured(options):
+    used, free = memory.measured([tiny_run(batch_size=16)], dataclasses.replace(options, device="cuda"))
+    assert 0 < used < free

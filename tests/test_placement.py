@@ -5,13 +5,16 @@ import os
 import pytest
 import torch
 
+from benchmark import flow, train
 from benchmark.errors import UserError
 from benchmark.options import Options
+from sweeps import memory
 from sweeps.placement import placement
+from tests.conftest import tiny_run
 
 
-def devices(options, workers=0, per_gpu=1):
-    return [place.device for place in placement(options, workers, per_gpu)]
+def devices(options, workers=0, per_gpu=1, configs=()):
+    return [place.device for place in placement(options, workers, per_gpu, configs)]
 
 
 @pytest.fixture
@@ -48,3 +51,31 @@ def test_a_device_that_was_asked_for_is_the_only_one():
     assert set(devices(Options(device="cpu"))) == {"cpu"}
     with pytest.raises(UserError, match="one of 2 CUDA devices, got 'cuda:5'"):
         devices(Options(device="cuda:5"))
+
+
+@pytest.mark.usefixtures("gpus")
+def test_as_many_runs_as_fit_share_a_gpu(monkeypatch):
+    asked = []
+    gib = 1 << 30
+    monkeypatch.setattr(
+        memory, "measured", lambda configs, options: asked.append((configs, options)) or (2 * gib, free)
+    )
+    configs = [tiny_run(), tiny_run(arch="resnet20")]
+    for room, cores, number in ((20, 64, 9), (20, 8, 4), (1, 64, 1), (20, 1, 1)):
+        free = room * gib
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert devices(Options(), per_gpu=0, configs=configs) == ["cuda:0", "cuda:1"] * number
+    assert {(options.device, *configs) for configs, options in asked} == {("cuda:0", *configs)}
+    asked.clear()
+    assert len(devices(Options(), workers=3, per_gpu=0)) == 3
+    assert len(devices(Options(device="cpu"), per_gpu=0)) == 1
+    assert not asked
+
+
+def test_what_a_run_does_is_tried_out_on_any_device(monkeypatch):
+    done = []
+    for module, name in ((train, "train_epoch"), (flow, "measure_flow"), (flow, "evaluate")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, real=real, **k: done.append(name) or real(*a, **k))
+    memory.try_out(tiny_run(batch_size=4), torch.device("cpu"))
+    assert done == ["train_epoch", "measure_flow", "evaluate"]
