@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,12 +25,12 @@ DESCRIPTION = "Turn runs into figures, statistics and a verdict on each claim, a
 
 @dataclass(frozen=True)
 class Command:
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")]
-    """Folder of the run records (or of a published study), or a W&B project."""
+    sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")]
+    """Folders of run records (or of published studies), or W&B projects; runs of several are analysed together."""
     out: Path = Path("report")
     """Folder to write: index.html, claims.json, figures/, tables/."""
-    grid: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Sweep file: analyse its runs alone, and say which of them are missing."""
+    grid: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]] = ()
+    """Sweep file: analyse its runs alone, and say which of them are missing; may be given for several files."""
     pull: tyro.conf.OmitArgPrefixes[Pull] = field(default_factory=Pull)
 
 
@@ -37,12 +38,12 @@ class Command:
 class Publish:
     """Write the finished runs of a study as a few Parquet files, with the figures and claims.json of their report."""
 
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")]
-    """Folder of the run records, or a W&B project."""
+    sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")]
+    """Folders of run records (or of published studies), or W&B projects."""
     out: Path
     """Folder to write, such as results/STUDY; a source of `python -m analysis` like any other."""
-    grid: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Sweep file: publish its runs alone."""
+    grid: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]] = ()
+    """Sweep file: publish its runs alone; may be given for several files."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Compare:
     """Source that A is compared with; every difference is A minus B."""
     measures: tuple[str, ...] = ()
     """Measures to compare: x, or x=y for x of A against y of B (default: each that both have)."""
+    fields: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=X=Y")] = ()
+    """Compare runs of A with X in a field to runs of B with Y in it: protocol=paper=exact, for example."""
     out: Path | None = None
     """Folder to write compare.html, compare.json and compare.csv into."""
 
@@ -84,7 +87,7 @@ def main() -> None:
 def execute_compare(command: Compare) -> None:
     from analysis import compare
 
-    comparison = compare.compare(command.a, command.b, command.measures)
+    comparison = compare.compare(command.a, command.b, command.measures, command.fields)
     compare.show(comparison)
     if command.out is not None:
         print(f"comparison: {compare.write(comparison, command.out)}")
@@ -93,7 +96,8 @@ def execute_compare(command: Compare) -> None:
 def execute(command: Command) -> None:
     from analysis.report import build  # here, so that --help needs neither pandas nor matplotlib
 
-    report = build(command.source, command.out, configs(command.grid), command.pull)
+    require_source(command.sources)
+    report = build(command.sources, command.out, configs(command.grid), command.pull)
     show(report)
     print(f"report: {report.index}")
 
@@ -101,17 +105,23 @@ def execute(command: Command) -> None:
 def execute_publish(command: Publish) -> None:
     from analysis.archive import publish
 
-    show(publish(command.source, command.out, configs(command.grid)))
+    require_source(command.sources)
+    show(publish(command.sources, command.out, configs(command.grid)))
     print(f"published: {command.out}; python -m analysis {command.out} makes the report again")
 
 
-def configs(grid: Path | None) -> list[RunConfig] | None:
-    """The runs of a sweep file, if one is given."""
-    if grid is None:
-        return None
+def require_source(sources: Sequence[str]) -> None:
+    """Raise `UserError` if no source is named."""
+    if not sources:
+        raise UserError("source is missing: a folder of runs, a published study, or wandb:ENTITY/PROJECT")
+
+
+def configs(grids: Sequence[Path]) -> list[RunConfig] | None:
+    """The runs of sweep files, if any are given."""
     from sweeps.grid import load
 
-    return load(grid).configs
+    runs = {config.run_id: config for grid in grids for config in load(grid).configs}
+    return list(runs.values()) or None
 
 
 def execute_dashboard(command: Dashboard) -> None:

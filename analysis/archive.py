@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from analysis.report import Report
 
 
-def publish(source: str, out: Path, grid: Sequence[RunConfig] | None = None) -> Report:
-    """Write a source's finished runs (of a grid) as an archive into `out`, and beside it their report's claims.json
-    and figures (PNG).
+def publish(source: str | Sequence[str], out: Path, grid: Sequence[RunConfig] | None = None) -> Report:
+    """Write the finished runs of a source, or of several (and of a grid), as an archive into `out`, and beside it their
+    report's claims.json and figures (PNG).
 
     Raises `UserError` as `sources.load` and `report.build` do.
     """

@@ -1,8 +1,8 @@
 """Two sources of runs side by side (two versions of a measure, say), paired run by run.
 
 A pair is a run of A and a run of B that agree in everything but the source, or, with `--measures x=y`, in everything
-but the measure, x in A and y in B. Every difference is A minus B, so that seeds, settings and luck shared by both
-cancel; identical runs differ by exactly 0.
+but the measure, x in A and y in B; `--fields protocol=paper=exact` does the same for another field. Every difference is
+A minus B, so that seeds, settings and luck shared by both cancel; identical runs differ by exactly 0.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pandas as pd
 from analysis import stats, style
 from analysis.frame import DENSE, TASK, named
 from analysis.outcomes import outcomes
+from analysis.pull import field_value
 from analysis.sources import Frames, load
 from benchmark.errors import UserError
 from benchmark.record import HISTORY_KEYS, write_json
@@ -91,27 +92,33 @@ class Comparison:
         return pd.DataFrame([_flat(row) for row in self.rows])
 
 
-def compare(a: str, b: str, measures: Sequence[str] = ()) -> Comparison:
-    """Compare two sources. measures: `x` or `x=y` texts, none for every measure that both have.
+def compare(a: str, b: str, measures: Sequence[str] = (), fields: Sequence[str] = ()) -> Comparison:
+    """Compare two sources. measures: `x` or `x=y` texts, none for every measure that both have; fields: `name=x=y`.
 
     Raises `UserError` if a source cannot be loaded, or the two have no pair of finished runs.
     """
-    return compare_frames(load(a), load(b), dict(_renaming(text) for text in measures))
+    measured = dict(_renaming(text) for text in measures)
+    return compare_frames(load(a), load(b), measured, dict(_values(text) for text in fields))
 
 
-def compare_frames(a: Frames, b: Frames, measures: dict[str, str] | None = None) -> Comparison:
-    """Compare two sources that are loaded; measures: {measure of A: measure of B}, none for all that both have."""
+def compare_frames(
+    a: Frames, b: Frames, measures: dict[str, str] | None = None, fields: dict[str, tuple] | None = None
+) -> Comparison:
+    """Compare two sources that are loaded.
+
+    measures: {measure of A: measure of B}, none for all that both have; fields: {field: (value in A, value in B)}.
+    """
     for frames, names in ((a, measures or ()), (b, (measures or {}).values())):
         for name in names:
             if name not in set(frames.finished()["measure"]):
                 raise UserError(f"measure {name!r} has no finished run in {frames.source}, which has {_names(frames)}")
     measures = measures or {name: name for name in {*a.runs["measure"], *b.runs["measure"]}}
-    left, right = _sides(a, b, measures)
+    left, right = _sides(a, b, measures, fields or {})
     paired = left.join(right, lsuffix="/a", rsuffix="/b", how="inner")
     if paired.empty:
         raise UserError(
             f"nothing to compare: no finished run of {a.source} ({_names(a)}) has its like in {b.source} "
-            f"({_names(b)}); runs must agree in everything but what --measures x=y names"
+            f"({_names(b)}); runs must agree in everything but what --measures x=y and --fields name=x=y say"
         )
     same = _same_histories(a, b, paired[["run_id/a", "run_id/b"]])
     rows = []
@@ -122,7 +129,8 @@ def compare_frames(a: Frames, b: Frames, measures: dict[str, str] | None = None)
         whole = {EVERYWHERE: part} if len(parts) > 1 else {}
         rows += [_row(setting, label, pairs, same) for setting, pairs in (whole | parts).items()]
     only = pd.concat([_without(left, paired.index, "A"), _without(right, paired.index, "B")], ignore_index=True)
-    return Comparison((a.source, b.source), rows, only)
+    names = tuple(_with(frames.source, fields or {}, side) for side, frames in enumerate((a, b)))
+    return Comparison(names, rows, only)
 
 
 def write(comparison: Comparison, out: Path) -> Path:
@@ -186,18 +194,34 @@ def _renaming(text: str) -> tuple[str, str]:
     return left, right or left
 
 
-def _sides(a: Frames, b: Frames, measures: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _values(text: str) -> tuple[str, tuple]:
+    name, *values = text.split("=")
+    if name not in TASK or len(values) != 2:
+        raise UserError(f"--fields {text!r} must be FIELD=X=Y with a field among {', '.join(TASK)}")
+    return name, tuple(field_value(name, value, "field") for value in values)
+
+
+def _with(source: str, fields: dict[str, tuple], side: int) -> str:
+    """The name of a side: its source, and the values that its runs have in fields that are compared."""
+    return ", ".join([source, *(f"{name} {values[side]}" for name, values in fields.items())])
+
+
+def _sides(
+    a: Frames, b: Frames, measures: dict[str, str], fields: dict[str, tuple]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The outcomes of both, of these measures, indexed by what pairs them; settings are named over both together."""
     key = [*TASK, "measure", "seed"]
     together = pd.concat([a.runs.assign(source="A"), b.runs.assign(source="B")], ignore_index=True)
     together = named(replace(a, runs=together)).runs
     back = {right: left for left, right in measures.items()}
     sides = []
-    for frames, name, names in ((a, "A", measures), (b, "B", back)):
+    for side, (frames, name, names) in enumerate(((a, "A", measures), (b, "B", back))):
         tasks = together[together["source"] == name].set_index("run_id")
         table = outcomes(frames).assign(**{column: tasks[column] for column in ("task", "group", "panel")})
-        table = table[table["measure"].isin(names)].reset_index()
+        wanted = [table[field] == values[side] for field, values in fields.items()]
+        table = table[np.logical_and.reduce([table["measure"].isin(names), *wanted])].reset_index()
         pairing = table[key].assign(measure=table["measure"].map(measures if name == "A" else lambda one: one))
+        pairing = pairing.assign(**{field: values[1] for field, values in fields.items()})
         dense = table["measure"] == DENSE
         table["task"] = table["task"].where(~dense, table["group"] + ", never cut")
         sides.append(table.set_index(pd.MultiIndex.from_frame(pairing)))

@@ -53,15 +53,16 @@ def _condition(text: str) -> tuple[str, object]:
     if not equals or name not in (*DEFAULTS, "run_id", "cell"):
         allowed = f"field=value with a field among {', '.join(DEFAULTS)}, run_id, cell; or a JSON object"
         raise UserError(f"filter must be {allowed}, got {text!r}")
-    wanted = [_value(name, value) for value in values.split(",")]
+    wanted = [field_value(name, value, "filter") for value in values.split(",")]
     return f"config.{name}", wanted[0] if len(wanted) == 1 else {"$in": wanted}
 
 
-def _value(name: str, text: str) -> object:
+def field_value(name: str, text: str, what: str) -> object:
+    """The value of a run's field that a text stands for. Raises `UserError` for one of another type."""
     kind = type(DEFAULTS.get(name, ""))
     if name == "prune_epoch" and text == TRAINED:
         return text
     try:
         return kind(text)
     except ValueError:
-        raise UserError(f"filter {name} must be a {kind.__name__}, got {text!r}") from None
+        raise UserError(f"{what} {name} must be a {kind.__name__}, got {text!r}") from None

@@ -57,8 +57,10 @@ class Drawing:
     """As a data URI."""
 
 
-def build(source: str, out: Path, grid: Sequence[RunConfig] | None = None, pull: Pull | None = None) -> Report:
-    """Write the report of a source into the folder `out`; with a grid, of the grid's runs alone.
+def build(
+    source: str | Sequence[str], out: Path, grid: Sequence[RunConfig] | None = None, pull: Pull | None = None
+) -> Report:
+    """Write the report of a source (or several) into the folder `out`; with a grid, of the grid's runs alone.
 
     Raises `UserError` if the source has no finished run (of the grid), or `out` cannot be a folder.
     """

@@ -85,29 +85,44 @@ class Frames:
         return hashlib.sha256("\n".join(sorted(self.finished()["run_id"])).encode()).hexdigest()[:12]
 
 
-def load(source: str, pull: Pull | None = None) -> Frames:
+def load(source: str | Sequence[str], pull: Pull | None = None) -> Frames:
     """The frames of a source: a folder of run records, an archive of them (`analysis.archive`), or a W&B project as
-    `wandb:ENTITY/PROJECT`, pulled as told.
+    `wandb:ENTITY/PROJECT`, pulled as told; or of several together, where a run that more than one has counts once.
 
     Raises `UserError` if there is no such source, no finished run in it, or a broken record.
     """
-    pull = pull or Pull()
+    names = [source] if isinstance(source, str) else list(source)
+    frames = _together([_read(name, pull or Pull()) for name in names])
+    if frames.finished().empty:
+        found = f"{len(frames.runs)} unfinished" if len(frames.runs) else "none at all"
+        kind = "sources" if len(names) > 1 else "W&B project" if frames.source.startswith(PREFIX) else "runs folder"
+        raise UserError(f"{kind} {frames.source} has no finished run ({found})")
+    return frames
+
+
+def _read(source: str, pull: Pull) -> Frames:
     if source.startswith(PREFIX):
         from analysis.wandb_source import pulled_runs  # here, because it imports this module
 
-        kind, runs = "W&B project", pulled_runs(source, pull)
-    else:
-        require(pull == Pull(), "source", source, f"{PREFIX}ENTITY/PROJECT if --filter, --offline or --cache is given")
-        if (Path(source) / f"{TABLES[0]}.parquet").is_file():
-            from analysis.archive import read  # here, because it imports this module
+        return to_frames(pulled_runs(source, pull), source)
+    require(pull == Pull(), "source", source, f"{PREFIX}ENTITY/PROJECT if --filter, --offline or --cache is given")
+    if (Path(source) / f"{TABLES[0]}.parquet").is_file():
+        from analysis.archive import read  # here, because it imports this module
 
-            return read(Path(source))
-        kind, runs = "runs folder", (read_run(folder) for folder in run_folders(Path(source)))
-    frames = to_frames(runs, source)
-    if frames.finished().empty:
-        found = f"{len(frames.runs)} unfinished" if len(frames.runs) else "none at all"
-        raise UserError(f"{kind} {source} has no finished run ({found})")
-    return frames
+        return read(Path(source))
+    return to_frames((read_run(folder) for folder in run_folders(Path(source))), source)
+
+
+def _together(sources: list[Frames]) -> Frames:
+    """All runs, each from the first source in which it is finished (else the first that has it)."""
+    if len(sources) == 1:
+        return sources[0]
+    runs = pd.concat([frames.runs.assign(place=place) for place, frames in enumerate(sources)])
+    chosen = runs.assign(waiting=runs["outcome"] == UNFINISHED).sort_values(["waiting", "place"], kind="stable")
+    chosen = chosen.drop_duplicates("run_id").groupby("place")["run_id"]
+    parts = [sources[place].only(run_ids) for place, run_ids in chosen]
+    tables = {name: pd.concat([getattr(part, name) for part in parts], ignore_index=True) for name in TABLES}
+    return Frames(" + ".join(frames.source for frames in sources), **tables)
 
 
 def read_run(folder: Path) -> Run:

@@ -157,3 +157,31 @@ def test_many_settings_are_printed_as_one_table(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "each of the 9 settings alone" in printed
     assert "cut after 4 epochs" not in printed
+
+
+def test_runs_are_compared_across_a_field(tmp_path):
+    rules = {"protocol": ["exact", "paper"]}
+    configs = [config for value in rules["protocol"] for config in simulate.grid(measures=MEASURES, protocol=value)]
+    worse = World(accuracy=dict.fromkeys(MEASURES, -0.1))
+    simulate.simulate(tmp_path, [config for config in configs if config.protocol == "exact"])
+    simulate.simulate(tmp_path, [config for config in configs if config.protocol == "paper"], worse)
+    comparison = compare(str(tmp_path), str(tmp_path), fields=["protocol=paper=exact"])
+    assert comparison.names == (f"{tmp_path}, protocol paper", f"{tmp_path}, protocol exact")
+    found = row(comparison, EVERYWHERE, "loss")
+    assert (found.pairs, found.identical) == (6, 0)
+    assert found.differences["final_accuracy"].effect == pytest.approx(-0.1, abs=0.02)
+    assert not (comparison.only["measure"] != "none").any()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("protocol=paper", "--fields 'protocol=paper' must be FIELD=X=Y with a field among "),
+        ("seed=0=1", "--fields 'seed=0=1' must be FIELD=X=Y with a field among "),
+        ("rounds=1=many", "field rounds must be a int, got 'many'"),
+    ],
+)
+def test_a_field_that_cannot_be_compared_is_one_line(folders, text, said):
+    with pytest.raises(UserError) as raised:
+        compare(*folders, fields=[text])
+    assert said in str(raised.value)

@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.sources import UNFINISHED, load
+from analysis.sources import TABLES, UNFINISHED, load
 from benchmark.errors import UserError
 from benchmark.record import HISTORY_KEYS
 from tests import simulate
@@ -94,3 +95,19 @@ def test_a_broken_record_is_named(tmp_path, file, content):
     (tmp_path / config.run_id / file).write_text(content)
     with pytest.raises(UserError, match=f"{config.run_id}/{file}"):
         load(str(tmp_path))
+
+
+def test_several_sources_are_one_where_a_run_counts_once(tmp_path):
+    configs = simulate.grid(seeds=[0, 1])
+    simulate.simulate(tmp_path / "all", configs)
+    simulate.simulate(tmp_path / "one", configs[:4])
+    simulate.simulate(tmp_path / "other", configs[2:])
+    simulate.simulate(tmp_path / "begun", configs[:1], finished=False)
+    together = load([str(tmp_path / name) for name in ("begun", "one", "other")])
+    whole = load(str(tmp_path / "all"))
+    assert together.source == " + ".join(str(tmp_path / name) for name in ("begun", "one", "other"))
+    for name in TABLES:
+        ours, theirs = (getattr(frames, name) for frames in (together, whole))
+        keys = [key for key in ("run_id", "epoch", "round", "layer") if key in theirs]
+        ours, theirs = (frame.sort_values(keys, ignore_index=True) for frame in (ours, theirs))
+        pd.testing.assert_frame_equal(ours, theirs, check_like=True)
