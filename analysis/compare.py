@@ -212,6 +212,7 @@ def _sides(
     """The outcomes of both, of these measures, indexed by what pairs them; settings are named over both together."""
     key = [*TASK, "measure", "seed"]
     together = pd.concat([a.runs.assign(source="A"), b.runs.assign(source="B")], ignore_index=True)
+    together = together.assign(**{field: values[1] for field, values in fields.items()})  # no part of a setting's name
     together = named(replace(a, runs=together)).runs
     back = {right: left for left, right in measures.items()}
     sides = []

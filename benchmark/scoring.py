@@ -126,7 +126,7 @@ class Scoring:
         """One double-backward pass for all temperatures that some measure needs."""
         temperatures = {self.temperature_of(m) for m in self.measures if _needs(m, "hessian_gradient")}
         g = {t: self.gradients.mean[t] for t in sorted(temperatures)}
-        return hessian_gradients(self.model, self.images, self.labels, g)
+        return hessian_gradients(self.model, self.images, self.labels, g, batch_size=self.batch_size)
 
     def _initial(self, conv: str, weight: torch.Tensor) -> torch.Tensor:
         if self.initial is None:

@@ -169,6 +169,7 @@ def test_runs_are_compared_across_a_field(tmp_path):
     assert comparison.names == (f"{tmp_path}, protocol paper", f"{tmp_path}, protocol exact")
     found = row(comparison, EVERYWHERE, "loss")
     assert (found.pairs, found.identical) == (6, 0)
+    assert {row.setting for row in comparison.rows} == {EVERYWHERE, EARLY, LATE}
     assert found.differences["final_accuracy"].effect == pytest.approx(-0.1, abs=0.02)
     assert not (comparison.only["measure"] != "none").any()
 

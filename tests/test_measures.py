@@ -144,7 +144,7 @@ def test_needs_are_computed_once_for_all_measures(monkeypatch):
     names = [name for name in MEASURES if name not in ("oracle", "synflow")]
     score_all(net, names, images, labels, initial=weights(net), batch_size=2)
     assert passes == ["gradients", "hessian_gradients"]
-    assert len(calls) == 2 + 1  # two gradient batches of 2 and one Hessian batch
+    assert len(calls) == 2 + 2  # gradient and Hessian batches of 2
     passes.clear()
     score_all(net, ["magnitude", "l1", "random", "random_layerwise", "none"], images, labels)
     assert passes == []
@@ -152,12 +152,12 @@ def test_needs_are_computed_once_for_all_measures(monkeypatch):
     assert passes == ["gradients"]
 
 
-def test_each_batch_of_a_gradient_pass_has_one_forward(monkeypatch):
+def test_each_batch_of_a_pass_has_one_forward(monkeypatch):
     net, (images, labels) = tiny_net("vgg13"), tiny_images(9)
     calls = []
     net.register_forward_hook(lambda *_: calls.append(1))
     score_all(net, ["loss", "taylor", "grasp", "grad_preservation", "fisher"], images, labels, batch_size=4)
-    assert len(calls) == 3 + 1
+    assert len(calls) == 3 + 3
 
 
 @FEW_ITERATIONS
