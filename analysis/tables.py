@@ -41,7 +41,9 @@ def summary(frames: Frames) -> pd.DataFrame:
         for name in QUANTITIES:
             row |= _mean(name, runs[name].dropna().to_numpy())
         rows.append(row)
-    result = pd.DataFrame(rows)
+    columns = ["group", "panel", "measure", "runs", "diverged", "params", "macs"]
+    columns += [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high", "_n")]
+    result = pd.DataFrame(rows, columns=columns)
     place = {measure: number for number, measure in enumerate(style.in_order(set(result["measure"])))}
     panels = {panel: number for number, panel in enumerate(result["panel"].unique())}
     order = result.assign(

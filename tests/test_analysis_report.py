@@ -106,6 +106,14 @@ def test_the_command_prints_verdicts_and_ends_with_the_page(tmp_path, monkeypatc
     assert sum("inconclusive" in line for line in lines) == 5
 
 
+def test_a_source_of_ablations_alone_has_a_report_that_decides_nothing(tmp_path):
+    simulate.simulate(tmp_path / "runs", simulate.grid(dense=False, ablation="invert"))
+    made = build(str(tmp_path / "runs"), tmp_path / "out")
+    assert {item.verdict for item in made.judgements} == {"inconclusive"}
+    assert pd.read_csv(tmp_path / "out" / "tables" / "summary.csv").empty
+    assert len(pd.read_csv(tmp_path / "out" / "tables" / "runs.csv")) == 30
+
+
 @pytest.mark.parametrize("made", [True, False])
 def test_a_folder_without_runs_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, made):
     runs = tmp_path / "runs"
