@@ -15,6 +15,7 @@ from analysis.frame import DENSE, Pairs, pair
 from analysis.judgement import (
     INCONCLUSIVE,
     REFUTED,
+    RHO,
     SUPPORTED,
     Claim,
     Criterion,
@@ -49,9 +50,6 @@ ALL = (
     "shared between the parts, lies on the other; else inconclusive."
 )
 FLOOR = f"(log10 of its size, at least {LEAST_CHANGE:g} nats)"
-
-RHO = "\N{GREEK SMALL LETTER RHO}"
-"""Unit of rank correlations."""
 
 CLAIMS: dict[str, Claim] = {}
 

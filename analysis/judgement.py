@@ -18,6 +18,8 @@ from analysis.frame import Pairs
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 ALPHA = 1 - stats.LEVEL
+RHO = "\N{GREEK SMALL LETTER RHO}"
+"""Unit of rank correlations, which are at most 1."""
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,18 @@ def measured(label: str, unit: str, pairs: Pairs, seed: int = 0, sign: int | Non
     size, rng = stats.effect_size(differences), np.random.default_rng(seed)
     chance = stats.win_probability(np.concatenate(differences), sign) if sign else (None, None)
     interval, p = stats.paired_test(differences, rng) or (None, None)
+    if interval and unit == RHO:
+        interval = _between(interval, 2 if pairs.right else 1)
     return Number(
         label, unit, stats.stratified_mean(differences), interval, sum(map(len, differences)),
         size if np.isfinite(size) else None, sign, p, *chance,
     )  # fmt: skip
+
+
+def _between(interval: stats.Interval, most: float) -> stats.Interval:
+    """The part of an interval that a number of at most this size can have."""
+    low, high = np.clip(interval, -most, most).tolist()
+    return low, high
 
 
 def _number(criterion: Criterion, label: str, pairs: Pairs, seed: int) -> Number:
