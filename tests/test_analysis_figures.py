@@ -55,10 +55,15 @@ def test_every_panel_has_a_title_and_axes_have_labels(frames, name, request):
     assert "n = " in FIGURES[name].caption_for(frames)
 
 
+@pytest.fixture(scope="module")
+def six_settings(tmp_path_factory):
+    configs = simulate.grid(timings=[0, 4, "trained"], rounds=[1, 3])
+    return frames_of(tmp_path_factory.mktemp("runs"), configs, World(agreement=True))
+
+
 @pytest.mark.parametrize("name", FIGURES)
-def test_no_panel_covers_another_or_leaves_the_figure(name, tmp_path):
-    frames = frames_of(tmp_path, simulate.grid(timings=[0, 4, "trained"], rounds=[1, 3]), World(agreement=True))
-    canvas = FIGURES[name].draw(frames)
+def test_no_panel_covers_another_or_leaves_the_figure(name, six_settings, tmp_path):
+    canvas = FIGURES[name].draw(six_settings)
     save(canvas, tmp_path / name)
     boxes = [Axes.get_tightbbox(ax, canvas.canvas.get_renderer()) for ax in canvas.axes if ax.axison]
     inside = canvas.bbox.padded(1)

@@ -10,7 +10,7 @@ from benchmark.run import run
 from benchmark.step import EAGER, ReplayedStep
 from tests.conftest import tiny_run
 
-CONFIG = tiny_run(measure="loss", prune_epoch=3, rounds=2, epochs=10, train_limit=210, batch_size=40)
+CONFIG = tiny_run(measure="loss", prune_epoch=2, rounds=2, epochs=8, train_limit=130, batch_size=20)
 BATCHES, REST = divmod(CONFIG.train_limit, CONFIG.batch_size)
 
 
