@@ -147,7 +147,7 @@ def make_folders(*folders: Path) -> None:
 def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
     """All figures of each group (architecture and data set), also written as PNG and SVG; of many runs, by processes
     that draw while the caller does something else."""
-    parts = {group: frames.only(runs["run_id"]) for group, runs in frames.runs.groupby("group", sort=False)}
+    parts = {group: named(frames.only(runs["run_id"])) for group, runs in frames.runs.groupby("group", sort=False)}
     workers = min(len(parts), os.cpu_count() or 1)
     arguments = [list(parts.values()), list(parts), [folder] * len(parts)]
     if workers < 2 or len(frames.runs) < PARALLEL:

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
@@ -158,7 +159,13 @@ def test_legends_go_by_family_with_the_dense_control_last():
 
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
-    [(0.9, 11, [1, 2, 5, 10]), (1.1, 3.2, [1.5, 2, 3]), (1.55, 2.15, [1.6, 1.8, 2])],
+    [(0.9, 11, [1, 2, 5, 10]), (1.1, 3.2, [1.5, 2, 3]), (2.6, 6.3, [3, 4, 5, 6])],
 )
-def test_a_log_axis_of_any_length_has_three_round_ticks(low, high, ticks):
+def test_a_log_axis_has_round_ticks(low, high, ticks):
     assert curves._round_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_a_log_axis_of_any_length_has_three_to_seven_ticks():
+    lengths = np.geomspace(1.4**2, 50 * 1.4**2, 100)  # what `_share_limits` gives it
+    counts = {len(curves._round_ticks(low, low * length)) for low in np.geomspace(0.01, 1, 200) for length in lengths}
+    assert counts <= set(range(3, 8))

@@ -160,9 +160,10 @@ def _share_limits(axes: list[Axes], limits: list[tuple[float, float]], *, log: b
 def _round_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten in a range, and numbers between where this gives fewer than three."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), np.arange(10, 100, 2) / 10):
+    third = (1, 1.5, 2, 2.5, *range(3, 10))
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), third, (*third, 1.2, 1.4, 1.6, 1.8, 3.5)):
         ticks = [float(f"{step * 10.0**decade:.6g}") for decade in decades for step in steps]
-        ticks = [tick for tick in ticks if low <= tick <= high]
+        ticks = sorted(tick for tick in ticks if low <= tick <= high)
         if len(ticks) >= 3:
             break
     return ticks
