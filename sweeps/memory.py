@@ -17,6 +17,7 @@ BESIDE = 1 << 30
 SHARE = 0.9
 """How much of a GPU's free memory is planned for runs."""
 CLASSES = 100
+"""Of the random images: as many as any data set of the suite has."""
 
 
 def fitting(used: int, free: int) -> int:
