@@ -71,27 +71,34 @@ def gradients(
 ) -> Gradients:
     """One pass over `images` (uint8 [N, H, W, 3]): gradients at all temperatures from one forward per batch.
 
-    Squares are of batches of exactly `batch_size`; without them it is an upper limit.
+    Squares are of the gradients of batches of `batch_size`, which a CPU computes in parts.
     """
-    if squares_at is None:
-        batch_size = _limited(batch_size, GRADIENT_BATCH, images)
     theta = parameters(model)
-    mean = {t: {name: torch.zeros_like(p) for name, p in theta.items()} for t in temperatures}
-    square = {name: torch.zeros_like(p) for name, p in theta.items()} if squares_at is not None else {}
+
+    def zeros() -> Vectors:
+        return {name: torch.zeros_like(p) for name, p in theta.items()}
+
+    mean, square = {t: zeros() for t in temperatures}, zeros() if squares_at is not None else {}
     loss_sum = correct = torch.zeros((), device=images.device, dtype=torch.float64)
+    part_size = _limited(batch_size, GRADIENT_BATCH, images)
     with evaluating(model), torch.enable_grad():
-        for x, y, share in _batches(model, images, labels, batch_size):
-            logits = model(x)
-            for t in temperatures:
-                loss = cross_entropy(logits / t, y)
-                grads = torch.autograd.grad(loss, list(theta.values()), retain_graph=t != temperatures[-1])
-                for name, grad in zip(theta, grads, strict=True):
-                    mean[t][name].add_(grad, alpha=share)
-                    if t == squares_at:
-                        square[name].addcmul_(grad, grad, value=share)
-                if t == temperatures[0]:
-                    loss_sum = loss_sum + loss.detach().double() * share
-            correct = correct + (logits.detach().argmax(1) == y).sum()
+        for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            batch_share = len(batch[1]) / len(labels)
+            batch_mean = zeros() if squares_at is not None else {}
+            for x, y, share in _batches(model, *batch, part_size):
+                logits = model(x)
+                for t in temperatures:
+                    loss = cross_entropy(logits / t, y)
+                    grads = torch.autograd.grad(loss, list(theta.values()), retain_graph=t != temperatures[-1])
+                    total, weight = (batch_mean, share) if t == squares_at else (mean[t], share * batch_share)
+                    for name, grad in zip(theta, grads, strict=True):
+                        total[name].add_(grad, alpha=weight)
+                    if t == temperatures[0]:
+                        loss_sum = loss_sum + loss.detach().double() * share * batch_share
+                correct = correct + (logits.detach().argmax(1) == y).sum()
+            for name, grad in batch_mean.items():
+                mean[squares_at][name].add_(grad, alpha=batch_share)
+                square[name].addcmul_(grad, grad, value=batch_share)
     return Gradients(mean, square, float(loss_sum), float(correct) / len(labels))
 
 

@@ -68,11 +68,9 @@ def _estimate(grid: Grid, options: Options, workers: int) -> str:
 def run(grid: Grid, options: Options, drive: Callable[..., Outcome]) -> int:
     """Run what is missing, with a progress display; the exit status is 1 while any run is missing."""
     console = Console()
-    board = _Board(console, grid.configs)
+    board = _Board(console, grid.configs, options.runs)
     with board.progress:
         outcome = drive(grid.configs, options, watch=board.show)
-    if outcome.skipped:
-        console.print(f"{len(outcome.skipped)} runs were finished before")
     for run_id, error in outcome.failed.items():
         console.print(f"failed: {run_id} {board.labels[run_id]}: {error}", markup=False)
     if outcome.done:
@@ -194,18 +192,24 @@ def _counted(counts: Counter[str]) -> str:
 class _Board:
     """The progress display: a bar in epochs, counts, and a line for each run that ends."""
 
-    def __init__(self, console: Console, configs: list[RunConfig]) -> None:
+    def __init__(self, console: Console, configs: list[RunConfig], runs: Path) -> None:
         self.console = console
         self.labels = {config.run_id: config.label for config in configs}
         self.totals = {config.run_id: schedule(config).total for config in configs}
-        self.epoch = dict.fromkeys(self.labels, 0)
+        before = {run_id for run_id in self.labels if Record(runs / run_id).finished}
+        self.epoch = {run_id: total if run_id in before else 0 for run_id, total in self.totals.items()}
         self.rate: dict[str, float] = {}
         self.ended: Counter[str] = Counter()
+        if before:
+            self.ended["finished before"] = len(before)
+            console.print(f"{len(before)} of {len(configs)} runs were finished before", highlight=False)
         self.progress = Progress(
             BarColumn(), MofNCompleteColumn(), TextColumn("epochs  {task.fields[counts]}"), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), console=console, speed_estimate_period=600,
         )  # fmt: skip
-        self.task = self.progress.add_task("grid", total=sum(self.totals.values()), counts="")
+        self.task = self.progress.add_task(
+            "grid", total=sum(self.totals.values()), completed=sum(self.epoch.values()), counts=self._counts()
+        )
 
     def show(self, event: Event) -> None:
         """Take note of an event."""
@@ -219,9 +223,11 @@ class _Board:
             self.rate.pop(event.run_id, None)
             self.epoch[event.run_id] = self.totals[event.run_id]
             self._end(event)
-        counts = ", ".join(f"{count} {name}" for name, count in self.ended.items())
         speed = f"{sum(self.rate.values()):.0f} images/s"
-        self.progress.update(self.task, completed=sum(self.epoch.values()), counts=f"{counts}  {speed}")
+        self.progress.update(self.task, completed=sum(self.epoch.values()), counts=f"{self._counts()}  {speed}")
+
+    def _counts(self) -> str:
+        return ", ".join(f"{count} {name}" for name, count in self.ended.items())
 
     def _end(self, event: Done | Failed) -> None:
         if isinstance(event, Done):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import yaml
@@ -43,10 +44,13 @@ def test_run_skips_what_is_finished_reports_failures_and_status(tmp_path):
     first = command("sweeps", "run", path, "--runs", runs, *FLAGS, "--workers", "2")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "4 of 4 runs are finished" in first.stdout
-    stamps = [file.stat().st_mtime_ns for file in files]
+    lost, *kept = files
+    rmtree(lost.parent)
+    stamps = [file.stat().st_mtime_ns for file in kept]
     second = command("sweeps", "run", path, "--runs", runs, *FLAGS, "--workers", "2")
-    assert "4 runs were finished before" in second.stdout
-    assert stamps == [file.stat().st_mtime_ns for file in files]
+    assert "3 of 4 runs were finished before" in second.stdout
+    assert "[4/4] finished" in second.stdout
+    assert stamps == [file.stat().st_mtime_ns for file in kept]
     status = command("sweeps", "status", path, "--runs", runs)
     assert status.returncode == 0
     assert "4 finished of 4 runs" in status.stdout
