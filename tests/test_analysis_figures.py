@@ -145,6 +145,15 @@ def test_files_are_reproducible(tmp_path):
         assert image.width == pytest.approx(style.FULL_WIDTH * 200, abs=2)
 
 
+def test_the_colours_written_are_those_drawn(six_settings, tmp_path):
+    canvas = FIGURES["convergence"].draw(six_settings)
+    save(canvas, tmp_path / "figure")
+    written = np.asarray(Image.open(tmp_path / "figure.png").convert("RGB")).astype(int)
+    away = np.abs(written - np.asarray(canvas.canvas.buffer_rgba())[..., :3])
+    assert away.max() < 24
+    assert away.mean() < 1.5
+
+
 def test_every_measure_has_a_look_of_its_own():
     looks = {name: style.look(name) for name in {*style.LOOKS, *MEASURES}}
     assert len({(look.color, look.marker, str(look.line)) for look in looks.values()}) == len(looks)
