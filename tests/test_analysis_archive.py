@@ -16,6 +16,7 @@ from tests import simulate
 from tests.commands import command
 from tests.simulate import World
 
+pytestmark = pytest.mark.xdist_group("archive")  # one process publishes it
 ROOT = Path(__file__).parents[1]
 STUDIES = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("results/*/claims.json"))
 

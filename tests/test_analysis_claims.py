@@ -200,6 +200,7 @@ NOISE = {"moved": 0.3, "final_accuracy": 0.02, "loss_after_cut": 0.1}
 """Standard deviations of the columns that claims read, in a world of noise; 0.5 for the others."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id", CLAIMS)
 def test_a_claim_without_an_effect_is_supported_at_most_at_its_nominal_rate(tmp_path, id):
     """40 worlds of noise: at 2.5 % a side, four or more `supported` (or `refuted`) would be a chance of 2 %."""

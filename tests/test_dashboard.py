@@ -109,7 +109,13 @@ def test_the_command_writes_a_file_without_a_server(tmp_path):
         (["--project", "p", "--filter", "arch=vgg"], "pass", {}, "arch must be one of"),
         (["--project", "p"], "sys.modules['wandb_workspaces'] = None", {}, "pip install 'flowprune[dashboards]'"),
         (["--project", "p"], "pass", {"WANDB_API_KEY": ""}, "W&B did not save the workspace"),
-        (["--project", "p", "--entity", "e"], "pass", {"WANDB_BASE_URL": "http://127.0.0.1:1"}, "W&B did not save"),
+        pytest.param(
+            ["--project", "p", "--entity", "e"],
+            "pass",
+            {"WANDB_BASE_URL": "http://127.0.0.1:1"},
+            "W&B did not save",
+            marks=pytest.mark.slow,  # W&B asks for 20 s
+        ),
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(tmp_path, arguments, code, environment, message):
