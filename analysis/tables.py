@@ -13,6 +13,7 @@ from analysis.claims import Judgement
 from analysis.frame import DENSE, Completeness, timing
 from analysis.outcomes import outcomes
 from analysis.sources import UNFINISHED, Frames
+from benchmark.record import FINISHED
 
 QUANTITIES = {
     "final_accuracy": "test accuracy",
@@ -26,17 +27,19 @@ QUANTITIES = {
 def summary(frames: Frames) -> pd.DataFrame:
     """A row per setting and measure (runs without an ablation).
 
-    `group`, `panel`, `measure`, `runs` (finished), `diverged`, `params` and `macs` (share left, mean), and for each of
-    `QUANTITIES` its `<name>` (mean over seeds), `<name>_low`, `<name>_high` (95 % interval) and `<name>_n`.
+    `group`, `panel`, `measure`, `runs` (finished), `diverged` (of them, or collapsed), `params` and `macs` (share left,
+    mean over the others), and for each of `QUANTITIES` its `<name>` (mean over seeds), `<name>_low`, `<name>_high` (95
+    % interval) and `<name>_n`.
     """
     table = outcomes(frames)
     table = table[table["ablation"] == "none"]
     for size in ("params", "macs"):
-        table[size] = table[f"net/{size}/after"] / table[f"net/{size}/before"]
+        left = table[f"net/{size}/after"] / table[f"net/{size}/before"]
+        table[size] = left.where(table["outcome"] == FINISHED)  # a collapsed run keeps the net that it could not cut
     rows = []
     for (group, panel, measure), runs in table.groupby(["group", "panel", "measure"], sort=False):
         row = {"group": group, "panel": panel or "never cut", "measure": measure, "runs": len(runs)}
-        row |= {"diverged": int((runs["outcome"] != "finished").sum())}
+        row |= {"diverged": int((runs["outcome"] != FINISHED).sum())}
         row |= {size: runs[size].mean() for size in ("params", "macs")}
         for name in QUANTITIES:
             row |= _mean(name, runs[name].dropna().to_numpy())

@@ -1,8 +1,12 @@
-"""The grid's coverage: how many of the expected runs of a cell are finished."""
+"""The grid's coverage, and what the summary counts."""
+
+import json
+
+import pytest
 
 from analysis.frame import completeness, named
 from analysis.sources import load
-from analysis.tables import coverage
+from analysis.tables import coverage, summary
 from tests import simulate
 
 
@@ -27,3 +31,17 @@ def test_coverage_counts_finished_and_expected_runs_per_cell(tmp_path):
         ("vgg13", "never cut"): ["-", "-", "3/3 whole"],
     }
     assert table["timing"].tolist()[2] == "never cut"
+
+
+def test_a_collapsed_run_is_counted_and_its_uncut_net_is_not(tmp_path):
+    configs = simulate.grid(measures=["loss"], timings=[4], dense=False)
+    simulate.simulate(tmp_path, configs)
+    (whole,) = summary(named(load(str(tmp_path)))).itertuples()
+    assert whole.macs < 1
+    file = tmp_path / configs[0].run_id / "summary.json"
+    document = json.loads(file.read_text())
+    document |= {"outcome": "collapsed", "after": document["before"]}
+    file.write_text(json.dumps(document))
+    (row,) = summary(named(load(str(tmp_path)))).itertuples()
+    assert (row.runs, row.diverged) == (whole.runs, 1)
+    assert (row.params, row.macs) == pytest.approx((whole.params, whole.macs))
