@@ -1,5 +1,7 @@
 """The committed grids hold what they say, and a plan needs no data."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,8 +29,8 @@ def paper():
     return grids.load(SWEEPS / "paper.yaml")
 
 
-COMPANIONS = {"study-vgg13-checks", "study-vgg13-rules"}
-"""Grids whose runs are compared with those of `study-vgg13`, which has the dense controls."""
+COMPANIONS = {"study-vgg13-checks", "study-vgg13-measures", "study-vgg13-rules"}
+"""Grids whose runs are analysed with those of `study-vgg13`, which has the dense controls."""
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -36,9 +38,20 @@ def test_committed_grids_load(path):
     grid = grids.load(path)
     assert len({config.run_id for config in grid.configs}) == len(grid.configs) > 0
     measures = {config.measure for config in grid.configs}
-    assert measures >= {"magnitude", "grasp", "grad_preservation"}
     assert ("none" in measures) != (path.stem in COMPANIONS)
+    assert measures >= {"magnitude", "grasp", "grad_preservation"} or path.stem == "study-vgg13-measures"
     assert {config.seed for config in grid.configs} == {0, 1, 2}
+
+
+def test_the_studies_of_vgg13_have_all_measures_of_the_paper_in_the_same_settings():
+    studies = [grids.load(SWEEPS / f"{name}.yaml").configs for name in ("study-vgg13", "study-vgg13-measures")]
+    first, second = ({config.measure for config in configs} for configs in studies)
+    assert first | second >= AUTHORS | {"random", "random_layerwise", "none"}
+    assert not first & second
+    settings = [
+        {replace(config, measure="loss") for config in configs if config.measure != "none"} for configs in studies
+    ]
+    assert settings[0] == settings[1]
 
 
 def test_the_demo_is_what_the_readme_says():
