@@ -17,7 +17,7 @@ from benchmark.pruning import Keep, compact, kept_indices, masked, select
 from benchmark.ranks import agreement
 from benchmark.record import COLLAPSED, DIVERGED
 from benchmark.scoring import Scores, score_all
-from benchmark.state import State, carry_momentum, initial_net, initial_weights, make_optimizer, prepared
+from benchmark.state import State, carry_momentum, initial_weights, make_optimizer, prepared, reinitialised
 from benchmark.train import Problem
 
 
@@ -32,18 +32,19 @@ class CutError(Exception):
 def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Path, *, score_every: bool) -> dict:
     """Make the next cut in place; returns its row and writes the per-filter scores (of every measure, if asked).
 
-    Raises `CutError`: diverged, if a score is not finite; collapsed, if a layer keeps no filter or no gradient reaches
-    a conv any more.
+    Raises `CutError`: diverged, if the score of a live filter is not finite; collapsed, if a layer keeps no filter or
+    no gradient reaches a conv any more.
     """
     start = time.perf_counter()
     model, round, probe = state.model, len(state.cuts) + 1, problem.probe
     before = measure_flow(model, probe.images, probe.labels, config.temperature)
     scores = _scores(state, problem, config, round, every=score_every)
     own = ablated(scores[config.measure], model, config, round)
-    if not all(layer.isfinite().all() for layer in own.values()):
+    live = model.masks()
+    if not all(layer[live[name]].isfinite().all() for name, layer in own.items()):
         raise CutError(DIVERGED)
     keep = select(model, own, config.ratio, round=round, rounds=config.rounds, protocol=config.protocol)
-    if not all(mask.any() for mask in keep.values()):
+    if not all((mask & live[name]).any() for name, mask in keep.items()):
         raise CutError(COLLAPSED)
     predicted = _predicted(model, keep, before.g, before.hg)
     _write_scores(scores_file, scores)
@@ -68,7 +69,7 @@ def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Pat
         },
         "scores": {
             name: {"min": float(s.min()), "mean": float(s.mean()), "max": float(s.max())}
-            for name, s in scores[config.measure].items()
+            for name, s in ((name, layer[live[name]]) for name, layer in scores[config.measure].items())
         },
         "agreement": agreed,
         "seconds": seconds,
@@ -119,7 +120,7 @@ def _predicted(model: Net, keep: Keep, g: dict, hg: dict) -> dict[str, float]:
 def _adopt(state: State, pruned: Net, keep: Keep, scores: dict[str, Scores], config: RunConfig, round: int) -> None:
     source = masked(state.model, keep)
     if config.ablation == "reinit":
-        new = initial_net(config, pruned.num_classes, pruned.plan, salt=f"reinit {round}")
+        new = reinitialised(config, pruned.num_classes, pruned.plan, round)
         pruned.load_state_dict(new.state_dict())
         pruned = masked(pruned, pruned.masks())
     optimizer = make_optimizer(pruned, config)

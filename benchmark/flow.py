@@ -26,12 +26,25 @@ GRADIENT_BATCH, HESSIAN_BATCH = 64, 32
 
 
 @contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round the factors of float32 products to TF32, and afterwards as before."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards each module's own mode again."""
+    """Evaluation mode without TF32, and afterwards each module's own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with tf32(False):
+            yield
     finally:
         for module, training in modes:
             module.training = training

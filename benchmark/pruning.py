@@ -11,7 +11,7 @@ import torch
 
 from benchmark.errors import UserError
 from benchmark.models import Net, build
-from benchmark.selection import Keep, select
+from benchmark.selection import Keep, select, stream_keep
 
 __all__ = ["Keep", "compact", "kept_indices", "masked", "select"]
 
@@ -46,7 +46,7 @@ def compact(model: Net, keep: Keep) -> Net:
     must stay (another conv still writes it) stays masked.
     """
     source = masked(model, keep)
-    streams = _stream_keep(source)
+    streams = stream_keep(source, source.masks())
     plan = {name: int(streams[conv.writes].sum()) for name, conv in source.convs.items()}
     with torch.random.fork_rng(devices=[]):
         result = build(source.arch, source.num_classes, plan=plan)
@@ -66,7 +66,7 @@ def kept_indices(masked_net: Net) -> dict[str, tuple[torch.Tensor, ...]]:
 
     Names that are not listed stay whole.
     """
-    streams = {name: keep.nonzero().flatten() for name, keep in _stream_keep(masked_net).items()}
+    streams = {name: keep.nonzero().flatten() for name, keep in stream_keep(masked_net, masked_net.masks()).items()}
     indices = {}
     for name, conv in masked_net.convs.items():
         rows = streams[conv.writes]
@@ -87,28 +87,19 @@ def take(tensor: torch.Tensor, indices: tuple[torch.Tensor, ...]) -> torch.Tenso
     return tensor
 
 
-def _stream_keep(model: Net) -> Keep:
-    """Which channels of each stream some conv still writes: {stream: bool [channels]}."""
-    keep: Keep = {}
-    for name, conv in model.convs.items():
-        if not conv.depthwise:
-            live = model.mask(name)
-            keep[conv.writes] = keep[conv.writes] | live if conv.writes in keep else live
-    return keep
-
-
 def _check(model: Net, keep: Keep) -> None:
     if set(keep) != set(model.convs):
         wrong = sorted(set(keep) ^ set(model.convs))
         raise UserError(f"keep must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}")
-    writers: dict[str, str] = {}
-    for name, conv in model.convs.items():
+    for name in model.convs:
         if keep[name].dtype != torch.bool or keep[name].shape != (model.plan[name],):
             got = f"{keep[name].dtype} {list(keep[name].shape)}"
             raise UserError(f"keep[{name!r}] must be bool [{model.plan[name]}], got {got}")
-        if not conv.depthwise:
-            writers[conv.writes] = name
-        elif not torch.equal(keep[name], keep[writers[conv.reads]]):
-            raise UserError(f"keep[{name!r}] must equal keep[{writers[conv.reads]!r}]: the conv is depthwise")
         if not bool((keep[name].to(model.mask(name)) & model.mask(name)).any()):
             raise UserError(f"keep[{name!r}] must keep at least one live filter, got none")
+    live = {name: keep[name].to(model.mask(name)) & model.mask(name) for name in model.convs}
+    streams = stream_keep(model, live)
+    for name, conv in model.convs.items():
+        if conv.depthwise and not torch.equal(live[name], streams[conv.reads]):
+            writers = " or ".join(f"keep[{writer!r}]" for writer in model.writers[conv.reads])
+            raise UserError(f"keep[{name!r}] must equal {writers}: the conv is depthwise")

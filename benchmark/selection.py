@@ -61,7 +61,7 @@ def _exact(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int
     keep = {name: model.mask(name).clone() for name in model.convs}
     for name, layer in zip(ranked, gone.split([len(row) for row in rows]), strict=True):
         keep[name] &= ~layer.to(keep[name].device)
-    return _follow(model, keep)
+    return follow(model, keep)
 
 
 def _above_floor(scores: torch.Tensor, live: torch.Tensor, original: int) -> torch.Tensor:
@@ -89,16 +89,18 @@ def _paper(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int
             layer[row.argsort(stable=True)[-1]] = False
         kept = torch.zeros(model.plan[name], dtype=torch.bool)
         kept[present] = ~layer[: int(present.sum())]
+        live = model.mask(name).cpu()
+        if not bool((kept & live).any()):  # only masked rows would stay: they score 0, and live filters can be below
+            kept[torch.where(live, scores[name], -torch.inf).argmax()] = True
         keep[name] = kept.to(model.mask(name))
-    return _follow(model, keep)
+    return follow(model, keep)
 
 
 def _paper_plain(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int, rounds: int) -> tuple:
     """VGG, MobileNet: depthwise convs are ranked with a copy of their producer's scores; protection by index."""
-    writers = _writers(model)
     rows = {}
     for name, conv in model.convs.items():
-        row = scores[writers[conv.reads] if conv.depthwise else name][model.mask(name).cpu()].clone()
+        row = scores[model.writers[conv.reads][-1] if conv.depthwise else name][model.mask(name).cpu()].clone()
         row[-(int(FLOOR_PERCENT / 100 * model.original[name]) + 1) :] = PAPER_PROTECTED
         rows[name] = row
     return int(_paper_ratio(ratio, round, rounds) * sum(map(len, rows.values()))), rows
@@ -131,19 +133,19 @@ def _paper_ratio(ratio: float, round: int, rounds: int) -> float:
 
 def _residual(model: Net) -> set[str]:
     """Streams that several convs write."""
-    writes = [conv.writes for conv in model.convs.values() if not conv.depthwise]
-    return {stream for stream in writes if writes.count(stream) > 1}
+    return {stream for stream, writers in model.writers.items() if len(writers) > 1}
 
 
-def _writers(model: Net) -> dict[str, str]:
-    return {conv.writes: name for name, conv in model.convs.items() if not conv.depthwise}
+def follow(model: Net, keep: Keep) -> Keep:
+    """`keep`, with each depthwise conv given the channels of its stream that some conv still writes."""
+    streams = stream_keep(model, {name: layer & model.mask(name) for name, layer in keep.items()})
+    return {name: streams[conv.reads].clone() if conv.depthwise else keep[name] for name, conv in model.convs.items()}
 
 
-def _follow(model: Net, keep: Keep) -> Keep:
-    """Give each depthwise conv the decision of its producer."""
-    writers = _writers(model)
+def stream_keep(model: Net, live: Keep) -> Keep:
+    """Which channels of each stream some conv still writes, of `live` filters: {stream: bool [channels]}."""
     return {
-        name: keep[writers[conv.reads]].clone() if conv.depthwise else keep[name] for name, conv in model.convs.items()
+        stream: torch.stack([live[name] for name in writers]).any(dim=0) for stream, writers in model.writers.items()
     }
 
 
@@ -154,6 +156,7 @@ def _checked(model: Net, scores: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     for name, layer in scores.items():
         if layer.shape != (model.plan[name],):
             raise UserError(f"scores[{name!r}] must be [{model.plan[name]}], got {list(layer.shape)}")
-        if not bool(layer.isfinite().all()):
-            raise UserError(f"scores[{name!r}] must be finite, got {float(layer[~layer.isfinite()][0])}")
-    return {name: scores[name].detach().cpu() for name in model.convs}
+        live = layer[model.mask(name).to(layer.device)]
+        if not bool(live.isfinite().all()):
+            raise UserError(f"scores[{name!r}] must be finite, got {float(live[~live.isfinite()][0])}")
+    return {name: torch.where(model.mask(name).cpu(), scores[name].detach().cpu(), 0) for name in model.convs}

@@ -64,13 +64,21 @@ def initial_net(config: RunConfig, num_classes: int, plan: dict[str, int] | None
         return build(config.arch, num_classes, config.width, plan)
 
 
+def reinitialised(config: RunConfig, num_classes: int, plan: dict[str, int], round: int) -> Net:
+    """The fresh net that the ablation `reinit` goes on with after cut number `round`."""
+    return initial_net(config, num_classes, plan, salt=f"reinit {round}")
+
+
 def initial_weights(config: RunConfig, state: State) -> dict[str, torch.Tensor]:
-    """{conv name: the weights that the filters of `state.model` had at initialisation}."""
+    """{conv name: the weights that the filters of `state.model` had at their (last) initialisation}."""
+    if config.ablation == "reinit" and state.cuts:
+        net = reinitialised(config, state.model.num_classes, state.model.plan, len(state.cuts))
+        return {name: net.get_submodule(name).weight.detach() for name in net.convs}
     net = initial_net(config, state.model.num_classes)
-    writers = {conv.writes: name for name, conv in net.convs.items() if not conv.depthwise}
     weights = {}
     for name, conv in net.convs.items():
-        columns = () if conv.depthwise or conv.reads not in writers else (state.origin[writers[conv.reads]],)
+        inputs = () if conv.depthwise else net.writers.get(conv.reads, ())[-1:]
+        columns = [state.origin[writer] for writer in inputs]
         weights[name] = take(net.get_submodule(name).weight.detach(), (state.origin[name], *columns))
     return weights
 
@@ -133,6 +141,8 @@ def load(path: Path, config: RunConfig, device: torch.device) -> State | None:
         content = _read(path)
         if content["format"] <= FORMAT:
             return _restored(content, config, device)
+    except FileNotFoundError:  # the process that trains a dense phase has just removed it
+        return None
     except (_UnusableError, *UNREADABLE) as error:
         aside = path.with_name(f"{path.name}.unusable")
         with contextlib.suppress(FileNotFoundError):  # another reader was first

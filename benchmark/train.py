@@ -13,7 +13,7 @@ from benchmark import data
 from benchmark.batches import balanced, epoch_batches
 from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost
-from benchmark.flow import evaluate, measure_flow
+from benchmark.flow import evaluate, measure_flow, tf32
 from benchmark.ranks import movement, squared_norms
 from benchmark.record import HISTORY_KEYS, MOVED
 from benchmark.state import State
@@ -86,14 +86,13 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
         augment_seed=stream_seed("augment", config, "dataset", epoch=state.epoch) if problem.augment else None,
     )
     step = _step(state, config, images.device)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     start = time.perf_counter()
     state.model.train()
-    for x, y in batches:
-        step(x, y)
-    mean_loss, accuracy = float(step.loss_sum) / len(labels), float(step.correct) / len(labels)
+    with tf32(config.precision == "tf32"):
+        for x, y in batches:
+            step(x, y)
+        mean_loss, accuracy = float(step.loss_sum) / len(labels), float(step.correct) / len(labels)
     seconds = time.perf_counter() - start
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     state.seconds += seconds
     return {
         "train/loss": mean_loss,

@@ -70,6 +70,8 @@ def test_reinit_keeps_the_filters_and_draws_new_weights(tmp_path, arch):
         ours, theirs = (net.get_submodule(name).weight for net in (plain.model, again.model))
         assert not torch.allclose(ours[live], theirs[live])
         assert (theirs[~live] == 0).all()
+        initial = states.initial_weights(tiny_run(arch=arch, width=0.125, ablation="reinit"), again)[name]
+        assert torch.equal(initial[live], theirs[live])
     norm = again.model.get_submodule(next(iter(again.model.convs.values())).norm)
     assert (norm.running_var == 1).all()
 

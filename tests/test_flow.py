@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmark.batches import normalise
-from benchmark.flow import dot, evaluate, gradients, hessian_gradients, measure_flow, parameters
+from benchmark.flow import dot, evaluate, evaluating, gradients, hessian_gradients, measure_flow, parameters
 from tests.conftest import tiny_images, tiny_net
 
 
@@ -113,3 +114,16 @@ def test_evaluate_agrees_with_the_gradient_pass():
     assert (loss, accuracy) == (pytest.approx(numbers["loss"]), numbers["accuracy"])
     g = gradients(net, images, labels, (5.0,)).mean[5.0]
     assert numbers["grad_norm"] == pytest.approx(float(dot(g, g)) ** 0.5)
+
+
+def test_scoring_is_without_tf32_and_leaves_the_setting():
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for allowed in (True, False):
+            torch.backends.cudnn.allow_tf32 = allowed
+            with evaluating(nn.Linear(2, 2)):
+                assert not torch.backends.cudnn.allow_tf32
+                assert not torch.backends.cuda.matmul.allow_tf32
+            assert torch.backends.cudnn.allow_tf32 == allowed
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -204,6 +204,22 @@ def test_random_layerwise_has_the_densities_of_magnitude():
         assert any(not torch.equal(keeps[0][name], keeps[1][name]) for name in net.convs)
 
 
+def test_random_layerwise_shuffles_live_filters_alone():
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(2)
+    net = compact(net, select(net, score(net, "random", images, labels), 0.4))
+    ours, others = score(net, "random_layerwise", images, labels), score(net, "magnitude", images, labels)
+    assert any(bool((~net.mask(name)).any()) for name in net.convs)
+    assert all(torch.equal(ours[name] > 0, net.mask(name)) for name in net.convs)
+    keeps = [select(net, scores, 0.7, round=2, rounds=2) for scores in (ours, others)]
+    assert [int(k.sum()) for k in keeps[0].values()] == [int(k.sum()) for k in keeps[1].values()]
+
+
+def test_weights_that_are_no_numbers_have_scores_that_are_none():
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
+    net.get_submodule("features.3").weight.data[0, 0, 0, 0] = torch.inf
+    assert not all(bool(layer.isfinite().all()) for layer in score(net, "synflow", images, labels).values())
+
+
 def test_synflow_is_iterated_and_empties_no_layer():
     """At a high ratio one-shot synaptic saliency empties layers; the order of removal of `synflow` does not."""
     net, (images, labels) = tiny_net("vgg13"), tiny_images(2)

@@ -1,23 +1,69 @@
 """masked == compact: in outputs, gradients and training. The most important test of the suite."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, relu
 
 from benchmark import registry
 from benchmark.cost import cost
 from benchmark.errors import UserError
-from benchmark.pruning import compact, kept_indices, masked, take
+from benchmark.measures import score
+from benchmark.models import Conv, Net, build
+from benchmark.pruning import compact, kept_indices, masked, select, take
 from tests.conftest import tiny_net
 
 ARCHES = registry.names("models")
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}  # float64
 TRAINED = {"rtol": 1e-4, "atol": 1e-6}  # rounding grows from step to step through batch norms over few values
 EXAMPLES = settings(max_examples=4, deadline=None)
+
+
+SEPARABLE = [
+    Conv(name="stem", norm="stem_norm", reads="image", writes="stream", filters=12),
+    Conv(name="depthwise", norm="depthwise_norm", reads="stream", writes="stream", filters=12),
+    Conv(name="inner", norm="inner_norm", reads="stream", writes="inside", filters=10),
+    Conv(name="outer", norm="outer_norm", reads="inside", writes="stream", filters=12),
+]
+
+
+class Separable(Net):
+    """A residual block around a depthwise conv: its stream has a writer before it and one behind it."""
+
+    def __init__(self, plan, num_classes):
+        super().__init__(SEPARABLE, plan, head="linear", head_reads="stream")
+        for name, kernel in {"stem": 3, "depthwise": 3, "inner": 1, "outer": 1}.items():
+            self.add_module(name, self.conv2d(name, kernel))
+            self.add_module(f"{name}_norm", self.norm2d(name))
+        self.linear = self.linear_head(num_classes)
+
+    def forward(self, x):
+        x = relu(self.stem_norm(self.stem(x)))
+        y = relu(self.depthwise_norm(self.depthwise(x)))
+        y = relu(self.inner_norm(self.inner(y)))
+        return self.linear((x + self.outer_norm(self.outer(y))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("protocol", ["exact", "paper"])
+def test_a_depthwise_conv_follows_all_convs_that_write_its_stream(monkeypatch, protocol):
+    monkeypatch.setattr(registry, "load", lambda *_: SimpleNamespace(CONVS=SEPARABLE, build=Separable))
+    net = build("separable").double().eval()
+    assert not net.convs["depthwise"].prunable
+    x, y = inputs(0)
+    for round in (1, 2, 3):
+        draw = torch.Generator().manual_seed(round)
+        scores = {name: torch.rand(n, dtype=torch.float64, generator=draw) for name, n in net.plan.items()}
+        keep = select(net, scores, 0.7, round=round, rounds=3, protocol=protocol)
+        big, net = masked(net, keep), compact(net, keep)
+        torch.testing.assert_close(net(x), big(x), **CLOSE)
+        live = big.masks()
+        assert torch.equal(live["depthwise"], live["stem"] | live["outer"])
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    assert {name: len(layer) for name, layer in score(net.float(), "oracle", images, y).items()} == net.plan
 
 
 def random_keep(net, seed, share):

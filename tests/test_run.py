@@ -206,8 +206,11 @@ def test_the_tracker_gets_each_row_once_whatever_the_outcome(options, monkeypatc
 
 def test_scores_that_are_no_numbers_end_the_run_as_diverged(options, monkeypatch):
     config = tiny_run(measure="loss", prune_epoch=1)
-    nothing = torch.tensor([torch.nan])
-    monkeypatch.setattr(cut_module, "score_all", lambda net, *_, **__: {"loss": dict.fromkeys(net.convs, nothing)})
+
+    def nothing(net, *_, **__):
+        return {"loss": {name: torch.full((filters,), torch.nan) for name, filters in net.plan.items()}}
+
+    monkeypatch.setattr(cut_module, "score_all", nothing)
     summary = run(config, options)
     assert (summary["outcome"], summary["epoch"]) == ("diverged", 1)
     assert record_of(config, options).cuts() == []

@@ -87,6 +87,30 @@ def test_a_resnets_stem_is_never_ranked_and_depthwise_convs_follow():
     assert torch.equal(keep["layers.0.conv1"], keep["conv1"])
 
 
+def partly_masked():
+    net = net_of("resnet20")
+    net = compact(net, select(net, random_scores(net, 0, False), 0.4))
+    assert any(bool((~net.mask(name)).any()) for name in net.convs)
+    return net
+
+
+def test_paper_keeps_a_live_filter_where_masked_ones_rank_higher():
+    net = partly_masked()
+    scores = {name: torch.full((filters,), -1.0) for name, filters in net.plan.items()}
+    keep = select(net, scores, 0.7, round=2, rounds=5, protocol="paper")
+    assert all(bool((layer & net.mask(name)).any()) for name, layer in keep.items())
+    compact(net, keep)
+
+
+@pytest.mark.parametrize("protocol", ["exact", "paper"])
+def test_scores_of_masked_filters_do_not_matter(protocol):
+    net = partly_masked()
+    scores = random_scores(net, 1, False)
+    broken = {name: torch.where(net.mask(name), layer, torch.nan) for name, layer in scores.items()}
+    keeps = [select(net, each, 0.7, round=2, rounds=2, protocol=protocol) for each in (scores, broken)]
+    assert all(torch.equal(keeps[0][name], keeps[1][name]) for name in net.convs)
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [

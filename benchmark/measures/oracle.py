@@ -10,25 +10,23 @@ def oracle(net):
     """
     import copy
 
+    from benchmark.selection import follow
+
     model = copy.deepcopy(net.model)
-    followers = {name: [] for name in model.convs}
-    writer = {conv.writes: name for name, conv in model.convs.items() if not conv.depthwise}
+    masks, before, changes = model.masks(), net.loss(model), {}
     for name, conv in model.convs.items():
         if conv.depthwise:
-            followers[writer[conv.reads]].append(name)
-    masks, before, changes = model.masks(), net.loss(model), {}
-    for name in model.convs:
-        if name not in changes:
-            changes[name] = model.get_submodule(name).weight.new_zeros(model.plan[name])
-            for i in masks[name].nonzero().flatten().tolist():
-                live = masks[name].clone()
-                live[i] = False
-                together = [name, *followers[name]]
-                for one in together:
-                    model.set_mask(one, live)
-                changes[name][i] = net.loss(model) - before
-                for one in together:
-                    model.set_mask(one, masks[one])
-            for one in followers[name]:
-                changes[one] = changes[name].clone()
-    return {name: changes[name] for name in model.convs}
+            continue
+        changes[name] = model.get_submodule(name).weight.new_zeros(model.plan[name])
+        for i in masks[name].nonzero().flatten().tolist():
+            live = masks[name].clone()
+            live[i] = False
+            for one, mask in follow(model, {**masks, name: live}).items():
+                model.set_mask(one, mask)
+            changes[name][i] = net.loss(model) - before
+        for one, mask in masks.items():
+            model.set_mask(one, mask)
+    producer = {stream: writers[-1] for stream, writers in model.writers.items()}
+    return {
+        name: changes[producer[conv.reads] if conv.depthwise else name].clone() for name, conv in model.convs.items()
+    }

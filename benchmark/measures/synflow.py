@@ -33,6 +33,8 @@ def synflow(net):
             name: (weight * slope).detach().abs().flatten(1).sum(dim=1)
             for (name, weight), slope in zip(weights.items(), slopes, strict=True)
         }
+        if not all(layer.isfinite().all() for layer in saliency.values()):  # the weights are not
+            return {name: torch.full_like(layer, torch.nan).float() for name, layer in saliency.items()}
         before = model.masks()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the floors forbid the last, small budgets is of no concern here

@@ -35,11 +35,14 @@ class Conv:
     filters: int
     """Filters in the default plan, at width 1."""
     prunable: bool = True
-    """Whether its filters are ranked in a cut."""
+    """Whether its filters are ranked in a cut (those of a depthwise conv never are)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prunable", self.prunable and not self.depthwise)
 
     @property
     def depthwise(self) -> bool:
-        """A depthwise conv works on one stream, channel by channel: it follows the conv that writes it."""
+        """A depthwise conv works on one stream, channel by channel: it follows the convs that write it."""
         return self.reads == self.writes
 
 
@@ -74,7 +77,8 @@ class Net(nn.Module):
     """A net built from a plan, {conv name: number of filters}.
 
     `plan` is what it has, `original` what it had before any cut, `convs` the table {conv name: Conv} in the order
-    of `named_modules`, `head` the name of its linear classifier, which reads the stream `head_reads`.
+    of `named_modules`, `writers` {stream: names of the convs that write it, not depthwise}, `head` the name of its
+    linear classifier, which reads the stream `head_reads`.
     """
 
     def __init__(self, convs: list[Conv], plan: dict[str, int], *, head: str, head_reads: str) -> None:
@@ -83,6 +87,10 @@ class Net(nn.Module):
         self.head, self.head_reads = head, head_reads
         self.plan = _checked(plan, self.convs)
         self.original = dict(self.plan)
+        self.writers: dict[str, list[str]] = {}
+        for conv in convs:
+            if not conv.depthwise:
+                self.writers.setdefault(conv.writes, []).append(conv.name)
         self.channels = {IMAGE: IMAGE_CHANNELS} | {c.writes: self.plan[c.name] for c in convs}
 
     def conv2d(self, name: str, kernel_size: int, stride: int = 1) -> Conv2d:

@@ -17,7 +17,7 @@ def _table() -> list[Conv]:
         convs += [
             Conv(
                 name=f"layers.{i}.conv1", norm=f"layers.{i}.bn1", reads=before.writes, writes=before.writes,
-                filters=before.filters, prunable=False,
+                filters=before.filters,
             ),
             Conv(
                 name=f"layers.{i}.conv2", norm=f"layers.{i}.bn2", reads=before.writes, writes=f"layers.{i}.conv2",
