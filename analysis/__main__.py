@@ -133,7 +133,11 @@ def execute_dashboard(command: Dashboard) -> None:
     if command.json is None:
         print(f"dashboard: {dashboard.saved(command.project, command.entity, only)}")
     else:
-        command.json.write_text(dashboard.as_json(dashboard.workspace(command.project, command.entity or "", only)))
+        text = dashboard.as_json(dashboard.workspace(command.project, command.entity or "", only))
+        try:
+            command.json.write_text(text)
+        except OSError as error:
+            raise UserError(f"file {command.json} cannot be written ({error.strerror})") from None
         print(f"dashboard: {command.json}")
 
 

@@ -40,7 +40,9 @@ def publish(source: str | Sequence[str], out: Path, grid: Sequence[RunConfig] | 
 
 def write(frames: Frames, folder: Path) -> None:
     """One Parquet file per frame."""
-    folder.mkdir(parents=True, exist_ok=True)
+    from analysis.report import make_folders  # here, because it draws
+
+    make_folders(folder)
     for name in TABLES:
         getattr(frames, name).to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
 

@@ -7,7 +7,7 @@ A minus B, so that seeds, settings and luck shared by both cancel; identical run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from analysis.frame import DENSE, TASK, named
 from analysis.outcomes import outcomes
 from analysis.pull import field_value
 from analysis.sources import Frames, load
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require
 from benchmark.record import HISTORY_KEYS, write_json
 
 QUANTITIES = {
@@ -97,8 +97,15 @@ def compare(a: str, b: str, measures: Sequence[str] = (), fields: Sequence[str] 
 
     Raises `UserError` if a source cannot be loaded, or the two have no pair of finished runs.
     """
-    measured = dict(_renaming(text) for text in measures)
-    return compare_frames(load(a), load(b), measured, dict(_values(text) for text in fields))
+    measured, values = _once("measures", map(_renaming, measures)), _once("fields", map(_values, fields))
+    return compare_frames(load(a), load(b), measured, values)
+
+
+def _once(name: str, items: Iterable[tuple]) -> dict:
+    items = list(items)
+    for key, _ in items:
+        require(sum(key == other for other, _ in items) == 1, name, key, "given once")
+    return dict(items)
 
 
 def compare_frames(

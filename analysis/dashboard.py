@@ -105,7 +105,11 @@ def parsed_filters(texts: tuple[str, ...]) -> dict[str, object]:
         field, equals, value = text.partition("=")
         if not equals or field not in DEFAULTS:
             raise UserError(f"filter must be FIELD=VALUE with a field of a run ({', '.join(DEFAULTS)}), got {text!r}")
-        only[field] = getattr(RunConfig(**{field: yaml.safe_load(value)}), field)
+        try:
+            parsed = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):
+            raise UserError(f"filter must be FIELD=VALUE, got {text!r}, whose value is not YAML") from None
+        only[field] = getattr(RunConfig(**{field: parsed}), field)
     return only
 
 

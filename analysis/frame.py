@@ -89,6 +89,8 @@ def named(frames: Frames) -> Frames:
 
 
 _NAMED = ("arch", "dataset", "prune_epoch", "retrain")
+INDEX = ["group", "task", "seed"]
+"""What tells pairs apart; a task's name says all fields that vary."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,37 @@ def pair(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[s
 
     table: what `outcomes.outcomes` gives, of which runs with an ablation are left out. A pair counts only if every
     measure has its run and the run has the value; the others are listed with their reason. A measure with runs in under
-    half of the pairs is set aside (and named) rather than costing the rest. A task with one complete seed is dropped if
-    others have more: it has no spread of its own.
+    half of the pairs of a group is set aside there (and named) rather than costing the rest. A task with one complete
+    seed is dropped if others have more: it has no spread of its own.
     """
-    index = ["group", "task", "seed"]  # a task's name says all fields that vary
     used = (table["ablation"] == "none") & table["measure"].isin([*left, *right])
-    rows = table.loc[used, [*index, "measure", "outcome", value]]
-    by_measure, order = rows.set_index([*index, "measure"]), pd.MultiIndex.from_frame(rows[index].drop_duplicates())
+    rows = table.loc[used, [*INDEX, "measure", "outcome", value]]
+    parts = {group: _pair_group(part, value, left, right) for group, part in rows.groupby("group", sort=False)}
+    parts = parts or {"": _pair_group(rows, value, left, right)}
+    pairs, dropped = (pd.concat([getattr(part, name) for part in parts.values()]) for name in ("table", "dropped"))
+    seeds = pairs.groupby("task")["seed"].transform("size")
+    if len(pairs) and seeds.max() > 1:
+        alone = pairs[seeds == 1][INDEX].assign(reason="only one complete seed in this setting")
+        pairs, dropped = pairs[seeds > 1], pd.concat([dropped, alone]) if len(alone) else dropped
+    sides = ([name for name in side if any(name in getattr(part, at) for part in parts.values())]
+             for at, side in (("left", left), ("right", right)))  # fmt: skip
+    return Pairs(pairs.reset_index(drop=True), dropped.reset_index(drop=True), *map(tuple, sides), _notes(parts))
+
+
+def _notes(parts: dict[str, Pairs]) -> tuple[str, ...]:
+    """The notes of all groups; one that not all of them have says whose it is."""
+    groups_of: dict[str, list[str]] = {}
+    for group, part in parts.items():
+        for note in part.notes:
+            groups_of.setdefault(note, []).append(group)
+    return tuple(
+        note if len(groups) == len(parts) else f"{note} ({', '.join(groups)})" for note, groups in groups_of.items()
+    )
+
+
+def _pair_group(rows: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[str]) -> Pairs:
+    """The pairs of one group."""
+    by_measure, order = rows.set_index([*INDEX, "measure"]), pd.MultiIndex.from_frame(rows[INDEX].drop_duplicates())
     values, states = (by_measure[name].unstack("measure").reindex(order) for name in (value, "outcome"))
     wanted, (left, right, notes) = bool(right), _sides(states, left, right)
     if not left or bool(right) != wanted:
@@ -152,12 +178,7 @@ def pair(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[s
             good.append((*key, *sides, sides[0] - sides[1]))
         else:
             bad.append((*key, _reason(used, row, states_row)))
-    pairs, dropped = _pairs_frame(good), _dropped_frame(bad)
-    seeds = pairs.groupby("task")["seed"].transform("size")
-    if len(pairs) and seeds.max() > 1:
-        alone = pairs[seeds == 1][["group", "task", "seed"]].assign(reason="only one complete seed in this setting")
-        pairs, dropped = pairs[seeds > 1], pd.concat([dropped, alone]) if len(alone) else dropped
-    return Pairs(pairs.reset_index(drop=True), dropped.reset_index(drop=True), left, right, notes)
+    return Pairs(_pairs_frame(good), _dropped_frame(bad), left, right, notes)
 
 
 def _sides(

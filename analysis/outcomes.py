@@ -68,7 +68,7 @@ def _after_cut(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.Series
 
 def _threshold(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series:
     """The training loss of each run's dense control after half of its epochs; NaN without one."""
-    half = history["run_id"].map(runs["epochs"]) // 2
+    half = history["run_id"].map(runs["epochs"]).astype(float) // 2
     dense = history["run_id"].map(runs["measure"]) == DENSE
     losses = history[dense & (history["epoch"] == half)].set_index("run_id")["train/loss"]
     return runs["dense_id"].map(losses)

@@ -68,6 +68,8 @@ def build(
     whole = completeness(frames, grid)
     frames = named(frames.of(grid))
     make_folders(out, out / "figures", out / "tables")
+    for old in [*(out / "figures").glob("*.png"), *(out / "figures").glob("*.svg")]:
+        old.unlink()
     with _drawing(frames, out / "figures") as drawings:
         return _write(frames, whole, out, drawings)
 
@@ -117,12 +119,21 @@ def provenance(frames: Frames) -> dict:
         "run ids (digest)": frames.digest(),
         "trained with": sorted(set(finished["versions"]) - {""}),
         "trained on": sorted(set(finished["device"]) - {""}),
-        "hours of training": round(float(finished["seconds"].sum()) / 3600, 3),
+        "hours of training": round(_seconds(frames) / 3600, 3),
         "analysed with": [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)],
         "commit of the analysis": commit(),
         "intervals": f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} resamples, widened for "
         "few seeds; each claim at its own level, and beside it corrected for the number of claims (Holm)",
     }
+
+
+def _seconds(frames: Frames) -> float:
+    """Seconds of training, tests and cuts of all finished runs; those of a dense phase, which its runs share, once."""
+    runs, history = frames.finished().set_index("run_id"), frames.history
+    at_cut = history[history["epoch"] == history["run_id"].map(runs["first_cut"].where(runs["first_cut"] > 0))]
+    shared = at_cut.set_index("run_id")["time/seconds"].reindex(runs.index).fillna(0.0)
+    elsewhere = shared[~runs["dense_id"].isin(runs.index)]
+    return float((runs["seconds"] - shared).sum() + elsewhere.groupby(runs["dense_id"]).max().sum())
 
 
 def commit() -> str:
@@ -147,7 +158,8 @@ def make_folders(*folders: Path) -> None:
 def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
     """All figures of each group (architecture and data set), also written as PNG and SVG; of many runs, by processes
     that draw while the caller does something else."""
-    parts = {group: named(frames.only(runs["run_id"])) for group, runs in frames.runs.groupby("group", sort=False)}
+    groups = frames.finished().groupby("group", sort=False)
+    parts = {group: named(frames.only(runs["run_id"])) for group, runs in groups}
     workers = min(len(parts), os.cpu_count() or 1)
     arguments = [list(parts.values()), list(parts), [folder] * len(parts)]
     if workers < 2 or len(frames.runs) < PARALLEL:

@@ -160,7 +160,9 @@ def to_frames(runs: Iterable[Run], source: str) -> Frames:
         pd.DataFrame(rows, columns=None if rows else ["run_id", "outcome", *DEFAULTS]),
         _history_frame(histories),
         _numeric(pd.DataFrame(cuts, columns=None if cuts else ["run_id", "round", "epoch", "seconds"])),
-        pd.DataFrame(kept, columns=["run_id", "round", "layer", "conv", "kept", "original"]),
+        pd.DataFrame(kept, columns=["run_id", "round", "layer", "conv", "kept", "original"]).astype(
+            {"round": int, "layer": int, "kept": int, "original": float}
+        ),
     )
 
 
@@ -209,5 +211,6 @@ def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as floats also in a column of which every value is null."""
-    return frame.astype({name: float for name in frame.columns if "." in name or name == "seconds"})
+    """Numbers as numbers also in a column of which every value is null, or without rows."""
+    floats = {name: float for name in frame.columns if "." in name or name == "seconds"}
+    return frame.astype({"round": int, "epoch": int, **floats})

@@ -22,6 +22,8 @@ QUANTITIES = {
     "grad_norm_change": "change of log10 |g| at the cut",
 }
 """Columns of `frame.outcomes` that the summary shows, and what to call them."""
+BOUNDS = {"final_accuracy": (0, 1), "density": (0, 100)}
+"""Where intervals must end."""
 
 
 def summary(frames: Frames) -> pd.DataFrame:
@@ -57,7 +59,8 @@ def summary(frames: Frames) -> pd.DataFrame:
 
 def _mean(name: str, values: np.ndarray) -> dict[str, float]:
     interval = band(values[:, None])
-    low, high = (np.nan, np.nan) if interval is None else (float(bound[0]) for bound in interval)
+    bounds = (np.nan, np.nan) if interval is None else (float(bound[0]) for bound in interval)
+    low, high = np.clip(tuple(bounds), *BOUNDS.get(name, (-np.inf, np.inf)))
     mean = values.mean() if len(values) else np.nan
     return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
 

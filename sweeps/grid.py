@@ -97,7 +97,7 @@ def _read(path: Path) -> dict:
         raise UserError(f"grid file {path} does not exist") from None
     except OSError as error:
         raise UserError(f"grid file {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of text that is no UTF-8, or of a date that is none
         raise UserError(f"grid file {path} is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"grid file {path} must be a mapping, got {type(content).__name__}")

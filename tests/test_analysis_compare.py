@@ -81,6 +81,11 @@ def test_runs_that_did_not_finish_on_both_sides_have_no_accuracy_and_are_counted
     assert found.differences["grad_norm_change"].n == 3
 
 
+def test_a_measure_given_twice_is_refused():
+    with pytest.raises(UserError, match="measures must be given once, got 'loss'"):
+        compare("a", "b", measures=["loss=grasp", "loss=magnitude"])
+
+
 def test_the_dense_control_is_compared_once(comparison):
     assert row(comparison, "vgg13 on digits, never cut", "none").pairs == 3
 

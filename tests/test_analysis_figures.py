@@ -1,6 +1,7 @@
 """Every figure draws every kind of grid, and a measure looks the same everywhere."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,8 @@ def test_densities_are_shares_of_the_original_filters(tmp_path):
     assert len(table) == len(simulate.PLAN)
     last = frames.kept[frames.kept["round"] == 3]
     assert table["density"].tolist() == (100 * last["kept"] / last["original"]).tolist()
+    collapsed = replace(frames, kept=frames.kept[frames.kept["round"] < 3])
+    assert layer_densities(collapsed).empty
 
 
 def test_the_caption_says_how_many_seeds(tmp_path):

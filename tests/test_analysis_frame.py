@@ -120,3 +120,22 @@ def test_ablations_take_no_part(tmp_path):
     shuffled = simulate.grid(measures=["magnitude", "loss"], timings=[0], ablation="layer_shuffle", dense=False)
     pairs = pair(outcomes(frames_of(tmp_path, [*plain, *shuffled])), "final_accuracy", ["magnitude"], ["loss"])
     assert len(pairs.table) == 3
+
+
+def test_a_group_is_paired_as_it_would_be_alone(tmp_path):
+    """Which measures take part is decided in each group: others may have more of them, or fewer."""
+    few, many = ["magnitude", "loss"], ["magnitude", "l1", "loss", "grasp"]
+    first = simulate.grid(measures=few, archs=["vgg13"])
+    second = simulate.grid(measures=many, archs=["resnet20", "resnet56"])
+    table = outcomes(frames_of(tmp_path, [*first, *second]))
+    sides = ("magnitude", "l1"), ("loss", "grasp")
+    together = pair(table, "final_accuracy", *sides)
+    assert (together.left, together.right) == sides
+    assert together.dropped.empty
+    for group, rows in table.groupby("group"):
+        alone = pair(rows, "final_accuracy", *sides)
+        assert together.of(group).table["difference"].tolist() == alone.table["difference"].tolist() != []
+    thin = pair(table[table["seed"].eq(0) | table["measure"].ne("grasp")], "final_accuracy", *sides)
+    assert thin.notes == (
+        "grasp is set aside: it has runs in only 33% of the pairs (resnet20 on digits, resnet56 on digits)",
+    )

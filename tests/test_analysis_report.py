@@ -12,6 +12,7 @@ import pytest
 from analysis import report as report_module
 from analysis.__main__ import main
 from analysis.report import build
+from analysis.sources import load
 from tests import simulate
 from tests.simulate import World
 
@@ -112,6 +113,27 @@ def test_a_source_of_ablations_alone_has_a_report_that_decides_nothing(tmp_path)
     assert {item.verdict for item in made.judgements} == {"inconclusive"}
     assert pd.read_csv(tmp_path / "out" / "tables" / "summary.csv").empty
     assert len(pd.read_csv(tmp_path / "out" / "tables" / "runs.csv")) == 30
+
+
+def test_a_group_that_has_only_begun_and_a_source_without_cuts_do_no_harm(tmp_path):
+    simulate.simulate(tmp_path / "one", simulate.grid(timings=(4,)))
+    simulate.simulate(tmp_path / "one", simulate.grid(archs=("resnet20",), timings=(4,)), finished=False)
+    simulate.simulate(tmp_path / "two", simulate.grid(measures=(), archs=("resnet56",), timings=(4,)))
+    build([str(tmp_path / "one"), str(tmp_path / "two")], tmp_path / "out")
+    figures = {path.name for path in (tmp_path / "out" / "figures").glob("*.png")}
+    assert any("vgg13" in name for name in figures)
+    assert not any("resnet20" in name for name in figures)
+    build(str(tmp_path / "two"), tmp_path / "out")
+    assert not any("vgg13" in path.name for path in (tmp_path / "out" / "figures").iterdir())
+
+
+def test_hours_count_a_shared_dense_phase_once(tmp_path):
+    configs = simulate.grid(measures=("loss", "grasp"), timings=(4,), seeds=(0, 1))
+    own = 6 * 0.5 + 0.1  # seconds of a run after its dense phase of 4 epochs, with its cut
+    for dense, expected in ((True, 2 * 10 * 0.5 + 4 * own), (False, 2 * 4 * 0.5 + 4 * own)):
+        folder = tmp_path / str(dense)
+        simulate.simulate(folder, [config for config in configs if dense or config.measure != "none"])
+        assert report_module._seconds(load(str(folder))) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("made", [True, False])

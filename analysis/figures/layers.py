@@ -39,9 +39,9 @@ def densities(frames: Frames) -> Figure | None:
 
 def layer_densities(frames: Frames) -> pd.DataFrame:
     """A row per drawn run and conv: `run_id`, `group`, `panel`, `measure`, `seed`, `layer`, `conv`, `density` (%)."""
-    last = frames.kept[frames.kept["round"] == frames.kept.groupby("run_id")["round"].transform("max")]
     names = ["run_id", "group", "panel", "measure", "seed"]
-    rows = last.merge(drawn(frames)[names], on="run_id")
+    rows = frames.kept.merge(drawn(frames)[[*names, "rounds"]], on="run_id")
+    rows = rows[rows["round"] == rows["rounds"]]  # a run that collapsed before has none
     rows["density"] = 100 * rows["kept"] / rows["original"]
     return rows[[*names, "layer", "conv", "density"]]
 
