@@ -74,7 +74,7 @@ def save(canvas: Figure, stem: Path) -> bytes:
         agg = FigureCanvasAgg(canvas)
         agg.draw()
     drawn = Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")
-    drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(image, format="png")
+    drawn.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(image, format="png")
     stem.with_name(f"{stem.name}.png").write_bytes(image.getvalue())
     return image.getvalue()
 
