@@ -41,6 +41,7 @@ def test_an_archive_has_the_frames_of_the_runs(published):
         pd.testing.assert_frame_equal(getattr(ours, name), getattr(runs, name), check_exact=True)
 
 
+@pytest.mark.slow
 def test_its_report_is_the_one_of_the_runs(published, tmp_path):
     build(str(published / "runs"), tmp_path)
     ours, runs = (json.loads((folder / "claims.json").read_text()) for folder in (published / "results", tmp_path))

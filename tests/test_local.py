@@ -72,6 +72,7 @@ def test_a_worker_that_dies_is_replaced_and_its_run_tried_again(grid, tmp_path):
     assert len(epochs) <= 13  # twelve, and the one that was in flight
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(grid, tmp_path):
     hang = start(grid, tmp_path / "runs", signalled("SIGSTOP"), settings="retries=0, epoch_limit=5")
     done, failed, _ = outcome(hang)
@@ -81,6 +82,7 @@ def test_a_worker_that_hangs_is_replaced(grid, tmp_path):
     assert Record(tmp_path / "runs" / run_id).failure()["error"] == error
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_tried_again_then_reported_and_stays_claimable(grid, tmp_path):
     runs, first = tmp_path / "runs", load(grid).configs[0]
     obstacle = Record(runs / first.run_id).scores_folder
@@ -98,6 +100,7 @@ def test_a_failing_run_is_tried_again_then_reported_and_stays_claimable(grid, tm
     assert Record(runs / first.run_id).failure() is None
 
 
+@pytest.mark.slow
 def test_two_drivers_do_not_run_the_same_run_twice(grid, tmp_path):
     drivers = [start(grid, tmp_path / "runs") for _ in range(2)]
     seen = [{tuple(epoch) for epoch in outcome(driver)[2]} for driver in drivers]
