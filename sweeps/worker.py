@@ -86,8 +86,8 @@ def work(pipe: Connection, options: Options) -> None:
         pipe.send(Ready())
         while True:
             pipe.send(attempt(pipe.recv(), options, pipe.send))
-    except (EOFError, BrokenPipeError):
-        return  # the driver is gone
+    except (EOFError, BrokenPipeError):  # the driver is gone, or has closed the pipe and sends SIGTERM just now
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _stop(*_: object) -> NoReturn:
