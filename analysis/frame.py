@@ -144,9 +144,9 @@ def pair(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[s
     if len(pairs) and seeds.max() > 1:
         alone = pairs[seeds == 1][INDEX].assign(reason="only one complete seed in this setting")
         pairs, dropped = pairs[seeds > 1], pd.concat([dropped, alone]) if len(alone) else dropped
-    sides = ([name for name in side if any(name in getattr(part, at) for part in parts.values())]
-             for at, side in (("left", left), ("right", right)))  # fmt: skip
-    return Pairs(pairs.reset_index(drop=True), dropped.reset_index(drop=True), *map(tuple, sides), _notes(parts))
+    left = tuple(name for name in left if any(name in part.left for part in parts.values()))
+    right = tuple(name for name in right if any(name in part.right for part in parts.values()))
+    return Pairs(pairs.reset_index(drop=True), dropped.reset_index(drop=True), left, right, _notes(parts))
 
 
 def _notes(parts: dict[str, Pairs]) -> tuple[str, ...]:

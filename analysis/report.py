@@ -28,7 +28,7 @@ from analysis.pull import Pull
 from analysis.sources import UNFINISHED, Frames, load
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
-from benchmark.record import write_json
+from benchmark.record import FINISHED, write_json
 
 PARALLEL = 200
 """Runs from which drawing in several processes saves more than starting them costs."""
@@ -115,7 +115,7 @@ def provenance(frames: Frames) -> dict:
         "source": frames.source,
         "runs": len(finished),
         "unfinished": int((frames.runs["outcome"] == UNFINISHED).sum()),
-        "diverged or collapsed": int((finished["outcome"] != "finished").sum()),
+        "diverged or collapsed": int((finished["outcome"] != FINISHED).sum()),
         "run ids (digest)": frames.digest(),
         "trained with": sorted(set(finished["versions"]) - {""}),
         "trained on": sorted(set(finished["device"]) - {""}),
@@ -206,8 +206,6 @@ def mean_text(row: NamedTuple, name: str) -> str:
     """A mean and its interval in a row of `tables.summary`, accuracies in percent."""
     scale = 100 if name == "final_accuracy" else 1
     mean, low, high = (getattr(row, key) * scale for key in (name, f"{name}_low", f"{name}_high"))
-    if name == "final_accuracy":
-        low, high = np.clip((low, high), 0, 100)
     return short(mean) if np.isnan(low) else f"{short(mean)} [{short(low)}, {short(high)}]"
 
 

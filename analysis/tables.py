@@ -59,8 +59,8 @@ def summary(frames: Frames) -> pd.DataFrame:
 
 def _mean(name: str, values: np.ndarray) -> dict[str, float]:
     interval = band(values[:, None])
-    bounds = (np.nan, np.nan) if interval is None else (float(bound[0]) for bound in interval)
-    low, high = np.clip(tuple(bounds), *BOUNDS.get(name, (-np.inf, np.inf)))
+    bounds = (np.nan, np.nan) if interval is None else [bound[0] for bound in interval]
+    low, high = np.clip(bounds, *BOUNDS.get(name, (-np.inf, np.inf))).tolist()
     mean = values.mean() if len(values) else np.nan
     return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
 

@@ -53,6 +53,7 @@ def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Pat
     if not any(after.g[f"{name}.weight"].any() for name in pruned.convs):
         raise CutError(COLLAPSED)
     agreed = agreement(scores, model)
+    alive = {name: layer[live[name]] for name, layer in scores[config.measure].items()}
     _adopt(state, pruned, keep, scores, config, round)
     seconds = time.perf_counter() - start
     state.seconds += seconds
@@ -68,8 +69,7 @@ def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Pat
             "grad_norm_sq_change": after.numbers["grad_norm"] ** 2 - before.numbers["grad_norm"] ** 2,
         },
         "scores": {
-            name: {"min": float(s.min()), "mean": float(s.mean()), "max": float(s.max())}
-            for name, s in ((name, layer[live[name]]) for name, layer in scores[config.measure].items())
+            name: {"min": float(s.min()), "mean": float(s.mean()), "max": float(s.max())} for name, s in alive.items()
         },
         "agreement": agreed,
         "seconds": seconds,

@@ -95,11 +95,11 @@ def _check(model: Net, keep: Keep) -> None:
         if keep[name].dtype != torch.bool or keep[name].shape != (model.plan[name],):
             got = f"{keep[name].dtype} {list(keep[name].shape)}"
             raise UserError(f"keep[{name!r}] must be bool [{model.plan[name]}], got {got}")
-        if not bool((keep[name].to(model.mask(name)) & model.mask(name)).any()):
-            raise UserError(f"keep[{name!r}] must keep at least one live filter, got none")
-    live = {name: keep[name].to(model.mask(name)) & model.mask(name) for name in model.convs}
+    live = {name: keep[name].to(mask) & mask for name, mask in model.masks().items()}
     streams = stream_keep(model, live)
     for name, conv in model.convs.items():
+        if not bool(live[name].any()):
+            raise UserError(f"keep[{name!r}] must keep at least one live filter, got none")
         if conv.depthwise and not torch.equal(live[name], streams[conv.reads]):
             writers = " or ".join(f"keep[{writer!r}]" for writer in model.writers[conv.reads])
             raise UserError(f"keep[{name!r}] must equal {writers}: the conv is depthwise")
