@@ -29,8 +29,11 @@ def paper():
     return grids.load(SWEEPS / "paper.yaml")
 
 
-COMPANIONS = {"study-vgg13-checks", "study-vgg13-measures", "study-vgg13-rules"}
-"""Grids whose runs are analysed with those of `study-vgg13`, which has the dense controls."""
+MEASURES = ("vgg13", "mobilenet", "resnet56")
+"""The studies with a companion that has the other measures of the paper in the same settings."""
+
+COMPANIONS = {f"study-{name}-measures" for name in MEASURES} | {"study-vgg13-checks", "study-vgg13-rules"}
+"""Grids whose runs are analysed with those of the study of the same net, which has the dense controls."""
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -39,12 +42,13 @@ def test_committed_grids_load(path):
     assert len({config.run_id for config in grid.configs}) == len(grid.configs) > 0
     measures = {config.measure for config in grid.configs}
     assert ("none" in measures) != (path.stem in COMPANIONS)
-    assert measures >= {"magnitude", "grasp", "grad_preservation"} or path.stem == "study-vgg13-measures"
+    assert measures >= {"magnitude", "grasp", "grad_preservation"} or path.stem.endswith("-measures")
     assert {config.seed for config in grid.configs} == {0, 1, 2}
 
 
-def test_the_studies_of_vgg13_have_all_measures_of_the_paper_in_the_same_settings():
-    studies = [grids.load(SWEEPS / f"{name}.yaml").configs for name in ("study-vgg13", "study-vgg13-measures")]
+@pytest.mark.parametrize("name", MEASURES)
+def test_the_studies_of_a_net_have_all_measures_of_the_paper_in_the_same_settings(name):
+    studies = [grids.load(SWEEPS / f"study-{stem}.yaml").configs for stem in (name, f"{name}-measures")]
     first, second = ({config.measure for config in configs} for configs in studies)
     assert first | second >= AUTHORS | {"random", "random_layerwise", "none"}
     assert not first & second
