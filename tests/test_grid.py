@@ -29,10 +29,10 @@ def paper():
     return grids.load(SWEEPS / "paper.yaml")
 
 
-MEASURES = ("vgg13", "mobilenet", "resnet56")
+STUDIES = ("vgg13", "mobilenet", "resnet56")
 """The studies with a companion that has the other measures of the paper in the same settings."""
 
-COMPANIONS = {f"study-{name}-measures" for name in MEASURES} | {"study-vgg13-checks", "study-vgg13-rules"}
+COMPANIONS = {f"study-{name}-measures" for name in STUDIES} | {"study-vgg13-checks", "study-vgg13-rules"}
 """Grids whose runs are analysed with those of the study of the same net, which has the dense controls."""
 
 
@@ -46,7 +46,7 @@ def test_committed_grids_load(path):
     assert {config.seed for config in grid.configs} == {0, 1, 2}
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_studies_of_a_net_have_all_measures_of_the_paper_in_the_same_settings(name):
     studies = [grids.load(SWEEPS / f"study-{stem}.yaml").configs for stem in (name, f"{name}-measures")]
     first, second = ({config.measure for config in configs} for configs in studies)
