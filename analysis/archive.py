@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.sources import TABLES, Frames, load
-from benchmark.config import RunConfig
+from analysis.sources import TABLES, Frames, least_columns, load
+from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,12 +48,17 @@ def write(frames: Frames, folder: Path) -> None:
 
 
 def read(folder: Path) -> Frames:
-    """The frames of an archive. Raises `UserError` that names a file which is missing or broken."""
+    """The frames of an archive. Raises `UserError` that names a file which is missing, broken or none of ours."""
     parts = {}
-    for name in TABLES:
+    for name, columns in least_columns().items():
         file = folder / f"{name}.parquet"
         try:
-            parts[name] = pd.read_parquet(file)
+            table = pd.read_parquet(file)
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
             raise UserError(f"archive file {file} cannot be read ({' '.join(str(error).split())})") from None
+        if name == "runs":  # a field that came later has the default that keeps old behaviour
+            table = table.assign(**{field: value for field, value in DEFAULTS.items() if field not in table})
+        if lacking := columns - set(table):
+            raise UserError(f"archive file {file} lacks the columns {', '.join(sorted(lacking))}")
+        parts[name] = table
     return Frames(str(folder), **parts)

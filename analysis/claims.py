@@ -232,8 +232,7 @@ def preserved_gradient(table: pd.DataFrame) -> Evidence:
 
 def dense(table: pd.DataFrame, value: str) -> Pairs:
     """A number of the dense controls, by themselves."""
-    controls = table[table["measure"] == DENSE]
-    return pair(controls.assign(task=controls["group"] + " " + controls["cell"]), value, [DENSE])
+    return pair(table[table["measure"] == DENSE], value, [DENSE])
 
 
 def common(table: pd.DataFrame, one: str, other: str) -> Pairs:

@@ -1,8 +1,9 @@
 """Two sources of runs side by side (two versions of a measure, say), paired run by run.
 
 A pair is a run of A and a run of B that agree in everything but the source, or, with `--measures x=y`, in everything
-but the measure, x in A and y in B; `--fields protocol=paper=exact` does the same for another field. Every difference is
-A minus B, so that seeds, settings and luck shared by both cancel; identical runs differ by exactly 0.
+but the measure, x in A and y in B (`none`: the dense control of each run); `--fields protocol=paper=exact` does the
+same for another field. Every difference is A minus B, so that seeds, settings and luck shared by both cancel; identical
+runs differ by exactly 0.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from analysis.frame import DENSE, TASK, named
 from analysis.outcomes import outcomes
 from analysis.pull import field_value
 from analysis.sources import Frames, load
+from benchmark.config import TRAINED
 from benchmark.errors import UserError, require
 from benchmark.record import HISTORY_KEYS, write_json
 
@@ -127,15 +129,18 @@ def compare_frames(
             f"nothing to compare: no finished run of {a.source} ({_names(a)}) has its like in {b.source} "
             f"({_names(b)}); runs must agree in everything but what --measures x=y and --fields name=x=y say"
         )
+    only = pd.concat([_without(left, paired.index, "A"), _without(right, paired.index, "B")], ignore_index=True)
+    paired = paired.reset_index(drop=True)
     same = _same_histories(a, b, paired[["run_id/a", "run_id/b"]])
+    pruned = paired["measure/a"] != DENSE
+    paired["task"] = paired["task/a"].where(pruned, paired["task/b"])  # a dense control serves many settings
     rows = []
     for measure in style.in_order(set(paired["measure/a"])):
         part = paired[paired["measure/a"] == measure]
         label = measure if measures[measure] == measure else f"{measure} - {measures[measure]}"
-        parts = dict(iter(part.groupby("task/a", sort=False)))
+        parts = dict(iter(part.groupby("task", sort=False)))
         whole = {EVERYWHERE: part} if len(parts) > 1 else {}
         rows += [_row(setting, label, pairs, same) for setting, pairs in (whole | parts).items()]
-    only = pd.concat([_without(left, paired.index, "A"), _without(right, paired.index, "B")], ignore_index=True)
     names = tuple(_with(frames.source, fields or {}, side) for side, frames in enumerate((a, b)))
     return Comparison(names, rows, only)
 
@@ -217,23 +222,31 @@ def _sides(
     a: Frames, b: Frames, measures: dict[str, str], fields: dict[str, tuple]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The outcomes of both, of these measures, indexed by what pairs them; settings are named over both together."""
-    key = [*TASK, "measure", "seed"]
     together = pd.concat([a.runs.assign(source="A"), b.runs.assign(source="B")], ignore_index=True)
-    together = together.assign(**{field: values[1] for field, values in fields.items()})  # no part of a setting's name
+    same = {field: values[1] for field, values in fields.items()}
+    same |= {"retrain": ""} if TRAINED in fields.get("prune_epoch", ()) else {}
+    together = together.assign(**same)  # no part of a setting's name
     together = named(replace(a, runs=together)).runs
     back = {right: left for left, right in measures.items()}
     sides = []
     for side, (frames, name, names) in enumerate(((a, "A", measures), (b, "B", back))):
         tasks = together[together["source"] == name].set_index("run_id")
-        table = outcomes(frames).assign(**{column: tasks[column] for column in ("task", "group", "panel")})
-        wanted = [table[field] == values[side] for field, values in fields.items()]
+        table = outcomes(frames).assign(task=tasks["task"])
+        wanted = [_has(table, field, values[side]) for field, values in fields.items()]
         table = table[np.logical_and.reduce([table["measure"].isin(names), *wanted])].reset_index()
-        pairing = table[key].assign(measure=table["measure"].map(measures if name == "A" else lambda one: one))
-        pairing = pairing.assign(**{field: values[1] for field, values in fields.items()})
-        dense = table["measure"] == DENSE
-        table["task"] = table["task"].where(~dense, table["group"] + ", never cut")
-        sides.append(table.set_index(pd.MultiIndex.from_frame(pairing)))
+        other = table["measure"].map(names)
+        of_b = other if name == "A" else table["measure"]
+        key = table[[*TASK, "seed"]].assign(**same).astype(str).agg("|".join, axis=1)
+        control = (table["measure"] == DENSE) != (other == DENSE)
+        sides.append(table.set_index(of_b + "|" + key.where(~control, table["dense_id"])))
     return sides[0], sides[1]
+
+
+def _has(table: pd.DataFrame, field: str, value: object) -> pd.Series:
+    """Which runs have a value in a field, whichever way it was put."""
+    if (field, value) == ("prune_epoch", TRAINED):
+        return (table["prune_epoch"] == table["epochs"]) & (table["retrain"] == "restart")
+    return table[field] == value
 
 
 def _row(setting: str, measure: str, pairs: pd.DataFrame, same: set[str]) -> Row:
@@ -241,7 +254,7 @@ def _row(setting: str, measure: str, pairs: pd.DataFrame, same: set[str]) -> Row
     for name, (_, unit) in QUANTITIES.items():
         ours, theirs = pairs[f"{name}/a"], pairs[f"{name}/b"]
         gaps = (ours - theirs).mask(np.isclose(ours, theirs, rtol=1e-12, atol=0), 0.0).dropna()  # rounding of a mean
-        tasks = [task.to_numpy() for _, task in gaps.groupby(pairs["task/a"], sort=False)]
+        tasks = [task.to_numpy() for _, task in gaps.groupby(pairs["task"], sort=False)]
         if any(len(task) > 1 for task in tasks):  # a setting with one complete seed has no spread of its own
             tasks = [task for task in tasks if len(task) > 1]
         effect = stats.stratified_mean(tasks) if tasks else None

@@ -18,7 +18,7 @@ from matplotlib.markers import MarkerStyle
 
 from analysis import style
 from analysis.bands import band
-from analysis.frame import DENSE
+from analysis.frame import DENSE, settings_of
 from analysis.sources import UNFINISHED, Frames
 
 LOG_STEP = 1e-3
@@ -137,8 +137,8 @@ def _settings(
     lines: dict[tuple[str, ...], float] = {}
     settings = []
     epochs = cuts.groupby("run_id")["epoch"].unique()
-    for panel in [panel for panel in runs["panel"].unique() if panel] or [""]:
-        here = runs[runs["panel"] == panel]
+    for setting in settings_of(runs):
+        here = runs[runs["setting"] == setting]
         dense = runs[runs["run_id"].isin(here["dense_id"])]
         start = here["first_cut"].min() if here["dense_id"].isin(dense["run_id"]).all() else 0
         shown = []
@@ -149,7 +149,7 @@ def _settings(
                 lines.setdefault(ids, 0 if measure == DENSE else start)
                 shown.append([measures.index(measure), list(lines).index(ids), len(ids)])
         at = {int(epoch) for run_id in here["run_id"] for epoch in epochs.get(run_id, ())}
-        settings.append({"name": panel or "never cut", "cuts": sorted(at), "lines": shown})
+        settings.append({"name": setting, "cuts": sorted(at), "lines": shown})
     return lines, settings
 
 

@@ -16,8 +16,9 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
 from analysis import style
-from benchmark.config import DEFAULTS, RunConfig
-from benchmark.errors import UserError
+from analysis.pull import EPOCHS_ALONE
+from benchmark.config import DEFAULTS, TRAINED, RunConfig
+from benchmark.errors import UserError, require
 from benchmark.measures import MEASURES
 
 MAX_RUNS = 1000
@@ -109,6 +110,7 @@ def parsed_filters(texts: tuple[str, ...]) -> dict[str, object]:
             parsed = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError):
             raise UserError(f"filter must be FIELD=VALUE, got {text!r}, whose value is not YAML") from None
+        require(field != "prune_epoch" or parsed != TRAINED, "filter prune_epoch", parsed, EPOCHS_ALONE)
         only[field] = getattr(RunConfig(**{field: parsed}), field)
     return only
 

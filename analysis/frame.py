@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.sources import UNFINISHED, Frames
-from benchmark.config import DEFAULTS, RunConfig
+from benchmark.config import DEFAULTS, TRAINED, RunConfig
 
 TASK = tuple(name for name in DEFAULTS if name not in ("measure", "seed"))
 """The fields that two runs must share to be compared: all but the measure and the seed (which pairs share too)."""
@@ -61,31 +61,39 @@ def _every_seed(runs: pd.DataFrame) -> dict[str, RunConfig]:
     return {config.run_id: config for config in configs}
 
 
-def timing(measure: str, prune_epoch: int, retrain: str) -> str:
+def timing(measure: str, prune_epoch: int | str, retrain: str) -> str:
     """When a run is cut, in words."""
     if measure == DENSE:
         return "never cut"
-    when = {0: "at initialisation", 1: "after 1 epoch"}.get(prune_epoch, f"after {prune_epoch} epochs")
+    known = {0: "at initialisation", 1: "after 1 epoch", TRAINED: "after training"}
+    when = known.get(prune_epoch, f"after {prune_epoch} epochs")
     return f"{when}, then restart" if retrain == "restart" else when
 
 
 def named(frames: Frames) -> Frames:
     """Name each run's setting, in new columns of `runs`, which is sorted by setting.
 
-    `group`: architecture and data set; `timing`; `panel`: the timing and every other field that varies between the
-    pruned runs of this source; `task`: group and panel. The dense control has no panel (it serves all of its group).
+    `group`: architecture and data set; `timing`; `setting`: the timing and every other field that varies between the
+    pruned runs of this source, or between its dense controls; `task`: group and setting.
     """
     runs = frames.runs.sort_values([*TASK, "measure", "seed"], ignore_index=True)
-    pruned = runs[runs["measure"] != DENSE]
-    varying = [name for name in TASK if name not in _NAMED and pruned[name].nunique() > 1]
     runs["group"] = runs["arch"] + " on " + runs["dataset"]
     runs["timing"] = [timing(*row) for row in zip(runs["measure"], runs["prune_epoch"], runs["retrain"], strict=True)]
-    panels = "cut " + runs["timing"]
-    for name in varying:
-        panels = panels + f", {name.replace('_', ' ')} " + runs[name].astype(str)
-    runs["panel"] = panels.where(runs["measure"] != DENSE, "")
-    runs["task"] = (runs["group"] + ", " + runs["panel"]).where(runs["measure"] != DENSE, "")
+    dense = runs["measure"] == DENSE
+    settings = runs["timing"].where(dense, "cut " + runs["timing"])
+    for part in (runs[~dense], runs[dense]):
+        for name in TASK:
+            if name not in _NAMED and part[name].nunique() > 1:
+                settings.loc[part.index] += f", {name.replace('_', ' ')} " + part[name].astype(str)
+    runs["setting"] = settings
+    runs["task"] = runs["group"] + ", " + runs["setting"]
     return replace(frames, runs=runs)
+
+
+def settings_of(runs: pd.DataFrame) -> list[str]:
+    """The settings that runs are cut in, in their order; of dense controls alone, theirs."""
+    pruned = runs[runs["measure"] != DENSE]
+    return (runs if pruned.empty else pruned)["setting"].unique().tolist()
 
 
 _NAMED = ("arch", "dataset", "prune_epoch", "retrain")

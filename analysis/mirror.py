@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.sources import STATES, Run
+from analysis.record_check import STATES
+from analysis.sources import Run
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError
 from benchmark.record import FINISHED, FLOW_KEYS, HISTORY_KEYS, MOVED

@@ -10,10 +10,12 @@ from typing import Annotated
 import tyro
 
 from benchmark.config import DEFAULTS, TRAINED
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require
 
 PREFIX = "wandb:"
 """What a source begins with that is a W&B project."""
+EPOCHS_ALONE = "a number of epochs (runs that are cut after training have retrain=restart)"
+"""What a filter of W&B says of `prune_epoch`: agents' runs have the text `trained` there, others its epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ def _condition(text: str) -> tuple[str, object]:
     if not equals or name not in (*DEFAULTS, "run_id", "cell"):
         allowed = f"field=value with a field among {', '.join(DEFAULTS)}, run_id, cell; or a JSON object"
         raise UserError(f"filter must be {allowed}, got {text!r}")
+    require(name != "prune_epoch" or TRAINED not in values.split(","), "filter prune_epoch", values, EPOCHS_ALONE)
     wanted = [field_value(name, value, "filter") for value in values.split(",")]
     return f"config.{name}", wanted[0] if len(wanted) == 1 else {"$in": wanted}
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from analysis.mirror import Mirror
 from benchmark.errors import UserError
 from benchmark.record import write_atomically
+
+PULL = {"filter", "runs"}
+"""What the note of a pull has."""
 
 
 class PullCache:
@@ -45,9 +48,9 @@ class PullCache:
     def pulled(self, conditions: dict) -> list[Mirror]:
         """The runs of the last pull with this filter. Raises `UserError` if there was none, or a file is broken."""
         file = self._pull_file(conditions)
-        pull = _parsed(file)
+        pull = _parsed(file, PULL)
         if pull is None:
-            found = [json.dumps(other["filter"]) for path in self._pulls() if (other := _parsed(path))]
+            found = [json.dumps(other["filter"]) for path in self._pulls() if (other := _parsed(path, PULL))]
             known = f"it has pulls with the filters {', '.join(found)}" if found else "it has none of this project"
             raise UserError(f"cache {self.folder} has no pull of W&B project {self.place}{_told(conditions)}: {known}")
         mirrors = [(name, self._read(name)) for name in pull["runs"]]
@@ -57,7 +60,7 @@ class PullCache:
         return [mirror for _, mirror in mirrors]
 
     def _read(self, name: str) -> Mirror | None:
-        content = _parsed(self._run_file(name))
+        content = _parsed(self._run_file(name), {field.name for field in fields(Mirror)})
         return None if content is None else Mirror(**content)
 
     def _run_file(self, name: str) -> Path:
@@ -84,9 +87,10 @@ def _write(path: Path, value: dict) -> None:
     write_atomically(path, json.dumps(value).encode())
 
 
-def _parsed(path: Path) -> dict | None:
-    """What `_write` wrote; None if that is missing or broken."""
+def _parsed(path: Path, keys: set[str]) -> dict | None:
+    """What `_write` wrote; None if that is missing, broken, or has other keys."""
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
+    return content if isinstance(content, dict) and content.keys() == keys else None

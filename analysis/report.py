@@ -32,6 +32,8 @@ from benchmark.record import FINISHED, write_json
 
 PARALLEL = 200
 """Runs from which drawing in several processes saves more than starting them costs."""
+CODE = ("analysis", "benchmark", "pyproject.toml")
+"""What the numbers of a report depend on, but for its source."""
 LIBRARIES = ("flowprune", "numpy", "scipy", "pandas", "matplotlib")
 
 
@@ -137,12 +139,14 @@ def _seconds(frames: Frames) -> float:
 
 
 def commit() -> str:
-    """The commit of this checkout, with `-dirty` if files differ from it; says so if there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit of this checkout, with `-dirty` if its code differs from it; says so if there is none."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *CODE], capture_output=True, check=False)
     except (OSError, subprocess.CalledProcessError):
         return "unknown (not a git checkout)"
+    return name.stdout.strip() + "-dirty" * bool(changed.returncode)
 
 
 def make_folders(*folders: Path) -> None:
@@ -161,7 +165,7 @@ def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[
     groups = frames.finished().groupby("group", sort=False)
     parts = {group: named(frames.only(runs["run_id"])) for group, runs in groups}
     workers = min(len(parts), os.cpu_count() or 1)
-    arguments = [list(parts.values()), list(parts), [folder] * len(parts)]
+    arguments = [list(parts.values()), [folder / name for name in file_names(list(parts))]]
     if workers < 2 or len(frames.runs) < PARALLEL:
         yield zip(parts, map(_draw_group, *arguments), strict=True)
         return
@@ -169,21 +173,27 @@ def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[
         yield zip(parts, pool.map(_draw_group, *arguments), strict=True)
 
 
-def _draw_group(frames: Frames, group: str, folder: Path) -> list[Drawing]:
+def _draw_group(frames: Frames, place: Path) -> list[Drawing]:
+    """`place`: the folder, and what the names of this group's files end with."""
     drawn = ((plot, plot.draw(frames)) for plot in FIGURES.values())
-    return [_save(plot, canvas, frames, group, folder) for plot, canvas in drawn if canvas is not None]
+    return [_save(plot, canvas, frames, place) for plot, canvas in drawn if canvas is not None]
 
 
-def _save(plot: Plot, canvas: Figure, frames: Frames, group: str, folder: Path) -> Drawing:
-    anchor = f"{plot.name}-{file_name(group)}"
-    image = "data:image/png;base64," + base64.b64encode(save(canvas, folder / anchor)).decode()
+def _save(plot: Plot, canvas: Figure, frames: Frames, place: Path) -> Drawing:
+    anchor = f"{plot.name}-{place.name}"
+    image = "data:image/png;base64," + base64.b64encode(save(canvas, place.with_name(anchor))).decode()
     return Drawing(plot.name, anchor, plot.title, plot.caption_for(frames), image)
 
 
-def file_name(group: str) -> str:
-    """A group's name as part of a file name, such as `vgg13-digits`."""
-    text = group.replace(" on ", "-")
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
+def file_names(groups: Sequence[str]) -> list[str]:
+    """Groups' names as parts of file names, such as `vgg13-digits`; numbered where they would be the same."""
+    names: list[str] = []
+    for group in groups:
+        text = group.replace(" on ", "-")
+        text = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
+        same = sum(name == text or name.startswith(f"{text}~") for name in names)
+        names.append(f"{text}~{same + 1}" if same else text)
+    return names
 
 
 def number_text(number: Number) -> str:

@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.pull import PREFIX, Pull
+from analysis.record_check import STATES, check
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError, require
-from benchmark.record import FINISHED, HISTORY_KEYS, MOVED, NET_KEYS, Record, run_folders
+from benchmark.record import HISTORY_KEYS, MOVED, NET_KEYS, Record, run_folders
 from benchmark.schedule import schedule
 
 UNFINISHED = "unfinished"
 """The outcome of a run that has no summary yet."""
-STATES = ("before", "after", "predicted", "actual")
-"""The groups of numbers in the row of a cut."""
 TABLES = ("runs", "history", "cuts", "kept")
 """The frames of a source, and the files of an archive."""
 AGREEMENT = "agreement."
@@ -132,18 +131,15 @@ def read_run(folder: Path) -> Run:
     if not record.finished:
         return Run(config, (), (), None)
     run = Run(config, record.history(), record.cuts(), record.summary())
-    _check_whole(record, run)
+    check(record, run)
     return run
 
 
-def _check_whole(record: Record, run: Run) -> None:
-    told, rows = run.summary.get("epoch"), len(run.history)
-    if rows - 1 != told:
-        found = f"rows up to epoch {rows - 1}" if rows else "no rows"
-        raise UserError(f"record file {record.history_file} has {found}, but the summary is of epoch {told}")
-    due = len(schedule(run.config).cuts)
-    if run.summary.get("outcome") == FINISHED and len(run.cuts) != due:
-        raise UserError(f"record file {record.cuts_file} has {len(run.cuts)} of {due} cuts, but the run is finished")
+def least_columns() -> dict[str, set[str]]:
+    """The columns that each frame of a source has at least, whatever its runs recorded."""
+    empty = to_frames((), "")
+    columns = {name: set(getattr(empty, name)) for name in TABLES}
+    return columns | {"runs": set(_run_row(Run(RunConfig(), (), (), None)))}
 
 
 def to_frames(runs: Iterable[Run], source: str) -> Frames:

@@ -29,9 +29,9 @@ BOUNDS = {"final_accuracy": (0, 1), "density": (0, 100)}
 def summary(frames: Frames) -> pd.DataFrame:
     """A row per setting and measure (runs without an ablation).
 
-    `group`, `panel`, `measure`, `runs` (finished), `diverged` (of them, or collapsed), `params` and `macs` (share left,
-    mean over the others), and for each of `QUANTITIES` its `<name>` (mean over seeds), `<name>_low`, `<name>_high` (95
-    % interval) and `<name>_n`.
+    `group`, `setting`, `measure`, `runs` (finished), `diverged` (of them, or collapsed), `params` and `macs` (share
+    left, mean over the others), and for each of `QUANTITIES` its `<name>` (mean over seeds), `<name>_low`,
+    `<name>_high` (95 % interval) and `<name>_n`.
     """
     table = outcomes(frames)
     table = table[table["ablation"] == "none"]
@@ -39,21 +39,23 @@ def summary(frames: Frames) -> pd.DataFrame:
         left = table[f"net/{size}/after"] / table[f"net/{size}/before"]
         table[size] = left.where(table["outcome"] == FINISHED)  # a collapsed run keeps the net that it could not cut
     rows = []
-    for (group, panel, measure), runs in table.groupby(["group", "panel", "measure"], sort=False):
-        row = {"group": group, "panel": panel or "never cut", "measure": measure, "runs": len(runs)}
+    for (group, setting, measure), runs in table.groupby(["group", "setting", "measure"], sort=False):
+        row = {"group": group, "setting": setting, "measure": measure, "runs": len(runs)}
         row |= {"diverged": int((runs["outcome"] != FINISHED).sum())}
         row |= {size: runs[size].mean() for size in ("params", "macs")}
         for name in QUANTITIES:
             row |= _mean(name, runs[name].dropna().to_numpy())
         rows.append(row)
-    columns = ["group", "panel", "measure", "runs", "diverged", "params", "macs"]
+    columns = ["group", "setting", "measure", "runs", "diverged", "params", "macs"]
     columns += [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high", "_n")]
     result = pd.DataFrame(rows, columns=columns)
     place = {measure: number for number, measure in enumerate(style.in_order(set(result["measure"])))}
-    panels = {panel: number for number, panel in enumerate(result["panel"].unique())}
+    settings = {setting: number for number, setting in enumerate(result["setting"].unique())}
     order = result.assign(
-        _dense=result["measure"] == DENSE, _panel=result["panel"].map(panels), _measure=result["measure"].map(place)
-    ).sort_values(["group", "_dense", "_panel", "_measure"])
+        _dense=result["measure"] == DENSE,
+        _setting=result["setting"].map(settings),
+        _measure=result["measure"].map(place),
+    ).sort_values(["group", "_dense", "_setting", "_measure"])
     return result.loc[order.index].reset_index(drop=True)
 
 
@@ -68,14 +70,14 @@ def _mean(name: str, values: np.ndarray) -> dict[str, float]:
 def densities(frames: Frames) -> pd.DataFrame:
     """A row per setting, measure and conv: `density` in percent after the last cut, its 95 % interval and n."""
     rows = [
-        {**dict(zip(("group", "panel", "measure", "layer", "conv"), key, strict=True)), **_mean("density", part)}
+        {**dict(zip(("group", "setting", "measure", "layer", "conv"), key, strict=True)), **_mean("density", part)}
         for key, part in _by_layer(figures.layer_densities(frames))
     ]
     return pd.DataFrame(rows)
 
 
 def _by_layer(table: pd.DataFrame) -> list[tuple[tuple, np.ndarray]]:
-    grouped = table.groupby(["group", "panel", "measure", "layer", "conv"], sort=False)["density"]
+    grouped = table.groupby(["group", "setting", "measure", "layer", "conv"], sort=False)["density"]
     return [(key, part.dropna().to_numpy()) for key, part in grouped]
 
 

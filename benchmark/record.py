@@ -24,7 +24,7 @@ from benchmark.errors import UserError
 DENSE = "_dense"
 """Folder of the shared dense phases, beside the runs."""
 
-FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
+OUTCOMES = FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
 """Outcomes of a run: it came to its end, its numbers ceased to be finite, or a cut left no net to train."""
 
 TAIL_BYTES = 65_536

@@ -126,10 +126,18 @@ def _images(report: Path) -> list[Path]:
 def _figures_task(report: Path, images: Sequence[Path], there: Sequence[WandbRun], target: Target) -> Task:
     """One W&B run per state of a report, named by a digest of it."""
     claims = report / "claims.json"
+    verdicts = _verdicts(claims)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in [claims, *images])).hexdigest()[:12]
-    verdicts = {claim["id"]: claim["verdict"] for claim in read_json(claims)["claims"]}
     known = any(run.id == f"report-{digest}" and run.state == "finished" for run in there)
     return Task(f"report-{digest}", lambda: THERE if known else _push_figures(digest, verdicts, images, target))
+
+
+def _verdicts(file: Path) -> dict[str, str]:
+    claims = read_json(file).get("claims")
+    try:
+        return {claim["id"]: claim["verdict"] for claim in claims}
+    except (KeyError, TypeError):
+        raise UserError(f"file {file} must be a report's, with claims that have id and verdict") from None
 
 
 def _push_figures(digest: str, verdicts: dict[str, str], images: Sequence[Path], target: Target) -> str:

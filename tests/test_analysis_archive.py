@@ -1,6 +1,7 @@
 """Published studies: the archive holds what the runs hold, and what is committed can be made again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from analysis.claims import judge_all
 from analysis.frame import named
 from analysis.report import build
 from analysis.sources import TABLES, load
+from benchmark.errors import UserError
 from sweeps.grid import load as load_grid
 from tests import simulate
 from tests.commands import command
@@ -61,6 +63,17 @@ def test_a_broken_archive_is_one_line(published, tmp_path):
         assert result.returncode == 2
         assert result.stderr.startswith(f"error: archive file {file} cannot be read")
         assert result.stderr.count("\n") == 1
+
+
+def test_an_archive_of_others_is_named_and_an_older_one_is_read(published, tmp_path):
+    shutil.copytree(published / "results", tmp_path, dirs_exist_ok=True)
+    runs = pd.read_parquet(tmp_path / "runs.parquet")
+    runs.drop(columns=["precision", "cut_momentum"]).to_parquet(tmp_path / "runs.parquet")
+    assert load(str(tmp_path)).digest() == load(str(published / "results")).digest()
+    assert set(load(str(tmp_path)).runs["precision"]) == {"float32"}
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "kept.parquet")
+    with pytest.raises(UserError, match=r"kept\.parquet lacks the columns conv, kept, layer, original, round, run_id$"):
+        load(str(tmp_path))
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)

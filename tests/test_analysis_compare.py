@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis.compare import EVERYWHERE, compare
+from analysis.outcomes import outcomes
+from analysis.sources import load
 from benchmark.errors import UserError
 from tests import simulate
 from tests.simulate import World
@@ -177,6 +179,31 @@ def test_runs_are_compared_across_a_field(tmp_path):
     assert {row.setting for row in comparison.rows} == {EVERYWHERE, EARLY, LATE}
     assert found.differences["final_accuracy"].effect == pytest.approx(-0.1, abs=0.02)
     assert not (comparison.only["measure"] != "none").any()
+
+
+def test_runs_after_training_are_compared_with_earlier_ones(tmp_path):
+    configs = simulate.grid(measures=["loss"], timings=[0, 4, "trained"])
+    simulate.simulate(tmp_path, configs)
+    comparison = compare(str(tmp_path), str(tmp_path), fields=["prune_epoch=4=trained"])
+    (found,) = (row for row in comparison.rows if row.measure == "loss")
+    assert (found.setting, found.pairs) == ("vgg13 on digits, cut after training", 3)
+    left, right = (
+        outcomes(load(str(tmp_path))).query(f"prune_epoch == {epoch} and measure == 'loss'") for epoch in (4, 10)
+    )
+    effect = left["final_accuracy"].mean() - right["final_accuracy"].mean()
+    assert found.differences["final_accuracy"].effect == pytest.approx(effect)
+
+
+@pytest.mark.parametrize(("measures", "sign"), [("loss=none", 1), ("none=loss", -1)])
+def test_a_measure_against_the_dense_control_of_each_run(tmp_path, measures, sign):
+    a = simulated(tmp_path / "a", World(accuracy={"loss": -0.2}, noise=1e-4), measures=["loss"], ratio=0.5, width=0.25)
+    comparison = compare(a, a, [measures])
+    assert {row.pairs for row in comparison.rows if row.setting != EVERYWHERE} == {3}
+    assert {row.setting for row in comparison.rows} == {EVERYWHERE, EARLY, LATE}
+    found = row(comparison, EVERYWHERE, measures.replace("=", " - "))
+    assert found.pairs == 6
+    assert found.differences["final_accuracy"].effect == pytest.approx(-0.2 * sign, abs=1e-3)
+    assert comparison.only.empty
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_what_is_packed_are_the_means_and_bands_of_the_runs(tmp_path):
     frames = frames_of(tmp_path)
     lines = lines_of(comparison(frames))
     panel = "cut after 4 epochs"
-    ids = frames.runs.loc[(frames.runs["panel"] == panel) & (frames.runs["measure"] == "loss"), "run_id"]
+    ids = frames.runs.loc[(frames.runs["setting"] == panel) & (frames.runs["measure"] == "loss"), "run_id"]
     history = frames.history[frames.history["run_id"].isin(ids)]
     for item in QUANTITIES:
         epochs, mean, low, high = lines[panel, "loss", item.key]

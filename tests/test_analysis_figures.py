@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis import style
 from analysis.figures import FIGURES, curves, layer_densities, sample_size, save
-from analysis.frame import named
+from analysis.frame import named, settings_of
 from analysis.sources import load
 from benchmark.measures import MEASURES
 from tests import simulate
@@ -45,7 +45,7 @@ NEEDS = {"agreement": "demo", "order_products": "dense", "epochs_to_threshold": 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_panel_has_a_title_and_axes_have_labels(frames, name, request):
     canvas, grid = FIGURES[name].draw(frames), request.node.callspec.params["frames"]
-    panels = {panel for panel in frames.runs["panel"] if panel}
+    panels = set(settings_of(frames.runs))
     lacking = (NEEDS.get(name) == "dense" and "no dense" in grid) or (NEEDS.get(name) == "demo" and grid != "demo")
     assert (canvas is None) == lacking
     if lacking:

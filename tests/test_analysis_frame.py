@@ -51,8 +51,8 @@ def test_settings_are_named_by_what_varies(tmp_path):
     configs = simulate.grid(measures=["loss"], timings=[0, "trained"], rounds=[1, 2], seeds=[0])
     runs = named(frames_of(tmp_path, configs)).runs
     assert set(runs["group"]) == {"vgg13 on digits"}
-    assert set(runs["panel"]) == {
-        "",
+    assert set(runs["setting"]) == {
+        "never cut",
         "cut at initialisation, rounds 1",
         "cut at initialisation, rounds 2",
         "cut after 10 epochs, then restart, rounds 1",

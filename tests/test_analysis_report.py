@@ -127,6 +127,30 @@ def test_a_group_that_has_only_begun_and_a_source_without_cuts_do_no_harm(tmp_pa
     assert not any("vgg13" in path.name for path in (tmp_path / "out" / "figures").iterdir())
 
 
+def test_groups_whose_file_names_would_be_the_same_are_numbered():
+    groups = ["vgg13 on digits", "vgg13 on folder:/a b", "vgg13 on folder:/a_b", "vgg13 on folder:/a.b"]
+    names = ["vgg13-digits", "vgg13-folder__a_b", "vgg13-folder__a_b~2", "vgg13-folder__a.b"]
+    assert report_module.file_names(groups) == names
+
+
+def test_the_commit_is_dirty_if_code_differs_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_module, "__file__", str(tmp_path / "analysis" / "report.py"))
+    assert report_module.commit() == "unknown (not a git checkout)"
+    files = [tmp_path / name for name in ("analysis/report.py", "results/claims.json")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("1")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    clean = report_module.commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    files[1].write_text("2")
+    assert report_module.commit() == clean
+    files[0].write_text("2")
+    assert report_module.commit() == f"{clean}-dirty"
+
+
 def test_hours_count_a_shared_dense_phase_once(tmp_path):
     configs = simulate.grid(measures=("loss", "grasp"), timings=(4,), seeds=(0, 1))
     own = 6 * 0.5 + 0.1  # seconds of a run after its dense phase of 4 epochs, with its cut

@@ -97,6 +97,35 @@ def test_a_broken_record_is_named(tmp_path, file, content):
         load(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        (
+            "history.jsonl",
+            {"train/loss": "low"},
+            "history.jsonl, line 1: train/loss must be a number or null, got 'low'",
+        ),
+        ("cuts.jsonl", {"after": None}, "cuts.jsonl, line 1, after must be an object of numbers, got None"),
+        ("cuts.jsonl", {"kept": {"a": None}}, "cuts.jsonl, line 1, kept: a must be a number, got None"),
+        ("cuts.jsonl", {"epoch": "0"}, "cuts.jsonl, line 1: epoch must be a number, got '0'"),
+        ("cuts.jsonl", {"agreement": [1]}, "cuts.jsonl, line 1, agreement must be an object of numbers, got [1]"),
+        ("summary.json", {"outcome": "done"}, "outcome must be finished or diverged or collapsed, got 'done'"),
+        ("summary.json", {"before": 3}, "summary.json, before must be an object of numbers, got 3"),
+        ("summary.json", {"plan": {}}, "summary.json, plan.before must be an object of numbers, got None"),
+        ("summary.json", {"versions": "new"}, "summary.json: versions must be an object, got 'new'"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(tmp_path, file, damage, said):
+    config = simulate.grid(**TINY)[0]
+    simulate.simulate(tmp_path, [config])
+    path = tmp_path / config.run_id / file
+    first, *others = path.read_text().splitlines() if file.endswith("jsonl") else [path.read_text()]
+    path.write_text("\n".join([json.dumps(json.loads(first) | damage), *others, ""]))
+    with pytest.raises(UserError) as raised:
+        load(str(tmp_path))
+    assert str(raised.value).endswith(said)
+
+
 def test_several_sources_are_one_where_a_run_counts_once(tmp_path):
     configs = simulate.grid(seeds=[0, 1])
     simulate.simulate(tmp_path / "all", configs)

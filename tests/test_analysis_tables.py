@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from analysis.frame import completeness, named
+from analysis.figures import FIGURES
+from analysis.frame import completeness, named, settings_of
 from analysis.sources import load
 from analysis.tables import coverage, summary
 from tests import simulate
@@ -31,6 +32,18 @@ def test_coverage_counts_finished_and_expected_runs_per_cell(tmp_path):
         ("vgg13", "never cut"): ["-", "-", "3/3 whole"],
     }
     assert table["timing"].tolist()[2] == "never cut"
+
+
+def test_dense_controls_of_other_fields_have_rows_of_their_own(tmp_path):
+    for width in (0.25, 0.5):
+        simulate.simulate(tmp_path, simulate.grid(measures=["loss"], width=width))
+    frames = named(load(str(tmp_path)))
+    dense = summary(frames).set_index("measure").loc["none"]
+    assert dense["setting"].tolist() == ["never cut, width 0.25", "never cut, width 0.5"]
+    assert dense["runs"].tolist() == [3, 3]
+    alone = frames.only(frames.runs.loc[frames.runs["measure"] == "none", "run_id"])
+    assert settings_of(alone.runs) == dense["setting"].tolist()
+    assert [len(ax.lines) for ax in FIGURES["convergence"].draw(alone).axes if ax.get_title()] == [1, 1]
 
 
 def test_a_collapsed_run_is_counted_and_its_uncut_net_is_not(tmp_path):

@@ -70,6 +70,8 @@ def test_filters_narrow_the_runs_down():
     assert [(f["key"]["name"], f["op"], f["value"]) for f in filters] == [
         ("arch", "=", "resnet56"), ("prune_epoch", "=", 1), ("ratio", "=", 0.5),
     ]  # fmt: skip
+    with pytest.raises(UserError, match=r"filter prune_epoch must be a number of epochs .*, got 'trained'"):
+        dashboard.parsed_filters(("prune_epoch=trained",))
     with pytest.raises(UserError, match=r"filter must name a field of a run .*, got 'archi'"):
         dashboard.workspace("p", "e", {"archi": "vgg13"})
 

@@ -158,7 +158,7 @@ def test_pointing_gives_the_means_and_intervals_of_the_frames(page, site, quanti
     assert 6 < epoch < 10
     runs = site.frames.runs[(site.frames.runs["group"] == "vgg13 on digits")]
     dense = runs["measure"] == "none"
-    table = site.frames.history.merge(runs[(runs["panel"] == SETTING) | dense], on="run_id")
+    table = site.frames.history.merge(runs[(runs["setting"] == SETTING) | dense], on="run_id")
     table = table[table["epoch"] == epoch]
     seen = shown_rows(page)
     assert seen["grasp"][0] == "\N{EN DASH}"  # it diverged earlier

@@ -140,6 +140,11 @@ def test_figures_become_one_run(records, server, tmp_path, capsys):
     (report / "figures").mkdir(parents=True)
     for color in ("red", "blue"):
         Image.new("RGB", (8, 8), color).save(report / "figures" / f"{color}.png")
+    with pytest.raises(UserError, match=r"claims\.json is missing"):
+        push(runs, PROJECT, figures=report)
+    write_json(report / "claims.json", {"claims": [{"id": "C1"}]})
+    with pytest.raises(UserError, match=r"claims\.json must be a report's, with claims that have id and verdict"):
+        push(runs, PROJECT, figures=report)
     write_json(report / "claims.json", {"claims": [{"id": "C1", "verdict": "refuted"}]})
     for _ in range(2):
         assert push(runs, PROJECT, figures=report) == 0

@@ -132,10 +132,11 @@ def test_a_run_that_changed_is_pulled_again(records, server, pull, change):
     assert history.loc[(mirror.name, 1), "test/loss"] == 17.5
 
 
-def test_a_broken_copy_is_pulled_again_and_named_offline(records, server, pull):
+@pytest.mark.parametrize("content", ['{"id": ', '{"id": 1}', "[]"])
+def test_a_broken_copy_is_pulled_again_and_named_offline(records, server, pull, content):
     load(SOURCE, pull)
     (copy,) = pull.cache.rglob(f"{records[0].folder.name}.json")
-    copy.write_text('{"id": ')
+    copy.write_text(content)
     with pytest.raises(UserError, match=f"cache file {copy} is missing or broken: pull without --offline"):
         load(SOURCE, replace(pull, offline=True))
     asked = server.requests["HistoryPage"]
@@ -202,6 +203,10 @@ def test_filters(records, server, pull):
     ("condition", "message"),
     [
         ("mesure=loss", "filter must be field=value with a field among measure, .* got 'mesure=loss'"),
+        (
+            "prune_epoch=0,trained",
+            r"filter prune_epoch must be a number of epochs \(.* retrain=restart\), got '0,trained'",
+        ),
         ("seed=one", "filter seed must be a int, got 'one'"),
         ("seed", "filter must be field=value"),
         ('{"a": ', "is not valid JSON"),

@@ -14,8 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from analysis import style
 from analysis.bands import band
-from analysis.figures.plot import BAND, COLUMNS, PANEL_HEIGHT, drawn, figure, legend, new_canvas, panels_of
-from analysis.frame import DENSE
+from analysis.figures.plot import BAND, COLUMNS, PANEL_HEIGHT, drawn, figure, legend, new_canvas
+from analysis.frame import DENSE, settings_of
 from analysis.sources import Frames
 
 SHARED = "Before the cut all runs share the dense control's training, which the dashed black line shows"
@@ -71,12 +71,12 @@ class _Curve:
 def _curves(frames: Frames, rows: list[_Curve]) -> Figure | None:
     """A row of panels per quantity, a line per measure."""
     runs = drawn(frames)
-    panels = panels_of(runs) or [""]
+    panels = settings_of(runs)
     measures = style.in_order(set(runs["measure"]))
     tables = frames.history.pivot(index="run_id", columns="epoch", values=[row.key for row in rows])
     if runs.empty or tables.isna().to_numpy().all():
         return None
-    cut_epochs = frames.cuts.merge(runs[["run_id", "panel"]], on="run_id").groupby("panel")["epoch"].unique()
+    cut_epochs = frames.cuts.merge(runs[["run_id", "setting"]], on="run_id").groupby("setting")["epoch"].unique()
     members = {panel: list(_members(runs, panel, measures)) for panel in panels}
     starts = {panel: _start(runs, panel) for panel in panels}
     canvas, blocks = new_canvas(panels, len(rows), height=PANEL_HEIGHT, sharex=True)
@@ -107,7 +107,7 @@ def _curves(frames: Frames, rows: list[_Curve]) -> Figure | None:
 
 def _members(runs: pd.DataFrame, panel: str, measures: list[str]) -> Iterator[tuple[str, list[str]]]:
     """The runs of each measure in a panel; the dense control's are those that its pruned runs would have been."""
-    here = runs[runs["panel"] == panel]
+    here = runs[runs["setting"] == panel]
     for measure in measures:
         rows = runs[runs["run_id"].isin(here["dense_id"])] if measure == DENSE else here[here["measure"] == measure]
         if len(rows):
@@ -116,7 +116,7 @@ def _members(runs: pd.DataFrame, panel: str, measures: list[str]) -> Iterator[tu
 
 def _start(runs: pd.DataFrame, panel: str) -> float:
     """The epoch from which measures have curves of their own: the cut, if the dense control shows what is before."""
-    here = runs[runs["panel"] == panel]
+    here = runs[runs["setting"] == panel]
     has_dense = here["dense_id"].isin(runs["run_id"]).all()
     return here["first_cut"].min() if has_dense else 0
 

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.bands import band
 from analysis.figures.dots import DOTS, dots
-from analysis.figures.plot import BAND, COLUMNS, drawn, figure, legend, new_canvas, panels_of
+from analysis.figures.plot import BAND, COLUMNS, drawn, figure, legend, new_canvas
 from analysis.figures.scale import signed_scale
-from analysis.frame import DENSE
+from analysis.frame import DENSE, settings_of
 from analysis.sources import AGREEMENT, Frames
 
 
@@ -26,17 +26,17 @@ from analysis.sources import AGREEMENT, Frames
 def cut_changes(frames: Frames) -> Figure | None:
     """Loss and |g|^2 at the cut, predicted against actual, a marker per run and cut."""
     runs = drawn(frames)
-    cuts = frames.cuts.merge(runs[["run_id", "panel", "measure"]], on="run_id")
+    cuts = frames.cuts.merge(runs[["run_id", "setting", "measure"]], on="run_id")
     cuts = cuts[cuts["measure"] != DENSE]
     if cuts.empty:
         return None
-    panels, measures = panels_of(runs), style.in_order(set(cuts["measure"]))
-    cells = dict(iter(cuts.groupby(["panel", "measure"])))
+    panels, measures = settings_of(runs), style.in_order(set(cuts["measure"]))
+    cells = dict(iter(cuts.groupby(["setting", "measure"])))
     kinds = {"loss_change": "change of loss (nats)", "grad_norm_sq_change": "change of |g|² (nats²)"}
     canvas, blocks = new_canvas(panels, len(kinds), height=2.2, sharey=False)
     for row, (key, label) in enumerate(kinds.items()):
         for panel, axes in zip(panels, blocks, strict=True):
-            ax, here = axes[row], cuts[cuts["panel"] == panel]
+            ax, here = axes[row], cuts[cuts["setting"] == panel]
             signed_scale(here[[f"predicted.{key}", f"actual.{key}"]].to_numpy()).apply(ax)
             for measure in measures:
                 if (panel, measure) not in cells:

@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import style
 from analysis.bands import band
-from analysis.figures.plot import COLUMNS, new_canvas, panels_of
+from analysis.figures.plot import COLUMNS, new_canvas
 from analysis.figures.scale import signed_scale
-from analysis.frame import DENSE
+from analysis.frame import DENSE, settings_of
 from analysis.outcomes import outcomes
 from analysis.sources import Frames
 
@@ -39,11 +39,11 @@ def dots(
     pruned = table[(table["measure"] != DENSE) & table["value"].notna()]
     if pruned.empty:
         return None
-    panels = panels_of(table)
+    panels = settings_of(table)
     measures = style.in_order(set(table["measure"]) - {DENSE})
     canvas, blocks = new_canvas(panels, 1, height=0.75 + 0.22 * len(measures), sharex=True, sharey=True)
-    cells = dict(iter(pruned.groupby(["panel", "measure"])))
-    dense = {panel: set(runs["dense_id"]) for panel, runs in pruned.groupby("panel")}
+    cells = dict(iter(pruned.groupby(["setting", "measure"])))
+    dense = {panel: set(runs["dense_id"]) for panel, runs in pruned.groupby("setting")}
     for panel, (ax,) in zip(panels, blocks, strict=True):
         _rows(ax, [cells.get((panel, measure)) for measure in measures], measures, bounds, full)
         _reference(ax, table.loc[table.index.isin(dense.get(panel, ())), "value"].dropna().to_numpy(), bounds)

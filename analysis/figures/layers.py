@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from analysis import style
-from analysis.figures.plot import COLUMNS, drawn, figure, new_canvas, panels_of
+from analysis.figures.plot import COLUMNS, drawn, figure, new_canvas
+from analysis.frame import settings_of
 from analysis.sources import Frames
 
 
@@ -23,10 +24,10 @@ def densities(frames: Frames) -> Figure | None:
     table = layer_densities(frames)
     if table.empty:
         return None
-    panels, measures = panels_of(drawn(frames)), style.in_order(set(table["measure"]))
+    panels, measures = settings_of(drawn(frames)), style.in_order(set(table["measure"]))
     canvas, blocks = new_canvas(panels, 1, height=0.75 + 0.22 * len(measures), sharey=True)
     for panel, (ax,) in zip(panels, blocks, strict=True):
-        means = table[table["panel"] == panel].pivot_table(index="measure", columns="layer", values="density")
+        means = table[table["setting"] == panel].pivot_table(index="measure", columns="layer", values="density")
         image = _heat(ax, means.reindex(measures).to_numpy())
         ax.set_xlabel("conv layer, input to output")
     for (ax,) in blocks[::COLUMNS]:
@@ -38,8 +39,8 @@ def densities(frames: Frames) -> Figure | None:
 
 
 def layer_densities(frames: Frames) -> pd.DataFrame:
-    """A row per drawn run and conv: `run_id`, `group`, `panel`, `measure`, `seed`, `layer`, `conv`, `density` (%)."""
-    names = ["run_id", "group", "panel", "measure", "seed"]
+    """A row per drawn run and conv: `run_id`, `group`, `setting`, `measure`, `seed`, `layer`, `conv`, `density` (%)."""
+    names = ["run_id", "group", "setting", "measure", "seed"]
     rows = frames.kept.merge(drawn(frames)[[*names, "rounds"]], on="run_id")
     rows = rows[rows["round"] == rows["rounds"]]  # a run that collapsed before has none
     rows["density"] = 100 * rows["kept"] / rows["original"]

@@ -20,6 +20,7 @@ from PIL import Image
 from analysis import style
 from analysis.frame import DENSE
 from analysis.sources import UNFINISHED, Frames
+from benchmark.record import FINISHED
 
 matplotlib.use("Agg")
 
@@ -82,11 +83,13 @@ def save(canvas: Figure, stem: Path) -> bytes:
 def sample_size(frames: Frames) -> str:
     """How many seeds stand behind each mean, in words."""
     runs = drawn(frames)
-    seeds = runs[runs["measure"] != DENSE].groupby(["panel", "measure"]).size()
+    seeds = runs[runs["measure"] != DENSE].groupby(["setting", "measure"]).size()
     if seeds.empty:
         return "No pruned run."
     span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    text = f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} runs)."
+    lost = int((runs["outcome"] != FINISHED).sum())
+    lost = f", of which {lost} diverged or collapsed" if lost else ""
+    text = f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} runs{lost})."
     return text if seeds.max() > 1 else f"{text} One seed gives no interval."
 
 
@@ -94,11 +97,6 @@ def drawn(frames: Frames) -> pd.DataFrame:
     """The finished runs without an ablation."""
     runs = frames.runs
     return runs[(runs["outcome"] != UNFINISHED) & (runs["ablation"] == "none")]
-
-
-def panels_of(runs: pd.DataFrame) -> list[str]:
-    """The settings that runs are in, in the order of the runs."""
-    return [panel for panel in runs["panel"].unique() if panel]
 
 
 def new_canvas(

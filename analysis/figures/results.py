@@ -60,7 +60,7 @@ def cost(frames: Frames) -> Figure | None:
     if (table["measure"] == DENSE).all():
         return None
     costs = {"params": "parameters left (%)", "macs": "MACs left (%)", "train_ms": "training time per image (ms)"}
-    means = table.groupby(["measure", "panel"])[["final_accuracy", *costs]].mean().reset_index()
+    means = table.groupby(["measure", "setting"])[["final_accuracy", *costs]].mean().reset_index()
     measures = style.in_order(set(means["measure"]))
     canvas, blocks = new_canvas(["parameters", "computation", "time"], 1, height=2.3)
     for (key, label), (ax,) in zip(costs.items(), blocks, strict=True):
