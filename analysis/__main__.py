@@ -144,6 +144,7 @@ def execute_dashboard(command: Dashboard) -> None:
 def show(report: Report) -> None:
     """Print the verdicts and what is missing."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from analysis.report import number_text
@@ -152,7 +153,10 @@ def show(report: Report) -> None:
     table = Table("claim", "verdict", "effect [95 % interval]", "n", title="Verdicts", title_justify="left")
     for item in report.judgements:
         verdict = f"[{colors[item.verdict]}]{item.verdict}[/]"
-        table.add_row(f"{item.claim.id}  {item.claim.sentence}", verdict, number_text(item.number), str(item.number.n))
+        if item.verdict_holm != item.verdict:
+            verdict += f"\nafter Holm: {item.verdict_holm}"
+        effect = f"{number_text(item.number)}\n[dim]{escape(item.number.label)}[/]"
+        table.add_row(f"{item.claim.id}  {item.claim.sentence}", verdict, effect, str(item.number.n))
     console = Console()
     console.print(table)
     missing, expected = len(report.completeness.missing), report.completeness.expected

@@ -56,9 +56,20 @@ def read(folder: Path) -> Frames:
             table = pd.read_parquet(file)
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
             raise UserError(f"archive file {file} cannot be read ({' '.join(str(error).split())})") from None
-        if name == "runs":  # a field that came later has the default that keeps old behaviour
-            table = table.assign(**{field: value for field, value in DEFAULTS.items() if field not in table})
+        if name == "runs":
+            table = _with_later_fields(table)
         if lacking := columns - set(table):
             raise UserError(f"archive file {file} lacks the columns {', '.join(sorted(lacking))}")
         parts[name] = table
     return Frames(str(folder), **parts)
+
+
+def _with_later_fields(runs: pd.DataFrame) -> pd.DataFrame:
+    """Fields that came after the archive, at the defaults that keep old behaviour: identities tell whether they do."""
+    later = {field: value for field, value in DEFAULTS.items() if field not in runs}
+    if not later or "run_id" not in runs:
+        return runs
+    filled = runs.assign(**later)
+    configs = [RunConfig.from_dict(row) for row in filled[list(DEFAULTS)].to_dict("records")]
+    same = [config.run_id for config in configs] == filled["run_id"].tolist()
+    return filled if same else runs

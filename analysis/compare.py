@@ -17,21 +17,16 @@ import pandas as pd
 
 from analysis import stats, style
 from analysis.frame import DENSE, TASK, named
-from analysis.outcomes import outcomes
+from analysis.outcomes import SUMMARISED, outcomes
 from analysis.pull import field_value
 from analysis.sources import Frames, load
-from benchmark.config import TRAINED
+from benchmark.config import CUT_FIELDS, TRAINED
 from benchmark.errors import UserError, require
 from benchmark.record import HISTORY_KEYS, write_json
 
-QUANTITIES = {
-    "final_accuracy": ("test accuracy", "accuracy"),
-    "loss_after_cut": ("training loss after the cut", "nats"),
-    "loss_change": ("change of loss at the cut", "nats"),
-    "grad_norm_change": ("change of log10 |g| at the cut", "decades"),
-}
-"""Columns of `frame.outcomes` that are compared: what to call them, and their unit."""
 EVERYWHERE = "all settings"
+ROUNDING = 1e-12
+"""Means of differences that cancel but for rounding are no larger."""
 PRINTED = 8
 """Settings that are printed one by one; of more, only the means over all of them are."""
 
@@ -45,6 +40,7 @@ class Difference:
     interval: stats.Interval | None
     """None if a setting has fewer than two seeds."""
     n: int
+    """Pairs; of settings that share their dense controls, seeds."""
     unit: str
 
     @property
@@ -66,7 +62,7 @@ class Row:
     outcomes: str
     """Pairs that did not both finish, in words; empty if all did."""
     differences: dict[str, Difference]
-    """By the keys of `QUANTITIES`."""
+    """By the keys of `SUMMARISED`."""
 
 
 @dataclass(frozen=True)
@@ -123,24 +119,23 @@ def compare_frames(
                 raise UserError(f"measure {name!r} has no finished run in {frames.source}, which has {_names(frames)}")
     measures = measures or {name: name for name in {*a.runs["measure"], *b.runs["measure"]}}
     left, right = _sides(a, b, measures, fields or {})
-    paired = left.join(right, lsuffix="/a", rsuffix="/b", how="inner")
+    pairs = {one: _paired(left, right, one, other) for one, other in measures.items()}
+    paired = pd.concat(pairs.values(), ignore_index=True)
     if paired.empty:
         raise UserError(
             f"nothing to compare: no finished run of {a.source} ({_names(a)}) has its like in {b.source} "
             f"({_names(b)}); runs must agree in everything but what --measures x=y and --fields name=x=y say"
         )
-    only = pd.concat([_without(left, paired.index, "A"), _without(right, paired.index, "B")], ignore_index=True)
-    paired = paired.reset_index(drop=True)
     same = _same_histories(a, b, paired[["run_id/a", "run_id/b"]])
-    pruned = paired["measure/a"] != DENSE
-    paired["task"] = paired["task/a"].where(pruned, paired["task/b"])  # a dense control serves many settings
     rows = []
-    for measure in style.in_order(set(paired["measure/a"])):
-        part = paired[paired["measure/a"] == measure]
-        label = measure if measures[measure] == measure else f"{measure} - {measures[measure]}"
+    for measure in style.in_order({name for name, part in pairs.items() if len(part)}):
+        part, other = pairs[measure], measures[measure]
+        label = measure if measure == other else f"{measure} - {other}"
         parts = dict(iter(part.groupby("task", sort=False)))
         whole = {EVERYWHERE: part} if len(parts) > 1 else {}
-        rows += [_row(setting, label, pairs, same) for setting, pairs in (whole | parts).items()]
+        rows += [_row(setting, label, table, same) for setting, table in (whole | parts).items()]
+    only = pd.concat([_without(left, paired["run_id/a"], "A"), _without(right, paired["run_id/b"], "B")])
+    only = only.reset_index(drop=True)
     names = tuple(_with(frames.source, fields or {}, side) for side, frames in enumerate((a, b)))
     return Comparison(names, rows, only)
 
@@ -155,7 +150,7 @@ def write(comparison: Comparison, out: Path) -> Path:
     comparison.table().to_csv(out / "compare.csv", index=False)
     page = out / "compare.html"
     filters = FILTERS | {"difference": text}
-    page.write_text(render("compare.html", filters, comparison=comparison, quantities=QUANTITIES), encoding="utf-8")
+    page.write_text(render("compare.html", filters, comparison=comparison, quantities=SUMMARISED), encoding="utf-8")
     return page
 
 
@@ -175,7 +170,7 @@ def show(comparison: Comparison) -> None:
     console.print(f"A: {comparison.names[0]}\nB: {comparison.names[1]}\nA minus B, mean over seeds [95 % interval]")
     settings = list(dict.fromkeys(row.setting for row in comparison.rows))
     for setting in settings if len(settings) <= PRINTED else [EVERYWHERE]:
-        table = Table("measure", "pairs", *(label for label, _ in QUANTITIES.values()), title=setting)
+        table = Table("measure", "pairs", *(label for label, _ in SUMMARISED.values()), title=setting)
         table.title_justify, table.columns[0].overflow = "left", "fold"
         for row in (row for row in comparison.rows if row.setting == setting):
             cells = (_cell(item) for item in row.differences.values())
@@ -221,25 +216,40 @@ def _with(source: str, fields: dict[str, tuple], side: int) -> str:
 def _sides(
     a: Frames, b: Frames, measures: dict[str, str], fields: dict[str, tuple]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The outcomes of both, of these measures, indexed by what pairs them; settings are named over both together."""
+    """The outcomes of both, of these measures and fields; settings are named over both together.
+
+    `like`: what two runs share that are a pair.
+    """
     together = pd.concat([a.runs.assign(source="A"), b.runs.assign(source="B")], ignore_index=True)
     same = {field: values[1] for field, values in fields.items()}
     same |= {"retrain": ""} if TRAINED in fields.get("prune_epoch", ()) else {}
     together = together.assign(**same)  # no part of a setting's name
     together = named(replace(a, runs=together)).runs
-    back = {right: left for left, right in measures.items()}
+    serving = any((one == DENSE) != (other == DENSE) for one, other in measures.items())
     sides = []
-    for side, (frames, name, names) in enumerate(((a, "A", measures), (b, "B", back))):
+    for side, (frames, name, names) in enumerate(((a, "A", measures), (b, "B", measures.values()))):
         tasks = together[together["source"] == name].set_index("run_id")
         table = outcomes(frames).assign(task=tasks["task"])
-        wanted = [_has(table, field, values[side]) for field, values in fields.items()]
-        table = table[np.logical_and.reduce([table["measure"].isin(names), *wanted])].reset_index()
-        other = table["measure"].map(names)
-        of_b = other if name == "A" else table["measure"]
-        key = table[[*TASK, "seed"]].assign(**same).astype(str).agg("|".join, axis=1)
-        control = (table["measure"] == DENSE) != (other == DENSE)
-        sides.append(table.set_index(of_b + "|" + key.where(~control, table["dense_id"])))
+        table = table[table["measure"].isin(set(names))].reset_index()
+        for field, values in fields.items():
+            control = (table["measure"] == DENSE) & (serving and field in CUT_FIELDS)  # it has no such field
+            table = table[_has(table, field, values[side]) | control]
+            if table.empty:
+                raise UserError(f"{name}, {frames.source}, has no finished run with {field} {values[side]}")
+        table["like"] = table[[*TASK, "seed"]].assign(**same).astype(str).agg("|".join, axis=1)
+        sides.append(table)
     return sides[0], sides[1]
+
+
+def _paired(left: pd.DataFrame, right: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
+    """A row per pair of runs of two measures; a dense control is the like of every run that it would have been.
+
+    `task`: the setting; `shared`: whether settings share their controls.
+    """
+    control = (one == DENSE) != (other == DENSE)
+    ours, theirs = left[left["measure"] == one], right[right["measure"] == other]
+    pairs = ours.merge(theirs, on="dense_id" if control else "like", suffixes=("/a", "/b"))
+    return pairs.assign(task=pairs["task/b" if one == DENSE else "task/a"], shared=control)
 
 
 def _has(table: pd.DataFrame, field: str, value: object) -> pd.Series:
@@ -251,13 +261,18 @@ def _has(table: pd.DataFrame, field: str, value: object) -> pd.Series:
 
 def _row(setting: str, measure: str, pairs: pd.DataFrame, same: set[str]) -> Row:
     differences = {}
-    for name, (_, unit) in QUANTITIES.items():
+    for name, (_, unit) in SUMMARISED.items():
         ours, theirs = pairs[f"{name}/a"], pairs[f"{name}/b"]
         gaps = (ours - theirs).mask(np.isclose(ours, theirs, rtol=1e-12, atol=0), 0.0).dropna()  # rounding of a mean
-        tasks = [task.to_numpy() for _, task in gaps.groupby(pairs["task"], sort=False)]
+        if pairs["shared"].any():  # settings that share their controls say nothing independent of each other
+            gaps = gaps.groupby(pairs["seed/a"]).mean()
+            tasks = [gaps.to_numpy()] if len(gaps) else []
+        else:
+            tasks = [task.to_numpy() for _, task in gaps.groupby(pairs["task"], sort=False)]
         if any(len(task) > 1 for task in tasks):  # a setting with one complete seed has no spread of its own
             tasks = [task for task in tasks if len(task) > 1]
         effect = stats.stratified_mean(tasks) if tasks else None
+        effect = 0.0 if effect is not None and abs(effect) < ROUNDING else effect
         interval = stats.paired_interval(tasks, np.random.default_rng(0))
         differences[name] = Difference(effect, interval, sum(map(len, tasks)), unit)
     states = pairs["outcome/a"] + " in A, " + pairs["outcome/b"] + " in B"
@@ -279,10 +294,10 @@ def _same_histories(a: Frames, b: Frames, pairs: pd.DataFrame) -> set[str]:
     }
 
 
-def _without(side: pd.DataFrame, paired: pd.Index, source: str) -> pd.DataFrame:
-    rows = side[~side.index.isin(paired)]
+def _without(side: pd.DataFrame, paired: pd.Series, source: str) -> pd.DataFrame:
+    rows = side[~side["run_id"].isin(paired)]
     table = rows[["measure", "seed", "run_id"]].assign(source=source, setting=rows["task"])
-    return table[["source", "setting", "measure", "seed", "run_id"]].reset_index(drop=True)
+    return table[["source", "setting", "measure", "seed", "run_id"]]
 
 
 def _flat(row: Row) -> dict:

@@ -74,14 +74,14 @@ def named(frames: Frames) -> Frames:
     """Name each run's setting, in new columns of `runs`, which is sorted by setting.
 
     `group`: architecture and data set; `timing`; `setting`: the timing and every other field that varies between the
-    pruned runs of this source, or between its dense controls; `task`: group and setting.
+    pruned runs of the group, or between its dense controls; `task`: group and setting.
     """
     runs = frames.runs.sort_values([*TASK, "measure", "seed"], ignore_index=True)
     runs["group"] = runs["arch"] + " on " + runs["dataset"]
     runs["timing"] = [timing(*row) for row in zip(runs["measure"], runs["prune_epoch"], runs["retrain"], strict=True)]
     dense = runs["measure"] == DENSE
     settings = runs["timing"].where(dense, "cut " + runs["timing"])
-    for part in (runs[~dense], runs[dense]):
+    for _, part in runs.groupby(["group", dense]):
         for name in TASK:
             if name not in _NAMED and part[name].nunique() > 1:
                 settings.loc[part.index] += f", {name.replace('_', ' ')} " + part[name].astype(str)
@@ -154,7 +154,16 @@ def pair(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[s
         pairs, dropped = pairs[seeds > 1], pd.concat([dropped, alone]) if len(alone) else dropped
     left = tuple(name for name in left if any(name in part.left for part in parts.values()))
     right = tuple(name for name in right if any(name in part.right for part in parts.values()))
+    present = rows.groupby("group")["measure"].agg(set)
+    parts = {group: _without(part, present.get(group, set()), (*left, *right)) for group, part in parts.items()}
     return Pairs(pairs.reset_index(drop=True), dropped.reset_index(drop=True), left, right, _notes(parts))
+
+
+def _without(part: Pairs, present: set[str], used: Sequence[str]) -> Pairs:
+    """The pairs of a group, with a note on the measures that others have in theirs and of which it has no run."""
+    absent = [name for name in used if name not in present]
+    noted = bool(absent) and len(part.table) > 0
+    return replace(part, notes=(*part.notes, f"no run of {' or '.join(absent)}")) if noted else part
 
 
 def _notes(parts: dict[str, Pairs]) -> tuple[str, ...]:

@@ -130,6 +130,10 @@ class Judgement:
     verdict_holm: str = INCONCLUSIVE
     """The verdict after that adjustment."""
 
+    def by_criterion(self) -> list[tuple[str, Number]]:
+        """What each criterion alone would decide, and its number."""
+        return [(conclude([number]).verdict, number) for number in self.criteria]
+
     def to_dict(self) -> dict:
         """The entry in claims.json; numbers that do not exist are null."""
         claim = self.claim
@@ -143,8 +147,8 @@ class Judgement:
             "holm": {"p": self.p, "adjusted_p": self.p_holm, "verdict": self.verdict_holm},
             "message": self.message,
             "criteria": [
-                {"verdict": conclude([number]).verdict, "sign": number.sign, **_labelled(number)}
-                for number in self.criteria
+                {"verdict": verdict, "sign": number.sign, **_labelled(number)}
+                for verdict, number in self.by_criterion()
             ],
             "parts": [
                 {"arch": part.arch, "dataset": part.dataset, "verdict": part.verdict, **_labelled(part.number)}

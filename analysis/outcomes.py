@@ -14,6 +14,14 @@ from benchmark.record import MOVED
 LEAST_CHANGE = 1e-3
 """Nats: smaller changes at a cut count as this one where changes are compared on a logarithmic scale."""
 
+SUMMARISED = {
+    "final_accuracy": ("test accuracy", "accuracy"),
+    "loss_after_cut": ("training loss after the cut", "nats"),
+    "loss_change": ("change of loss at the cut", "nats"),
+    "grad_norm_change": ("change of log10 |g| at the cut", "decades"),
+}
+"""Columns of `outcomes` that tables and comparisons of sources show: what to call them, and their unit."""
+
 
 @lru_cache(maxsize=2)  # claims, tables and many figures ask for the same
 def outcomes(frames: Frames) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from analysis.claims import Judgement, Number, judge_all
 from analysis.curves import comparison
 from analysis.figures import FIGURES, Plot, save
 from analysis.frame import Completeness, completeness, named
+from analysis.outcomes import SUMMARISED
 from analysis.page import render
 from analysis.pull import Pull
 from analysis.sources import UNFINISHED, Frames, load
@@ -99,7 +100,7 @@ def _write(frames: Frames, whole: Completeness, out: Path, drawings: Iterable[tu
         drawings=dict(drawings),
         summary=list(summary.itertuples(index=False)),
         runs=list(files["runs"].itertuples(index=False)),
-        quantities=tables.QUANTITIES,
+        quantities=SUMMARISED,
         coverage=tables.coverage(frames, whole),
         completeness=whole,
         provenance=facts,

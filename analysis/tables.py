@@ -11,17 +11,10 @@ from analysis import figures, style
 from analysis.bands import band
 from analysis.claims import Judgement
 from analysis.frame import DENSE, Completeness, timing
-from analysis.outcomes import outcomes
+from analysis.outcomes import SUMMARISED, outcomes
 from analysis.sources import UNFINISHED, Frames
 from benchmark.record import FINISHED
 
-QUANTITIES = {
-    "final_accuracy": "test accuracy",
-    "loss_after_cut": "training loss after the cut",
-    "loss_change": "change of loss at the cut",
-    "grad_norm_change": "change of log10 |g| at the cut",
-}
-"""Columns of `frame.outcomes` that the summary shows, and what to call them."""
 BOUNDS = {"final_accuracy": (0, 1), "density": (0, 100)}
 """Where intervals must end."""
 
@@ -30,7 +23,7 @@ def summary(frames: Frames) -> pd.DataFrame:
     """A row per setting and measure (runs without an ablation).
 
     `group`, `setting`, `measure`, `runs` (finished), `diverged` (of them, or collapsed), `params` and `macs` (share
-    left, mean over the others), and for each of `QUANTITIES` its `<name>` (mean over seeds), `<name>_low`,
+    left, mean over the others), and for each of `outcomes.SUMMARISED` its `<name>` (mean over seeds), `<name>_low`,
     `<name>_high` (95 % interval) and `<name>_n`.
     """
     table = outcomes(frames)
@@ -43,11 +36,11 @@ def summary(frames: Frames) -> pd.DataFrame:
         row = {"group": group, "setting": setting, "measure": measure, "runs": len(runs)}
         row |= {"diverged": int((runs["outcome"] != FINISHED).sum())}
         row |= {size: runs[size].mean() for size in ("params", "macs")}
-        for name in QUANTITIES:
+        for name in SUMMARISED:
             row |= _mean(name, runs[name].dropna().to_numpy())
         rows.append(row)
     columns = ["group", "setting", "measure", "runs", "diverged", "params", "macs"]
-    columns += [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high", "_n")]
+    columns += [f"{name}{end}" for name in SUMMARISED for end in ("", "_low", "_high", "_n")]
     result = pd.DataFrame(rows, columns=columns)
     place = {measure: number for number, measure in enumerate(style.in_order(set(result["measure"])))}
     settings = {setting: number for number, setting in enumerate(result["setting"].unique())}
@@ -126,13 +119,17 @@ def coverage(frames: Frames, whole: Completeness) -> pd.DataFrame:
 
 
 def verdicts(judgements: list[Judgement]) -> pd.DataFrame:
-    """A row per claim (`arch` and `dataset` are `all`) and per part of it: verdict, effect, interval and n."""
+    """A row per claim (`arch` and `dataset` are `all`), and per part of it.
+
+    `claim`, `arch`, `dataset`, `verdict`, `verdict_holm` (of whole claims), `label` (what the effect is of: the number
+    furthest from the claim), `effect`, `low`, `high`, `n`, `unit`.
+    """
     rows = []
-    for judgement in judgements:
-        parts = [("all", "all", judgement.verdict, judgement.number)]
-        parts += [(part.arch, part.dataset, part.verdict, part.number) for part in judgement.parts]
-        for arch, dataset, verdict, number in parts:
-            low, high = number.interval or (None, None)
-            rows.append((judgement.claim.id, arch, dataset, verdict, number.effect, low, high, number.n, number.unit))
-    columns = ["claim", "arch", "dataset", "verdict", "effect", "low", "high", "n", "unit"]
+    for item in judgements:
+        parts = [("all", "all", item.verdict, item.verdict_holm, item.number)]
+        parts += [(part.arch, part.dataset, part.verdict, None, part.number) for part in item.parts]
+        for *names, number in parts:
+            interval = number.interval or (None, None)
+            rows.append((item.claim.id, *names, number.label, number.effect, *interval, number.n, number.unit))
+    columns = ["claim", "arch", "dataset", "verdict", "verdict_holm", "label", "effect", "low", "high", "n", "unit"]
     return pd.DataFrame(rows, columns=columns)

@@ -19,10 +19,10 @@ CUT_MOMENTUM = ("reset", "carry")
 PRECISIONS = ("float32", "tf32", "bf16")
 TRAINED = "trained"
 
-# Fields that only a cut reads: they do not matter to a run that makes none.
-_CUT_FIELDS = (
+CUT_FIELDS = (
     "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum", "score_samples",
 )  # fmt: skip
+"""Fields that only a cut reads: they do not matter to a run that makes none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class RunConfig:
 
     def dense(self) -> RunConfig:
         """The dense control of this run: what it is before its first cut."""
-        return dataclasses.replace(self, measure="none", **{name: DEFAULTS[name] for name in _CUT_FIELDS})
+        return dataclasses.replace(self, measure="none", **{name: DEFAULTS[name] for name in CUT_FIELDS})
 
     @cached_property
     def cell(self) -> str:

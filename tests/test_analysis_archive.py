@@ -71,6 +71,10 @@ def test_an_archive_of_others_is_named_and_an_older_one_is_read(published, tmp_p
     runs.drop(columns=["precision", "cut_momentum"]).to_parquet(tmp_path / "runs.parquet")
     assert load(str(tmp_path)).digest() == load(str(published / "results")).digest()
     assert set(load(str(tmp_path)).runs["precision"]) == {"float32"}
+    runs.drop(columns=["measure"]).to_parquet(tmp_path / "runs.parquet")
+    with pytest.raises(UserError, match=r"runs\.parquet lacks the columns measure$"):
+        load(str(tmp_path))
+    runs.to_parquet(tmp_path / "runs.parquet")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "kept.parquet")
     with pytest.raises(UserError, match=r"kept\.parquet lacks the columns conv, kept, layer, original, round, run_id$"):
         load(str(tmp_path))

@@ -206,12 +206,48 @@ def test_a_measure_against_the_dense_control_of_each_run(tmp_path, measures, sig
     assert comparison.only.empty
 
 
+def test_settings_that_share_their_controls_are_no_further_evidence(tmp_path):
+    """Luck of three controls, the same in six settings: the interval is that of three numbers."""
+    source = simulated(tmp_path, World(noise=1e-4), measures=["loss"], timings=range(6))
+    for seed, luck in enumerate((-0.1, 0.0, 0.1)):
+        (control,) = (
+            config for config in simulate.grid(measures=["loss"]) if (config.measure, config.seed) == ("none", seed)
+        )
+        file = tmp_path / control.run_id / "history.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(row | {"test/accuracy": 0.5 + luck}) + "\n" for row in rows))
+    comparison = compare(source, source, ["loss=none"])
+    whole, *settings = (row.differences["final_accuracy"] for row in comparison.rows)
+    assert (whole.n, len(settings)) == (3, 6)
+    widths = [high - low for low, high in (item.interval for item in (whole, *settings))]
+    assert widths[0] == pytest.approx(np.mean(widths[1:]), rel=0.1)
+
+
+def test_every_pair_of_measures_is_compared_whatever_the_order(tmp_path):
+    source = simulated(tmp_path)
+    for measures in (["magnitude=none", "none"], ["none", "magnitude=none"], ["none=magnitude", "loss=magnitude"]):
+        comparison = compare(source, source, measures)
+        counts = {row.measure: row.pairs for row in comparison.rows}
+        names = {text if "=" not in text else text.replace("=", " - ") for text in measures}
+        assert set(counts) == names
+        assert comparison.only["measure"].isin(["none"]).all() or comparison.only.empty
+
+
+def test_controls_serve_runs_that_are_chosen_by_a_field_of_cuts(tmp_path):
+    source = simulated(tmp_path, timings=[4, "trained"])
+    comparison = compare(source, source, ["loss=none"], ["prune_epoch=trained=trained"])
+    (row,) = comparison.rows
+    assert (row.measure, row.pairs) == ("loss - none", 3)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("protocol=paper", "--fields 'protocol=paper' must be FIELD=X=Y with a field among "),
         ("seed=0=1", "--fields 'seed=0=1' must be FIELD=X=Y with a field among "),
         ("rounds=1=many", "field rounds must be a int, got 'many'"),
+        ("protocol=papr=exact", "has no finished run with protocol papr"),
+        ("ablation=none=invert", "has no finished run with ablation invert"),
     ],
 )
 def test_a_field_that_cannot_be_compared_is_one_line(folders, text, said):

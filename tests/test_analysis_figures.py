@@ -124,9 +124,8 @@ def test_runs_that_never_reach_the_threshold_are_open_dots(tmp_path):
 def test_the_change_of_the_norm_leaves_out_what_a_cut_removed(tmp_path):
     frames = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[4], dense=False))
     axes = FIGURES["gradient_flow"].draw(frames).axes
-    assert [set(ax.lines[0].get_xdata()) for ax in axes] == [
-        set(range(11)), set(range(11)), set(range(1, 11)) - {5},
-    ]  # fmt: skip
+    curves = [[line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata()) > 2] for ax in axes]
+    assert curves == [[[*range(11)]], [[*range(11)]], [[*range(1, 5)], [*range(6, 11)]]]
 
 
 def test_agreement_draws_what_was_recorded(tmp_path):

@@ -18,14 +18,14 @@ from analysis.figures.plot import BAND, COLUMNS, PANEL_HEIGHT, drawn, figure, le
 from analysis.frame import DENSE, settings_of
 from analysis.sources import Frames
 
-SHARED = "Before the cut all runs share the dense control's training, which the dashed black line shows"
+SHARED = "Before the cut all runs share the dense control's training (the dashed black line, where it was run)"
 
 
 @figure(
     "Convergence",
     "Training loss (cross-entropy of logits / T, log scale) and test accuracy by epoch. Lines are means over seeds "
     f"(geometric on log scales), bands {BAND}; dotted vertical lines mark cuts. {SHARED}. A curve ends where one of "
-    "its runs diverged.",
+    "its runs diverged or collapsed.",
 )
 def convergence(frames: Frames) -> Figure | None:
     """Training loss and test accuracy by epoch and measure."""
@@ -40,8 +40,9 @@ def convergence(frames: Frames) -> Figure | None:
     "Gradient-flow trajectories",
     "Gradient norm |g|, speed of the squared parameter norm as gradient flow has it, |d|θ|²/dt| = 2|θ·g|, both on "
     "the probe set, and its change over an epoch divided by the learning rate (which momentum, weight decay and "
-    f"minibatches also move), by epoch (log scales). Lines are geometric means over seeds, bands {BAND}; dotted "
-    f"vertical lines mark cuts. {SHARED}. A value at the epoch of a cut was taken before the cut.",
+    "minibatches also move; epochs that began with a cut are left out), by epoch (log scales). Lines are geometric "
+    f"means over seeds, bands {BAND}; dotted vertical lines mark cuts. {SHARED}. A value at the epoch of a cut was "
+    "taken before the cut.",
 )
 def gradient_flow(frames: Frames) -> Figure | None:
     """|g|, 2 |theta.g| and the discrete change of |theta|^2 by epoch and measure."""
@@ -54,7 +55,7 @@ def gradient_flow(frames: Frames) -> Figure | None:
     rows = [
         _Curve("flow/grad_norm", "|g| (nats)", log=True),
         _Curve("speed", "2|θ·g| (nats)", log=True),
-        _Curve("change", "|Δ|θ|²| / lr", log=True),
+        _Curve("change", "|Δ|θ|²| / lr", log=True, gaps=True),
     ]
     return _curves(replace(frames, history=history), rows)
 
@@ -66,6 +67,8 @@ class _Curve:
     scale: float = 1
     top: float = np.inf
     log: bool = False
+    gaps: bool = False
+    """Whether epochs without a value interrupt the curve, which begins after the cut."""
 
 
 def _curves(frames: Frames, rows: list[_Curve]) -> Figure | None:
@@ -87,10 +90,12 @@ def _curves(frames: Frames, rows: list[_Curve]) -> Figure | None:
             ax, bands = axes[index], []
             for measure, ids in members[panel]:
                 values, epochs = table.loc[ids].to_numpy(), table.columns.to_numpy()
-                known = np.isfinite(values).all(axis=0) & (epochs >= (0 if measure == DENSE else starts[panel]))
-                if known.any():
-                    limits.append(_line(ax, epochs[known], values[:, known], style.look(measure), row))
-                    bands += _band(epochs[known], values[:, known], style.look(measure), row)
+                start = 0 if measure == DENSE else starts[panel] + row.gaps
+                known = np.isfinite(values).all(axis=0) & (epochs >= start)
+                for part in _stretches(known) if row.gaps else [known]:
+                    if part.any():
+                        limits.append(_line(ax, epochs[part], values[:, part], style.look(measure), row))
+                        bands += _band(epochs[part], values[:, part], style.look(measure), row)
             areas, colors = zip(*bands, strict=True) if bands else ((), ())
             ax.add_collection(PolyCollection(areas, facecolors=colors, alpha=0.1, linewidths=0), autolim=False)
             _mark_cuts(ax, cut_epochs.get(panel, []))
@@ -112,6 +117,15 @@ def _members(runs: pd.DataFrame, panel: str, measures: list[str]) -> Iterator[tu
         rows = runs[runs["run_id"].isin(here["dense_id"])] if measure == DENSE else here[here["measure"] == measure]
         if len(rows):
             yield measure, rows["run_id"].tolist()
+
+
+def _stretches(known: np.ndarray) -> Iterator[np.ndarray]:
+    """Masks of the runs of neighbours in a mask."""
+    edges = np.flatnonzero(np.diff(np.r_[False, known, False]))
+    for first, after in edges.reshape(-1, 2):
+        stretch = np.zeros_like(known)
+        stretch[first:after] = True
+        yield stretch
 
 
 def _start(runs: pd.DataFrame, panel: str) -> float:
@@ -147,9 +161,10 @@ def _share_limits(axes: list[Axes], limits: list[tuple[float, float]], *, log: b
     for ax in axes:
         if log:
             ax.set_yscale("log")
-            ax.set_ylim(low / 1.4, high * 1.4)
+            margin = max(1.03, (high / low) ** 0.08)
+            ax.set_ylim(low / margin, high * margin)
             if high / low < 50:
-                ax.yaxis.set_major_locator(FixedLocator(_round_ticks(low / 1.4, high * 1.4)))
+                ax.yaxis.set_major_locator(FixedLocator(_round_ticks(low / margin, high * margin)))
                 ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.yaxis.set_minor_locator(NullLocator())
         else:

@@ -66,8 +66,8 @@ def gradient_change(frames: Frames) -> Figure | None:
 
 @figure(
     "Change of the loss at a cut",
-    "Change of the probe loss, summed over the cuts of a run: 0 means that the loss is preserved. The axis is "
-    f"linear near 0 and logarithmic beyond. {DOTS}.",
+    "Change of the probe loss, summed over the cuts of a run: 0 means that the loss is preserved. Axes differ "
+    f"between panels; where the numbers are of several orders they are linear near 0 and logarithmic beyond. {DOTS}.",
 )
 def loss_change(frames: Frames) -> Figure | None:
     """Change of the loss at the cut by measure."""

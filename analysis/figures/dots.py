@@ -19,6 +19,9 @@ from analysis.sources import Frames
 
 DOTS = "Small dots are runs, markers means over seeds, bars their 95 % bootstrap intervals (widened for few seeds)"
 
+WIDE = 100
+"""Times the smallest numbers that the largest must be for a logarithmic axis."""
+
 
 def dots(
     frames: Frames,
@@ -32,7 +35,8 @@ def dots(
 ) -> Figure | None:
     """A row per measure: runs, mean and interval (inside `bounds`) of a number of `outcomes.outcomes`.
 
-    signed: the axis is logarithmic away from 0. full: the column that is 0 for runs whose dots are open.
+    signed: each panel has an axis of its own, logarithmic away from 0 where its numbers are of several orders. full:
+    the column that is 0 for runs whose dots are open.
     """
     table = outcomes(frames)
     table = table[table["ablation"] == "none"].assign(value=lambda rows: rows[key] * scale)
@@ -41,7 +45,7 @@ def dots(
         return None
     panels = settings_of(table)
     measures = style.in_order(set(table["measure"]) - {DENSE})
-    canvas, blocks = new_canvas(panels, 1, height=0.75 + 0.22 * len(measures), sharex=True, sharey=True)
+    canvas, blocks = new_canvas(panels, 1, height=0.75 + 0.22 * len(measures), sharex=not signed, sharey=True)
     cells = dict(iter(pruned.groupby(["setting", "measure"])))
     dense = {panel: set(runs["dense_id"]) for panel, runs in pruned.groupby("setting")}
     for panel, (ax,) in zip(panels, blocks, strict=True):
@@ -51,9 +55,13 @@ def dots(
             ax.axvline(0, color="#555555", linewidth=0.9, zorder=1)
         ax.set_xlabel(label)
         ax.grid(visible=False, axis="y")
-    if signed:
-        signed_scale(pruned["value"].to_numpy()).along(ax.xaxis)
-    else:
+        if signed:
+            values = pruned.loc[pruned["setting"] == panel, "value"].abs()
+            if values.max() > WIDE * values.quantile(0.1):
+                signed_scale(values.to_numpy()).along(ax.xaxis)
+            else:
+                ax.xaxis.set_major_locator(MaxNLocator(4))
+    if not signed:
         ax.xaxis.set_major_locator(MaxNLocator(6))
     for (ax,) in blocks[::COLUMNS]:
         ax.set(ylim=(len(measures) - 0.5, -0.5), yticks=range(len(measures)))

@@ -51,7 +51,7 @@ def _heat(ax: Axes, percent: np.ndarray) -> AxesImage:
     """A cell per measure and layer, with its number where there is room."""
     image = ax.imshow(percent, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     layers = percent.shape[1]
-    step = max(1, -(-layers // 12))
+    step = max(1, -(-layers // (12 if layers <= 12 else 8)))
     ax.set_xticks(range(0, layers, step), [str(layer + 1) for layer in range(0, layers, step)])
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)

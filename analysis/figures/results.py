@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import style
 from analysis.figures.dots import DOTS, dots
@@ -49,7 +50,8 @@ def epochs_to_threshold(frames: Frames) -> Figure | None:
     "Final test accuracy against what is left of the parameters, of the multiply-accumulates of a forward pass, and "
     "against the time that training takes per image (median over the epochs after the last cut, on the machine of "
     "the run and beside whatever else it did). A marker per measure and setting, a mean over seeds (intervals: the "
-    "figure of final accuracy); the dense control is a cross. Panels are costs, and hold all settings.",
+    "figure of final accuracy); the dense control is a cross. Panels are costs (parameters and MACs on log scales), "
+    "and hold all settings.",
 )
 def cost(frames: Frames) -> Figure | None:
     """Final accuracy against parameters, MACs and training time."""
@@ -72,6 +74,11 @@ def cost(frames: Frames) -> Figure | None:
                 alpha=0.9,
             )  # fmt: skip
         ax.set_xlabel(label)
+        if key in ("params", "macs"):
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.xaxis.set_minor_locator(NullLocator())
     blocks[0][0].set_ylabel("test accuracy (%)")
     legend(canvas, measures, line=False)
     return canvas
