@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -39,6 +40,12 @@ def parse(kind: type[T] | Callable[..., T], prog: str, description: str, argv: S
         box = complaint.getvalue().partition("\n")[2]
         sentence = box.partition("───")[0].replace("│", " ")
         fail(f"{' '.join(sentence.split())} (see {prog} --help)")
+
+
+def check_file(name: str, path: Path | None) -> None:
+    """Raise `UserError` unless a file can be written there (None: none is asked for)."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UserError(f"{name} must be a file in a folder that exists, got {path}")
 
 
 def guarded(command: Callable[[], int | None]) -> NoReturn:

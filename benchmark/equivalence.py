@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmark.cli import guarded, parse
+from benchmark.cli import check_file, guarded, parse
 from benchmark.config import PRECISIONS, RunConfig
 from benchmark.errors import require
 from benchmark.options import Options
@@ -73,6 +73,7 @@ def execute(command: Equivalence) -> None:
     require(command.fast in fast, "fast", command.fast, "one of " + ", ".join(fast))
     require(command.seeds >= 2, "seeds", command.seeds, "at least 2")
     require(command.margin > 0, "margin", command.margin, "above 0")
+    check_file("json", command.json)
     from benchmark.run import run
 
     command.options.prepare()

@@ -97,21 +97,22 @@ def gradients(
     with evaluating(model), torch.enable_grad():
         for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             batch_share = len(batch[1]) / len(labels)
-            batch_mean = zeros() if squares_at is not None else {}
+            batch_mean = {t: zeros() for t in temperatures}  # whether squares are wanted changes no bit of a mean
             for x, y, share in _batches(model, *batch, part_size):
                 logits = model(x)
                 for t in temperatures:
                     loss = cross_entropy(logits / t, y)
                     grads = torch.autograd.grad(loss, list(theta.values()), retain_graph=t != temperatures[-1])
-                    total, weight = (batch_mean, share) if t == squares_at else (mean[t], share * batch_share)
                     for name, grad in zip(theta, grads, strict=True):
-                        total[name].add_(grad, alpha=weight)
+                        batch_mean[t][name].add_(grad, alpha=share)
                     if t == temperatures[0]:
                         loss_sum = loss_sum + loss.detach().double() * share * batch_share
                 correct = correct + (logits.detach().argmax(1) == y).sum()
-            for name, grad in batch_mean.items():
-                mean[squares_at][name].add_(grad, alpha=batch_share)
-                square[name].addcmul_(grad, grad, value=batch_share)
+            for t in temperatures:
+                for name, grad in batch_mean[t].items():
+                    mean[t][name].add_(grad, alpha=batch_share)
+            for name in square:
+                square[name].addcmul_(batch_mean[squares_at][name], batch_mean[squares_at][name], value=batch_share)
     return Gradients(mean, square, float(loss_sum), float(correct) / len(labels))
 
 

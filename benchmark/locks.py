@@ -29,3 +29,31 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock, also where this one may only read."""
+    if not path.exists():
+        return False
+    try:
+        with held(path, wait=False):
+            return False
+    except BusyError:
+        return True
+    except PermissionError:
+        return _is_locked(path)
+    except OSError:  # on a disk that cannot be written to nobody holds anything
+        return False
+
+
+def _is_locked(path: Path) -> bool:
+    import fcntl  # here, because only POSIX systems have it
+
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it was removed meanwhile, or cannot be read
+        return False
+    return False

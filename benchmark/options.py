@@ -48,7 +48,8 @@ class Options:
         try:
             device = torch.device(self.device)
         except RuntimeError:
-            raise UserError(f"device must be auto, cpu or cuda[:N], got {self.device!r}") from None
+            device = None
+        require(device is not None and device.type in ("cpu", "cuda"), "device", self.device, "auto, cpu or cuda[:N]")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"device must be one of {torch.cuda.device_count()} CUDA devices, got {self.device!r}")
         return device

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmark.cli import guarded, parse
+from benchmark.cli import check_file, guarded, parse
 from benchmark.config import RunConfig
 from benchmark.errors import require
 from benchmark.options import Options
@@ -62,6 +62,7 @@ def execute(command: Overhead) -> None:
         require(mode in MODES, "modes", mode, "among " + ", ".join(MODES))
     require(command.repeats >= 1, "repeats", command.repeats, "at least 1")
     require(command.seconds > 0, "seconds", command.seconds, "above 0")
+    check_file("json", command.json)
     options = Options(device=command.device, threads=command.threads, wandb="disabled")
     modes = tuple(dict.fromkeys(("disabled", *command.modes)))
     first = {mode: in_new_process(partial(timed, (mode,), 1, options))[mode][0] for mode in modes}

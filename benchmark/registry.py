@@ -27,8 +27,8 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def check(field: str, kind: str, name: str) -> None:
-    """Raise `UserError` unless `name` is a component of this kind (`folder:PATH` counts as `folder`)."""
-    if name.partition(":")[0] not in names(kind):
+    """Raise `UserError` unless `name` is a component of this kind (the data set `folder:PATH` counts as `folder`)."""
+    if (name.partition(":")[0] if kind == "data" else name) not in names(kind):
         raise UserError(f"{field} must be one of {', '.join(names(kind))}, got {name!r}")
 
 

@@ -56,8 +56,12 @@ def run(config: RunConfig, options: Options, watch: Watch = lambda progress: Non
         if record.finished:
             return _reported(config, record, options)
         record.start(config)
-        with tracked(config, options.runs, options.wandb, resume=bool(_checkpoints(record))) as tracker:
-            summary = _run(config, problem, record, options, tracker, watch, wait)
+        report, resume = _reporter(config, watch), bool(_checkpoints(record))
+        state = _begin(
+            config, problem, record, options, report, wait
+        )  # before a tracker: it may find a busy dense phase
+        with tracked(config, options.runs, options.wandb, resume=resume) as tracker:
+            summary = _run(state, config, problem, record, options, tracker, report)
             tracker.finish(summary)
         return summary
 
@@ -71,23 +75,41 @@ def _reported(config: RunConfig, record: Record, options: Options) -> dict:
     return summary
 
 
-def _run(
-    config: RunConfig, problem: Problem, record: Record, options: Options, tracker: Tracker, watch: Watch, wait: bool
-) -> dict:
-    timetable = schedule(config)
+def _reporter(config: RunConfig, watch: Watch) -> Callable[[State], None]:
+    """What tells `watch` of the last epoch of a state."""
+    total = schedule(config).total
 
     def report(state: State) -> None:
         seconds = [row["time/seconds"] for row in state.history[-2:]]
         spent = seconds[-1] - (seconds[0] if state.epoch > 1 else 0)
-        watch(Progress(config.run_id, state.history[-1], timetable.total, spent))
+        watch(Progress(config.run_id, state.history[-1], total, spent))
 
-    def dense() -> State:
+    return report
+
+
+def _begin(
+    config: RunConfig, problem: Problem, record: Record, options: Options, report: Callable[[State], None], wait: bool
+) -> State:
+    """Where the run goes on from: its checkpoint, or the dense phase that it shares, or an untrained net."""
+    if state := _resumed(record, config, problem.train.images.device):
+        return state
+    if dense := schedule(config).dense:
         return dense_state(
-            config, problem, options.runs, timetable.dense, flow_every=options.flow_every, report=report, wait=wait
+            config, problem, options.runs, dense, flow_every=options.flow_every, report=report, wait=wait
         )
+    return start(config, problem)
 
-    device = problem.train.images.device
-    state = _resumed(record, config, device) or (dense() if timetable.dense else start(config, problem))
+
+def _run(
+    state: State,
+    config: RunConfig,
+    problem: Problem,
+    record: Record,
+    options: Options,
+    tracker: Tracker,
+    report: Callable[[State], None],
+) -> dict:
+    timetable = schedule(config)
     record.restore(state.history, state.cuts)
     for row in state.history[:-1]:
         tracker.log(row, _cut_at(state, row["epoch"]))

@@ -113,6 +113,9 @@ class Scoring:
     @cached_property
     def gradients(self) -> Gradients:
         """One pass for all temperatures that some measure needs."""
+        frozen = [name for name in self.model.convs if not self.model.get_submodule(name).weight.requires_grad]
+        if frozen:
+            raise UserError(f"weights must require gradients to be scored by them, those of {frozen[0]} do not")
         squares = {self.temperature_of(m) for m in self.measures if _needs(m, "square")}
         assert len(squares) <= 1, "measures that need squared gradients share one temperature"
         temperatures = {self.temperature_of(m) for m in self.measures if _needs(m, "gradient")} | squares
@@ -131,10 +134,12 @@ class Scoring:
     def _initial(self, conv: str, weight: torch.Tensor) -> torch.Tensor:
         if self.initial is None:
             raise UserError("initial must be {conv name: weight at initialisation} for this measure, got None")
+        if conv not in self.initial:
+            raise UserError(f"initial must have the weight of every conv, it lacks {conv}")
         if self.initial[conv].shape != weight.shape:
             shapes = f"{list(weight.shape)}, got {list(self.initial[conv].shape)}"
             raise UserError(f"initial[{conv!r}] must have the shape of the weight, {shapes}")
-        return self.initial[conv].to(weight).flatten(1)
+        return self.initial[conv].detach().to(weight).flatten(1)
 
 
 def _needs(measure: registry.Measure, kind: str) -> bool:

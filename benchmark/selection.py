@@ -99,11 +99,17 @@ def _paper(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int
 def _paper_plain(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int, rounds: int) -> tuple:
     """VGG, MobileNet: depthwise convs are ranked with a copy of their producer's scores; protection by index."""
     rows = {}
-    for name, conv in model.convs.items():
-        row = scores[model.writers[conv.reads][-1] if conv.depthwise else name][model.mask(name).cpu()].clone()
+    for name in model.convs:
+        row = scores[_producer(model, name)][model.mask(name).cpu()].clone()
         row[-(int(FLOOR_PERCENT / 100 * model.original[name]) + 1) :] = PAPER_PROTECTED
         rows[name] = row
     return int(_paper_ratio(ratio, round, rounds) * sum(map(len, rows.values()))), rows
+
+
+def _producer(model: Net, name: str) -> str:
+    """The conv whose scores rank a conv: its own, but for a depthwise one's."""
+    conv = model.convs[name]
+    return model.writers[conv.reads][-1] if conv.depthwise else name
 
 
 def _paper_residual(model: Net, scores: dict[str, torch.Tensor], ratio: float, round: int, rounds: int) -> tuple:
@@ -111,13 +117,13 @@ def _paper_residual(model: Net, scores: dict[str, torch.Tensor], ratio: float, r
     shared = _residual(model)
     rows = {}
     for name, conv in model.convs.items():
-        live = model.mask(name).cpu()
+        live, row = model.mask(name).cpu(), scores[_producer(model, name)]
         if conv.writes in shared:
             absent = torch.zeros(model.original[name] - model.plan[name])
-            rows[name] = torch.cat([torch.where(live, scores[name], 0), absent.to(scores[name])])
+            rows[name] = torch.cat([torch.where(live, row, 0), absent.to(row)])
         else:
-            rows[name] = scores[name][live]
-        if not conv.prunable:
+            rows[name] = row[live]
+        if not (conv.prunable or conv.depthwise):
             rows[name] = torch.full_like(rows[name], PAPER_PROTECTED)
     percent = 100
     for k in range(1, round + 1):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.cli import guarded, parse
+from benchmark.cli import check_file, guarded, parse
 from benchmark.config import PRECISIONS
 from benchmark.errors import require
 from benchmark.options import Options
@@ -104,6 +104,7 @@ def execute(command: Speed) -> None:
     from rich.console import Console  # here, so that --help is quick
 
     check(command)
+    check_file("json", command.json)
     options = Options(device=command.device, threads=command.threads)
     options.prepare()
     console = Console()

@@ -23,6 +23,8 @@ from benchmark.step import Step
 FORMAT = 1
 UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, EOFError, ValueError)
 """What a file that is no checkpoint makes its readers raise."""
+DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
+"""What a full or a failing GPU raises, which says nothing of the file."""
 
 
 @dataclass
@@ -143,6 +145,8 @@ def load(path: Path, config: RunConfig, device: torch.device) -> State | None:
             return _restored(content, config, device)
     except FileNotFoundError:  # the process that trains a dense phase has just removed it
         return None
+    except DEVICE_ERRORS:
+        raise
     except (_UnusableError, *UNREADABLE) as error:
         aside = path.with_name(f"{path.name}.unusable")
         with contextlib.suppress(FileNotFoundError):  # another reader was first

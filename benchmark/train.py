@@ -13,7 +13,9 @@ from benchmark import data
 from benchmark.batches import balanced, epoch_batches
 from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost
+from benchmark.errors import UserError
 from benchmark.flow import evaluate, measure_flow, tf32
+from benchmark.models import build
 from benchmark.ranks import movement, squared_norms
 from benchmark.record import HISTORY_KEYS, MOVED
 from benchmark.state import State
@@ -55,10 +57,31 @@ class Problem:
 def make_problem(config: RunConfig, root: Path, device: torch.device) -> Problem:
     """Load the data of a run and draw its subsets; all class-balanced, the probe set the same for every seed."""
     train, test, num_classes, augment = _on_device(config.dataset, root, device, config.train_limit)
+    _check_fits(
+        config.arch,
+        config.width,
+        num_classes,
+        train.images.shape[1:3],
+        min(len(train.labels) % config.batch_size or 2, 2),
+    )
     unseeded = RunConfig(dataset=config.dataset)
     probe = balanced(train.labels, config.probe_samples, stream_seed("probe", unseeded, "dataset"))
     scoring = balanced(train.labels, config.score_samples, stream_seed("scoring", config, "dataset"))
     return Problem(train, test, train.part(probe), train.part(scoring), num_classes, augment)
+
+
+@lru_cache
+def _check_fits(arch: str, width: float, num_classes: int, size: tuple[int, int], batch: int) -> None:
+    """Raise `UserError` for images that the net cannot be trained on, in a smallest batch of so many."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        net = build(arch, num_classes, width)
+        try:
+            net(torch.zeros(batch, 3, *size))
+        except (RuntimeError, ValueError) as error:
+            height, width = size
+            raise UserError(
+                f"{arch} cannot be trained on images of {width}x{height} in a batch of {batch} ({error})"
+            ) from None
 
 
 @lru_cache(maxsize=2)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError
-from benchmark.locks import BusyError, held
+from benchmark.locks import is_held
 from benchmark.options import Options
 from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
 from benchmark.schedule import schedule
@@ -130,7 +130,7 @@ def state(config: RunConfig, runs: Path) -> RunState:
         record.checked_config()
         if record.finished:
             name = record.summary().get("outcome", FINISHED)
-        elif _is_held(record.lock_file):
+        elif is_held(record.lock_file):
             name = "running"
         elif failure := record.failure():
             name, error, log = "failed", failure["error"], failure["log"].splitlines()[-LOG_LINES:]
@@ -138,18 +138,6 @@ def state(config: RunConfig, runs: Path) -> RunState:
             name = "stopped"
     epoch, total = record.last_epoch(), schedule(config).total
     return RunState(config.run_id, config.cell, config.label, name, epoch, total, error, log)
-
-
-def _is_held(lock_file: Path) -> bool:
-    if not lock_file.exists():
-        return False
-    try:
-        with held(lock_file, wait=False):
-            return False
-    except BusyError:
-        return True
-    except OSError:  # in a folder that cannot be written to no run goes on
-        return False
 
 
 def _print_table(grid: Grid, found: list[RunState]) -> None:

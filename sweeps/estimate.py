@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -23,38 +24,48 @@ def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
     Raises `UserError` if a data set neither declares its size nor is there to be counted.
     """
     per_image: dict[tuple, float] = {}
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, TrainSize] = {}
     seconds = 0.0
     for config, count in epochs.items():
         if config.dataset not in sizes:
             sizes[config.dataset] = train_size(config.dataset, options.data)
-        images, classes = sizes[config.dataset]
-        net = (config.arch, config.width, config.batch_size, config.precision)
+        size = sizes[config.dataset]
+        net = (config.arch, config.width, config.batch_size, config.precision, size.classes, size.height, size.width)
         if net not in per_image:
-            per_image[net] = _seconds_per_image(config, classes, options.torch_device())
-        seconds += count * min(images, config.train_limit or images) * per_image[net]
+            per_image[net] = _seconds_per_image(config, size, options.torch_device())
+        seconds += count * min(size.images, config.train_limit or size.images) * per_image[net]
     return seconds
 
 
-def train_size(dataset: str, root: Path) -> tuple[int, int]:
-    """Number of training images and of classes: as the data set's file declares them, or counted."""
+class TrainSize(NamedTuple):
+    """What a data set trains on."""
+
+    images: int
+    classes: int
+    height: int = 32
+    width: int = 32
+
+
+def train_size(dataset: str, root: Path) -> TrainSize:
+    """As the data set's file declares it (of images of 32x32), or counted."""
     source = registry.load("data", dataset.partition(":")[0])
     if hasattr(source, "TRAIN_IMAGES"):
-        return source.TRAIN_IMAGES, source.CLASSES
+        return TrainSize(source.TRAIN_IMAGES, source.CLASSES)
     images = data.load(dataset, root)
-    return len(images.train_labels), len(images.classes)
+    return TrainSize(len(images.train_labels), len(images.classes), *images.train_images.shape[1:3])
 
 
-def _seconds_per_image(config: RunConfig, classes: int, device: torch.device) -> float:
-    """Seconds of a forward and a backward pass per image of 32x32.
+def _seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) -> float:
+    """Seconds of a forward and a backward pass per image.
 
     The update of the weights, some percent of a step, is left out: making an optimizer makes torch import its compiler,
     which takes longer than all else here.
     """
-    net = prepared(initial_net(config, classes), device)
+    net = prepared(initial_net(config, size.classes), device)
 
     def step(images: int) -> float:
-        x, y = torch.randn(images, 3, 32, 32, device=device), torch.zeros(images, dtype=torch.long, device=device)
+        x = torch.randn(images, 3, size.height, size.width, device=device)
+        y = torch.zeros(images, dtype=torch.long, device=device)
         start = _now(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = net(x)

@@ -37,15 +37,18 @@ def measured(configs: Sequence[RunConfig], options: Options) -> tuple[int, int]:
 def _measured(configs: list[RunConfig], options: Options) -> tuple[int, int]:
     import torch
 
+    from sweeps.estimate import train_size
+
     device = options.torch_device()
-    for config in {(c.arch, c.width, c.batch_size, c.precision): c for c in configs}.values():
-        try_out(config, device)
+    for config in {(c.arch, c.width, c.batch_size, c.precision, c.dataset): c for c in configs}.values():
+        size = train_size(config.dataset, options.data)
+        try_out(config, device, size.height, size.width)
     used = torch.cuda.max_memory_reserved(device) + BESIDE
     torch.cuda.empty_cache()
     return used, torch.cuda.mem_get_info(device)[0]
 
 
-def try_out(config: RunConfig, device: torch.device) -> None:
+def try_out(config: RunConfig, device: torch.device, height: int = 32, width: int = 32) -> None:
     """Do with a dense net on random images what its run does: a few steps, tests, gradients and Hessian products."""
     import torch
 
@@ -55,7 +58,7 @@ def try_out(config: RunConfig, device: torch.device) -> None:
     from benchmark.train import Problem, Subset, train_epoch
 
     count = config.batch_size * (EAGER + 1)
-    images = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, device=device)
+    images = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, device=device)
     part = Subset(images, torch.arange(count, device=device) % CLASSES)
     state = fresh(config, CLASSES, device)
     train_epoch(state, Problem(part, part, part, part, CLASSES, augment=True), config, config.lr)

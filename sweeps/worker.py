@@ -73,6 +73,8 @@ class Ready:
     """The process has started and imported what runs need."""
 
 
+GONE = BrokenPipeError, ConnectionResetError
+"""What a pipe raises whose other end is closed, in the latter case with unread events in it."""
 Event = Epoch | Done | Failed | Waits | Lost | Unwritable
 
 
@@ -86,7 +88,7 @@ def work(pipe: Connection, options: Options) -> None:
         pipe.send(Ready())
         while True:
             pipe.send(attempt(pipe.recv(), options, pipe.send))
-    except (EOFError, BrokenPipeError):  # the driver is gone, or has closed the pipe and sends SIGTERM just now
+    except (EOFError, *GONE):  # the driver has died, or has closed the pipe and sends SIGTERM just now
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -104,7 +106,7 @@ def attempt(config: RunConfig, options: Options, tell: Callable[[Epoch], None]) 
 
     try:
         return Done(config.run_id, run(config, options, watch, wait=False))
-    except BrokenPipeError:
+    except GONE:
         raise
     except BusyError:
         return Waits(config.run_id)

@@ -6,6 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from benchmark.cli import check_file
+from benchmark.errors import UserError
+from benchmark.options import Options
 from tests.commands import command
 
 TINY = {"width": 0.0625, "epochs": 1, "train-limit": 60, "score-samples": 20, "probe-samples": 20, "threads": 1}
@@ -98,3 +101,13 @@ def test_bad_input_gets_one_line_and_status_2(tmp_path, module, arguments, messa
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_devices_and_files_that_cannot_be_used_are_refused_at_once(tmp_path):
+    with pytest.raises(UserError, match=r"device must be auto, cpu or cuda\[:N\], got 'meta'"):
+        Options(device="meta").torch_device()
+    check_file("json", None)
+    check_file("json", tmp_path / "new.json")
+    for path in (tmp_path, tmp_path / "no" / "new.json"):
+        with pytest.raises(UserError, match="json must be a file in a folder that exists"):
+            check_file("json", path)

@@ -52,6 +52,8 @@ def test_equal_runs_have_equal_ids(one, other):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"arch": "vgg13:a"}, "arch must be one of .*, got 'vgg13:a'"),
+        ({"measure": "loss:x"}, "measure must be one of .*, got 'loss:x'"),
         ({"measure": "gravity"}, "measure must be one of"),
         ({"arch": "vgg99"}, "arch must be one of mobilenet_v1"),
         ({"dataset": "imagenet"}, "dataset must be one of cifar10"),

@@ -1,4 +1,8 @@
+import contextlib
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +12,8 @@ from PIL import Image
 from benchmark import data
 from benchmark.batches import balanced, epoch_batches, normalise
 from benchmark.errors import UserError
+from benchmark.train import make_problem
+from tests.conftest import tiny_run
 
 
 def pixels(count, seed=0):
@@ -114,6 +120,44 @@ def test_a_missing_set_that_cannot_be_downloaded(tmp_path, monkeypatch):
         data.load("cifar10", tmp_path)
 
 
+def test_a_set_that_another_process_unpacks_is_waited_for(tmp_path, monkeypatch):
+    begun, calls = threading.Event(), []
+
+    def download(root, **_):
+        calls.append(root)
+        (root / "cifar-10-batches-py").mkdir()
+        begun.set()
+        time.sleep(0.3)  # a reader that does not wait finds half a set
+        (root / "cifar-10-batches-py").rmdir()
+        write_pickles(root)
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", download)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(data.load, "cifar10", tmp_path / "data")
+        begun.wait()
+        second = data.load("cifar10", tmp_path / "data")
+        assert np.array_equal(first.result().train_images, second.train_images)
+    assert len(calls) == 1
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["cifar-10-batches-py"]
+
+
+@pytest.mark.parametrize("form", [np.uint16, np.int32, np.float32])
+def test_images_of_more_than_eight_bits_are_refused(tmp_path, form):
+    root = write_folder(tmp_path / "images")
+    wide = np.random.default_rng(0).integers(0, 65535, (32, 32)).astype(form)
+    Image.fromarray(wide).save(root / "train" / "dog" / "0.tiff")
+    (root / "train" / "dog" / "0.tiff").rename(root / "train" / "dog" / "0.png")
+    with pytest.raises(UserError, match=r"0.png must be an image of 8 bits per channel, got '(I|F)"):
+        data.load(f"folder:{root}", "unused")
+
+
+def test_a_path_is_for_data_sets_that_take_one():
+    with pytest.raises(UserError, match="dataset must be digits, which takes no path, got 'digits:foo'"):
+        data.load("digits:foo", "unused")
+    with pytest.raises(UserError, match="dataset folder:~nosuchuser/x is no path"):
+        data.load("folder:~nosuchuser/x", "unused")
+
+
 def test_folder_errors(tmp_path):
     with pytest.raises(UserError, match=r"data folder .*nowhere/train is missing"):
         data.load(f"folder:{tmp_path}/nowhere", "unused")
@@ -124,6 +168,25 @@ def test_folder_errors(tmp_path):
     (root / "train" / "dog" / "9.png").write_bytes(b"\x89PNG")
     with pytest.raises(UserError, match=r"9.png is cut short or not an image"):
         data.load(f"folder:{root}", "unused")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"arch": "vgg13"}, "vgg13 cannot be trained on images of 16x16 in a batch of 2"),
+        (
+            {"arch": "mobilenet_v1", "batch_size": 5},
+            "mobilenet_v1 cannot be trained on images of 16x16 in a batch of 1",
+        ),
+        ({"arch": "mobilenet_v1", "batch_size": 4}, None),
+        ({"arch": "resnet20", "batch_size": 5}, None),
+    ],
+)
+def test_images_that_a_net_cannot_be_trained_on(tmp_path, fields, said):
+    dataset = f"folder:{write_folder(tmp_path / 'images', (16, 16))}"  # six images
+    config = tiny_run(dataset=dataset, train_limit=0, score_samples=4, probe_samples=4, **fields)
+    with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+        make_problem(config, tmp_path, torch.device("cpu"))
 
 
 def test_labels_must_fit(tmp_path):

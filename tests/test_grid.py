@@ -16,6 +16,7 @@ from sweeps import grid as grids
 from sweeps.estimate import seconds_to_train, train_size
 from tests.commands import command
 from tests.conftest import tiny_images
+from tests.test_data import write_folder
 from tests.test_sweeps import SWEEPS, write
 
 AUTHORS = {
@@ -114,11 +115,15 @@ def test_equal_points_are_one_run_and_the_dense_phase_is_counted_once(tmp_path):
     assert all(control.measure == "none" for control in grid.epochs_to_train)
 
 
+def test_sizes_of_a_folder_are_counted(tmp_path):
+    assert train_size(f"folder:{write_folder(tmp_path, (64, 48))}", "unused") == (6, 2, 48, 64)
+
+
 def test_declared_sizes_are_those_of_the_data():
     images = data.load("digits", "unused")
-    assert train_size("digits", "unused") == (len(images.train_labels), len(images.classes))
-    assert train_size("cifar10", "nowhere") == (50_000, 10)
-    assert train_size("cifar100", "nowhere") == (50_000, 100)
+    assert train_size("digits", "unused") == (len(images.train_labels), len(images.classes), 32, 32)
+    assert train_size("cifar10", "nowhere") == (50_000, 10, 32, 32)
+    assert train_size("cifar100", "nowhere") == (50_000, 100, 32, 32)
 
 
 def test_the_estimate_is_proportional_to_epochs_and_images(monkeypatch):
@@ -169,5 +174,5 @@ def test_the_time_of_a_batch_follows_from_two_small_steps(monkeypatch, batch_siz
     clock = iter([0, 9, 10, 10.3, 20, 21.7])
     monkeypatch.setattr(estimate, "_now", lambda device: next(clock))
     config = RunConfig(width=0.0625, batch_size=batch_size)
-    per_image = estimate._seconds_per_image(config, 10, torch.device("cpu"))
+    per_image = estimate._seconds_per_image(config, estimate.TrainSize(1000, 10), torch.device("cpu"))
     assert per_image * batch_size == pytest.approx(seconds)

@@ -15,7 +15,7 @@ import yaml
 from benchmark.record import Record
 from sweeps import local
 from sweeps.grid import load
-from sweeps.worker import Ready
+from sweeps.worker import Ready, work
 from tests.commands import command
 from tests.conftest import tiny_run
 from tests.test_sweeps import FLAGS, TINY
@@ -176,3 +176,14 @@ def test_the_limit_of_an_epoch_begins_when_the_worker_is_ready(monkeypatch):
     assert worker.receive() == Ready()
     worker.heard -= 6
     assert worker.silent(5)
+
+
+def test_a_driver_that_is_gone_ends_the_worker_also_with_events_unread(options):
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, options))
+    process.start()
+    theirs.close()
+    assert ours.poll(60)  # it is ready, which nobody reads
+    ours.close()
+    process.join(60)
+    assert process.exitcode == 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmark import registry, scoring
+from benchmark.errors import UserError
 from benchmark.flow import evaluate
 from benchmark.measures import MEASURES, score
 from benchmark.pruning import compact, select
@@ -23,6 +24,30 @@ def few_iterations(monkeypatch):
 
 
 FEW_ITERATIONS = pytest.mark.usefixtures("few_iterations")
+
+
+def test_what_is_scored_beside_a_measure_changes_no_bit_of_it():
+    """Also where gradients of batches are summed from parts, and the last batch is smaller."""
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(200)
+    names = ["loss", "grasp", "fisher", "fisher_bn", "grad_preservation"]
+    together = score_all(net, names, images, labels)
+    for name in names:
+        alone = score(net, name, images, labels)
+        assert all(torch.equal(alone[conv], together[name][conv]) for conv in net.convs)
+
+
+def test_initial_weights_that_do_not_fit_and_frozen_ones():
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(4)
+    initial = {name: net.get_submodule(name).weight for name in net.convs}
+    scores = score(net, "loss_biased_init", images, labels, initial=initial)
+    assert not any(layer.requires_grad for layer in scores.values())
+    first = initial.pop(next(iter(net.convs)))
+    with pytest.raises(UserError, match="initial must have the weight of every conv, it lacks conv1"):
+        score(net, "loss_biased_init", images, labels, initial=initial)
+    first.requires_grad_(False)
+    with pytest.raises(UserError, match=r"weights must require gradients .* those of conv1 do not"):
+        score(net, "loss", images, labels)
+    assert score(net, "magnitude", images, labels).keys() == net.convs.keys()
 
 
 @pytest.mark.parametrize("name", MEASURES)

@@ -15,6 +15,7 @@ from benchmark.errors import UserError
 from benchmark.measures import score
 from benchmark.models import Conv, Net, build
 from benchmark.pruning import compact, kept_indices, masked, select, take
+from benchmark.schedule import kept_fraction
 from tests.conftest import tiny_net
 
 ARCHES = registry.names("models")
@@ -60,6 +61,9 @@ def test_a_depthwise_conv_follows_all_convs_that_write_its_stream(monkeypatch, p
         keep = select(net, scores, 0.7, round=round, rounds=3, protocol=protocol)
         big, net = masked(net, keep), compact(net, keep)
         torch.testing.assert_close(net(x), big(x), **CLOSE)
+        fraction = kept_fraction(0.7, round, rounds=3)
+        kept = sum(int(keep[name].sum()) for name in ("stem", "inner", "outer")) / 34
+        assert kept == pytest.approx(fraction, abs=0.1)
         live = big.masks()
         assert torch.equal(live["depthwise"], live["stem"] | live["outer"])
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)

@@ -107,6 +107,19 @@ def test_a_corrupt_checkpoint_is_set_aside(checkpoint, damage):
     assert path.with_name("state.pt.unusable").read_bytes() == content
 
 
+def test_a_full_gpu_says_nothing_of_a_checkpoint(checkpoint, monkeypatch):
+    config, path = checkpoint
+
+    def full(model, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(states, "prepared", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        states.load(path, config, CPU)
+    monkeypatch.undo()
+    assert states.load(path, config, CPU) is not None
+
+
 def test_a_checkpoint_of_another_run_is_set_aside(checkpoint):
     config, path = checkpoint
     other = tiny_run(train_limit=40, seed=1)

@@ -1,6 +1,7 @@
 """Data sets, one file each, as plain arrays in memory. Nothing here imports torch.
 
-A file declares `load(root, path)` and returns an `Images`; `path` is what follows `name:` (`folder:PATH`).
+A file declares `load(root, path)` and returns an `Images`; `path` is what follows `name:` (`folder:PATH`), of which a
+file that wants one says so with `TAKES_PATH = True`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark import registry
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ def load(dataset: str, root: Path) -> Images:
     Raises `UserError` that names the file that is missing, cut short or wrong, and says how to get it.
     """
     name, _, path = dataset.partition(":")
-    images = registry.load("data", name).load(Path(root), path)
+    source = registry.load("data", name)
+    require(not path or getattr(source, "TAKES_PATH", False), "dataset", dataset, f"{name}, which takes no path")
+    images = source.load(Path(root), path)
     for split, x, y in (
         ("train", images.train_images, images.train_labels),
         ("test", images.test_images, images.test_labels),

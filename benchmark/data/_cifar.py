@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmark.data import Images
 from benchmark.errors import UserError
+from benchmark.locks import held
 
 SIDE = 32
 HOW = "see the README, section Data"
@@ -35,8 +36,13 @@ def load(release: Release, root: Path) -> Images:
     arrays, official = root / release.name, root / release.folder
     if arrays.is_dir():
         return _from_arrays(arrays)
-    if not official.is_dir():
-        _download(release, root)
+    lock = root / f".{release.name}.lock"
+    if lock.exists() or not official.is_dir():
+        _make(root)
+        with held(lock, wait=True):  # another process may be downloading, or unpacking
+            files = (*release.train, release.test, release.meta)
+            if not all((official / file).is_file() for file in files):
+                _download(release, root)
     return _from_pickles(release, official)
 
 
@@ -80,6 +86,13 @@ def _guarded(path: Path, read: Callable) -> tuple[np.ndarray, ...]:
     except Exception as error:  # a garbled pickle or archive can raise anything
         said = " ".join(str(error).split())
         raise UserError(f"data file {path} is cut short or corrupt ({said}); delete it and {HOW}") from None
+
+
+def _make(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data folder {root} cannot be made ({error.strerror})") from None
 
 
 def _download(release: Release, root: Path) -> None:

@@ -7,16 +7,22 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.data import Images
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
+WIDE_MODES = "IF"
+"""First letters of PIL's modes of more than 8 bits, which it clips to white."""
+TAKES_PATH = True
 LAYOUT = "the layout is PATH/train/CLASS/*.png and PATH/test/CLASS/*.png"
 
 
 def load(root: Path, path: str) -> Images:
-    folder = Path(path).expanduser()
     if not path:
         raise UserError("dataset folder: needs a path, such as folder:photos")
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError as error:  # no such user
+        raise UserError(f"dataset folder:{path} is no path ({error})") from None
     for split in ("train", "test"):
         if not (folder / split).is_dir():
             raise UserError(f"data folder {folder / split} is missing; {LAYOUT}")
@@ -56,8 +62,9 @@ def _read(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
+            require(image.mode[0] not in WIDE_MODES, f"data file {path}", image.mode, "an image of 8 bits per channel")
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"data file {path} is cut short or not an image ({error})") from None
 
 
