@@ -115,6 +115,7 @@ def test_a_source_of_ablations_alone_has_a_report_that_decides_nothing(tmp_path)
     assert len(pd.read_csv(tmp_path / "out" / "tables" / "runs.csv")) == 30
 
 
+@pytest.mark.slow
 def test_a_group_that_has_only_begun_and_a_source_without_cuts_do_no_harm(tmp_path):
     simulate.simulate(tmp_path / "one", simulate.grid(timings=(4,)))
     simulate.simulate(tmp_path / "one", simulate.grid(archs=("resnet20",), timings=(4,)), finished=False)

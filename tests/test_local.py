@@ -66,6 +66,7 @@ def signalled(name):
     return f"os.kill(multiprocessing.active_children()[0].pid, signal.{name})"
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_run_tried_again(grid, tmp_path):
     done, failed, epochs = outcome(start(grid, tmp_path / "runs", signalled("SIGKILL")))
     assert (len(done), failed) == (3, {})
@@ -136,7 +137,7 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
-@pytest.mark.parametrize("program", ["benchmark", "sweeps"])
+@pytest.mark.parametrize("program", ["benchmark", pytest.param("sweeps", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, grid, program):
     """A limit on the size of files stands for the full disk: checkpoints are larger."""
     runs, config = tmp_path / "runs", tiny_run(epochs=2)
@@ -153,6 +154,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, grid, program):
     assert not list((runs / config.run_id).glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_another_run_fails_and_keeps_its_configuration(grid, tmp_path):
     first, record = load(grid).configs[0], Record(tmp_path / "runs" / load(grid).configs[0].run_id)
     record.start(tiny_run(seed=9))

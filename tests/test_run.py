@@ -339,6 +339,7 @@ def test_run_id_is_the_folder(options):
     assert (options.runs / config.run_id / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_score_all_records_every_measure(options):
     config = tiny_run(measure="taylor", arch="resnet20", prune_epoch=1, epochs=2)
     run(config, dataclasses.replace(options, score_all=True))

@@ -49,6 +49,7 @@ def history(options, name):
     return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_run_of_replayed_steps_has_the_numbers_of_eager_ones(options, log, monkeypatch):
     replayed = history(options, "replayed")
     with monkeypatch.context() as eagerly:
@@ -62,6 +63,7 @@ def test_a_run_of_replayed_steps_has_the_numbers_of_eager_ones(options, log, mon
     assert log.aside + log.replayed == BATCHES * CONFIG.epochs
 
 
+@pytest.mark.slow
 def test_what_cannot_be_captured_is_trained_eagerly_and_said(options, log, monkeypatch):
     def refuse(step):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")

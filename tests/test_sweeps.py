@@ -35,6 +35,7 @@ def test_the_longest_dense_phase_comes_first(tmp_path):
     assert [(config.measure, config.prune_epoch) for config in order] == [("none", 0), ("loss", 1), ("loss", 0)]
 
 
+@pytest.mark.slow
 def test_run_skips_what_is_finished_reports_failures_and_status(tmp_path):
     path = write(tmp_path / "g.yaml", measure={"values": ["none", "loss"]}, seed={"values": [0, 1]})
     runs = tmp_path / "runs"
