@@ -27,8 +27,10 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        lock.release()
+        try:
+            path.unlink(missing_ok=True)
+        finally:
+            lock.release()
 
 
 def is_held(path: Path) -> bool:
@@ -40,10 +42,8 @@ def is_held(path: Path) -> bool:
             return False
     except BusyError:
         return True
-    except PermissionError:
+    except OSError:  # another user's folder, or a disk that is mounted to be read
         return _is_locked(path)
-    except OSError:  # on a disk that cannot be written to nobody holds anything
-        return False
 
 
 def _is_locked(path: Path) -> bool:

@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,11 +58,10 @@ def run(config: RunConfig, options: Options, watch: Watch = lambda progress: Non
             return _reported(config, record, options)
         record.start(config)
         report, resume = _reporter(config, watch), bool(_checkpoints(record))
-        state = _begin(
-            config, problem, record, options, report, wait
-        )  # before a tracker: it may find a busy dense phase
+        begin = partial(_begin, config, problem, record, options, report, wait)
+        state = None if wait else begin()  # W&B need not hear of a look at a dense phase that is busy
         with tracked(config, options.runs, options.wandb, resume=resume) as tracker:
-            summary = _run(state, config, problem, record, options, tracker, report)
+            summary = _run(state or begin(), config, problem, record, options, tracker, report)
             tracker.finish(summary)
         return summary
 

@@ -57,7 +57,7 @@ class Problem:
 def make_problem(config: RunConfig, root: Path, device: torch.device) -> Problem:
     """Load the data of a run and draw its subsets; all class-balanced, the probe set the same for every seed."""
     train, test, num_classes, augment = _on_device(config.dataset, root, device, config.train_limit)
-    _check_fits(
+    check_fits(
         config.arch,
         config.width,
         num_classes,
@@ -71,7 +71,7 @@ def make_problem(config: RunConfig, root: Path, device: torch.device) -> Problem
 
 
 @lru_cache
-def _check_fits(arch: str, width: float, num_classes: int, size: tuple[int, int], batch: int) -> None:
+def check_fits(arch: str, width: float, num_classes: int, size: tuple[int, int], batch: int) -> None:
     """Raise `UserError` for images that the net cannot be trained on, in a smallest batch of so many."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         net = build(arch, num_classes, width)

@@ -57,7 +57,7 @@ def _estimate(grid: Grid, options: Options, workers: int) -> str:
     try:
         hours = seconds_to_train(grid.epochs_to_train, options) / workers / 3600
     except UserError as error:
-        return f"estimate: none without the data ({error})"
+        return f"estimate: none ({error})"
     text = f"{hours:,.0f} h" if hours > 10 else f"{hours:.1f} h" if hours > 1 else f"{hours * 60:.0f} min"
     return (
         f"estimate: {text} with {workers} workers on {device}, at the rates of the dense nets timed "

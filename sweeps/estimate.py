@@ -13,6 +13,7 @@ from benchmark import data, registry
 from benchmark.config import RunConfig
 from benchmark.options import Options
 from benchmark.state import initial_net, prepared
+from benchmark.train import check_fits
 
 FEW, MORE = 2, 16
 """Images of the two timed steps on a CPU, from which follows the time of a whole batch; a GPU gets whole batches."""
@@ -32,6 +33,7 @@ def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
         size = sizes[config.dataset]
         net = (config.arch, config.width, config.batch_size, config.precision, size.classes, size.height, size.width)
         if net not in per_image:
+            check_fits(config.arch, config.width, size.classes, (size.height, size.width), FEW)
             per_image[net] = _seconds_per_image(config, size, options.torch_device())
         seconds += count * min(size.images, config.train_limit or size.images) * per_image[net]
     return seconds

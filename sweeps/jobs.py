@@ -149,8 +149,9 @@ def tidy(configs: list[RunConfig], runs: Path) -> None:
     records = {Record(runs / config.run_id) for config in configs}
     for folder in [*folders, *(record.folder for record in records)]:
         if folder.is_dir():
-            with contextlib.suppress(BusyError), held(folder / ".lock", wait=False):
+            with contextlib.suppress(BusyError, OSError), held(folder / ".lock", wait=False):
                 remove_temporaries(folder)
     for record in records:
         if record.finished:
-            record.drop_checkpoints()
+            with contextlib.suppress(OSError):  # another user's
+                record.drop_checkpoints()

@@ -55,8 +55,9 @@ def try_out(config: RunConfig, device: torch.device, height: int = 32, width: in
     from benchmark.flow import evaluate, measure_flow
     from benchmark.state import fresh
     from benchmark.step import EAGER
-    from benchmark.train import Problem, Subset, train_epoch
+    from benchmark.train import Problem, Subset, check_fits, train_epoch
 
+    check_fits(config.arch, config.width, CLASSES, (height, width), 2)
     count = config.batch_size * (EAGER + 1)
     images = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, device=device)
     part = Subset(images, torch.arange(count, device=device) % CLASSES)

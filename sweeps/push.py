@@ -188,9 +188,15 @@ def _outcomes(tasks: Sequence[Task]) -> Iterator[tuple[Task, str | Exception]]:
     with ThreadPoolExecutor(THREADS) as pool:
         futures = {pool.submit(attempt, task): task for task in tasks}
         in_a_row = 0
-        for future in as_completed(futures):
-            error = future.exception()
-            in_a_row = in_a_row + 1 if error else 0
-            if in_a_row == GIVE_UP:
-                hopeless.set()
-            yield futures[future], error or future.result()
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                in_a_row = in_a_row + 1 if error else 0
+                if in_a_row == GIVE_UP:
+                    hopeless.set()
+                yield futures[future], error or future.result()
+        except BaseException:
+            pool.shutdown(
+                wait=False, cancel_futures=True
+            )  # those at work end their runs, the others stay for next time
+            raise

@@ -141,6 +141,35 @@ def test_a_set_that_another_process_unpacks_is_waited_for(tmp_path, monkeypatch)
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["cifar-10-batches-py"]
 
 
+def test_an_interrupted_download_is_made_up_for(tmp_path, monkeypatch):
+    def interrupted(root, **_):
+        (root / "cifar-10-batches-py").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.load("cifar10", tmp_path)
+    (tmp_path / "cifar-10-batches-py").rmdir()
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda root, **_: write_pickles(root))
+    assert len(data.load("cifar10", tmp_path).train_images) == 10
+
+
+def test_a_data_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    """A whole set in it is read; of one that is not whole it is said what is missing."""
+
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    folder = write_pickles(tmp_path)
+    (tmp_path / ".cifar10.lock").touch()
+    monkeypatch.setattr("benchmark.data._cifar.held", forbidden)
+    assert len(data.load("cifar10", tmp_path).train_images) == 10
+    (folder / "test_batch").unlink()
+    said = r"not in the data folder .* \(cifar-10-batches-py/test_batch is missing\), which cannot be written to"
+    with pytest.raises(UserError, match=said):
+        data.load("cifar10", tmp_path)
+
+
 @pytest.mark.parametrize("form", [np.uint16, np.int32, np.float32])
 def test_images_of_more_than_eight_bits_are_refused(tmp_path, form):
     root = write_folder(tmp_path / "images")

@@ -134,6 +134,14 @@ def test_the_estimate_is_proportional_to_epochs_and_images(monkeypatch):
     assert seconds_to_train({run: 2, small: 3}, Options()) == (2 * 50_000 + 3 * 100) * 0.5
 
 
+def test_plan_of_images_that_a_net_cannot_take(tmp_path):
+    dataset = f"folder:{write_folder(tmp_path / 'small', (16, 16))}"
+    path = write(tmp_path / "g.yaml", arch={"value": "vgg13"}, dataset={"value": dataset})
+    result = command("sweeps", "plan", path, "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    assert "estimate: none (vgg13 cannot be trained on images of 16x16" in result.stdout
+
+
 def test_plan_needs_no_data(tmp_path):
     narrow = {"width": {"value": 0.0625}, "prune_epoch": {"values": [0, "trained"]}, "epochs": {"value": 2}}
     names = {"measure": {"values": ["loss", "bn_scale"]}, "dataset": {"values": ["cifar10", "cifar100"]}}
@@ -154,7 +162,7 @@ def test_plan_without_a_folder_of_images_has_no_estimate(tmp_path):
     path = write(tmp_path / "g.yaml", dataset={"value": f"folder:{tmp_path / 'nowhere'}"})
     result = command("sweeps", "plan", path, "--device", "cpu")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1].startswith("estimate: none without the data (data folder ")
+    assert result.stdout.splitlines()[-1].startswith("estimate: none (data folder ")
 
 
 def test_a_grid_of_cells_without_meaning_alone_is_refused(tmp_path):

@@ -6,8 +6,10 @@ import pytest
 
 from benchmark.errors import UserError
 from benchmark.record import Record
+from sweeps import jobs as jobs_module
 from sweeps.jobs import DensePhases, Job, Outcome, due, settled
 from sweeps.worker import Done, Failed, Lost, Unwritable, Waits
+from tests import simulate
 from tests.conftest import tiny_run
 
 
@@ -55,6 +57,21 @@ def test_a_failed_run_is_queued_again_until_its_attempts_are_used_up():
     assert outcome.done == [run_id]
     with pytest.raises(UserError, match="the records cannot be written"):
         settled(Unwritable(run_id, "disk full"), job, [], outcome, retries=1)
+
+
+def test_what_lies_in_another_users_folder_is_left_there(tmp_path, monkeypatch):
+    config = tiny_run()
+    simulate.simulate(tmp_path, [config])
+    checkpoint = Record(tmp_path / config.run_id).checkpoint_file
+    checkpoint.touch()
+
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(jobs_module, "held", forbidden)
+    monkeypatch.setattr(type(checkpoint), "unlink", forbidden)
+    jobs_module.tidy([config], tmp_path)
+    assert checkpoint.exists()
 
 
 def test_a_record_travels_whole_and_is_finished_last(tmp_path):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -121,6 +122,22 @@ def test_failed_runs_are_named_and_the_others_pushed(records, server, monkeypatc
     assert f"{len(records) - 1} pushed, 0 there before, 1 failed" in captured.out
     for record in records[1:]:
         assert_whole(server, record)
+
+
+def test_a_push_that_is_stopped_leaves_the_rest():
+    done = []
+
+    def execute(number):
+        time.sleep(0.02)
+        done.append(number)
+        return push_module.PUSHED
+
+    tasks = [push_module.Task(str(number), partial(execute, number)) for number in range(200)]
+    outcomes = push_module._outcomes(tasks)
+    next(outcomes)
+    with pytest.raises(KeyboardInterrupt):
+        outcomes.throw(KeyboardInterrupt)
+    assert len(done) < 100
 
 
 def test_after_failures_in_a_row_the_rest_is_not_tried(records, server, monkeypatch, capsys):

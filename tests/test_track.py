@@ -156,6 +156,15 @@ def test_a_sweep_gets_a_run_that_is_finished_already(online, server, monkeypatch
     assert_complete(mirror, record_of(config, online))
 
 
+def test_a_sweeps_run_that_stops_in_its_dense_phase_is_handed_on(online, server, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    monkeypatch.setenv("WANDB_PROJECT", "swept")
+    with pytest.raises(SystemExit):
+        run(tiny_run(measure="loss", prune_epoch="trained"), online, stop_at(2, SystemExit(143)))
+    assert server.run("swept", "given").state == "preempted"
+
+
 def test_a_sweeps_run_goes_on_where_its_checkpoint_is_not(online, server, monkeypatch, tmp_path):
     """SIGTERM on one machine, the run is handed to another that has another runs folder: it begins anew."""
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmark.data import Images
 from benchmark.errors import UserError
-from benchmark.locks import held
+from benchmark.locks import held, is_held
 
 SIDE = 32
 HOW = "see the README, section Data"
@@ -37,13 +37,25 @@ def load(release: Release, root: Path) -> Images:
     if arrays.is_dir():
         return _from_arrays(arrays)
     lock = root / f".{release.name}.lock"
-    if lock.exists() or not official.is_dir():
-        _make(root)
-        with held(lock, wait=True):  # another process may be downloading, or unpacking
-            files = (*release.train, release.test, release.meta)
-            if not all((official / file).is_file() for file in files):
-                _download(release, root)
+    if is_held(lock) or _missing(release, official):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with held(lock, wait=True):  # another process may be downloading, or unpacking
+                if missing := _missing(release, official):
+                    _download(release, root, missing)
+        except OSError as error:
+            if missing := _missing(release, official):
+                raise UserError(
+                    f"{release.name} is not in the data folder {root} ({missing} is missing), which cannot be written "
+                    f"to ({error.strerror}); {HOW}"
+                ) from None
     return _from_pickles(release, official)
+
+
+def _missing(release: Release, folder: Path) -> str | None:
+    """The first file that the official folder lacks."""
+    files = (folder.name + "/" + file for file in (*release.train, release.test, release.meta))
+    return next((file for file in files if not (folder.parent / file).is_file()), None)
 
 
 def _from_arrays(folder: Path) -> Images:
@@ -88,14 +100,7 @@ def _guarded(path: Path, read: Callable) -> tuple[np.ndarray, ...]:
         raise UserError(f"data file {path} is cut short or corrupt ({said}); delete it and {HOW}") from None
 
 
-def _make(root: Path) -> None:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"data folder {root} cannot be made ({error.strerror})") from None
-
-
-def _download(release: Release, root: Path) -> None:
+def _download(release: Release, root: Path, missing: str) -> None:
     import torchvision.datasets  # here, because only a download needs it
 
     print(f"downloading {release.name} into {root}")
@@ -103,5 +108,6 @@ def _download(release: Release, root: Path) -> None:
         getattr(torchvision.datasets, release.torchvision)(root, train=True, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{release.name} is not in the data folder {root} and cannot be downloaded ({error}); {HOW}"
+            f"{release.name} is not in the data folder {root} ({missing} is missing) and cannot be downloaded "
+            f"({error}); {HOW}"
         ) from None
