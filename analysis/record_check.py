@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require
 from benchmark.record import FINISHED, OUTCOMES, Record
 from benchmark.schedule import schedule
 
@@ -18,10 +18,10 @@ STATES = ("before", "after", "predicted", "actual")
 def check(record: Record, run: Run) -> None:
     """Raise `UserError` that names the file, the place and what is wrong there."""
     for line, row in enumerate(run.history, start=1):
-        _numbers(f"{record.history_file}, line {line}", row)
+        _numbers(f"record file {record.history_file}, line {line}", row)
     for line, cut in enumerate(run.cuts, start=1):
-        _cut(f"{record.cuts_file}, line {line}", cut)
-    _summary(record.summary_file, run.summary)
+        _cut(f"record file {record.cuts_file}, line {line}", cut)
+    _summary(f"record file {record.summary_file}", run.summary)
     told, rows = run.summary.get("epoch"), len(run.history)
     if rows - 1 != told:
         found = f"rows up to epoch {rows - 1}" if rows else "no rows"
@@ -40,24 +40,19 @@ def _cut(place: str, cut: dict) -> None:
         _numbers(f"{place}, {state}", cut.get(state))
 
 
-def _summary(place: object, summary: dict) -> None:
-    _require(summary.get("outcome") in OUTCOMES, f"{place}: outcome", summary.get("outcome"), " or ".join(OUTCOMES))
-    _require(isinstance(summary.get("device"), str), f"{place}: device", summary.get("device"), "a text")
-    _require(isinstance(summary.get("versions"), dict), f"{place}: versions", summary.get("versions"), "an object")
-    _require(isinstance(summary.get("plan"), dict), f"{place}: plan", summary.get("plan"), "an object")
-    _numbers(str(place), {"seconds": summary.get("seconds")})
+def _summary(place: str, summary: dict) -> None:
+    require(summary.get("outcome") in OUTCOMES, f"{place}: outcome", summary.get("outcome"), " or ".join(OUTCOMES))
+    require(isinstance(summary.get("device"), str), f"{place}: device", summary.get("device"), "a text")
+    require(isinstance(summary.get("versions"), dict), f"{place}: versions", summary.get("versions"), "an object")
+    require(isinstance(summary.get("plan"), dict), f"{place}: plan", summary.get("plan"), "an object")
+    _numbers(place, {"seconds": summary.get("seconds")})
     _numbers(f"{place}, plan.before", summary["plan"].get("before"))
     for when in ("before", "after"):
         _numbers(f"{place}, {when}", summary.get(when))
 
 
 def _numbers(place: str, values: object, *, null: bool = True) -> None:
-    _require(isinstance(values, dict), place, values, "an object of numbers")
+    require(isinstance(values, dict), place, values, "an object of numbers")
     for key, value in values.items():
         good = type(value) in (int, float) or (null and value is None)
-        _require(good, f"{place}: {key}", value, "a number or null" if null else "a number")
-
-
-def _require(condition: bool, place: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise UserError(f"record file {place} must be {allowed}, got {value!r}")
+        require(good, f"{place}: {key}", value, "a number or null" if null else "a number")

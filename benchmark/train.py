@@ -57,13 +57,8 @@ class Problem:
 def make_problem(config: RunConfig, root: Path, device: torch.device) -> Problem:
     """Load the data of a run and draw its subsets; all class-balanced, the probe set the same for every seed."""
     train, test, num_classes, augment = _on_device(config.dataset, root, device, config.train_limit)
-    check_fits(
-        config.arch,
-        config.width,
-        num_classes,
-        train.images.shape[1:3],
-        min(len(train.labels) % config.batch_size or 2, 2),
-    )
+    last_batch = len(train.labels) % config.batch_size or config.batch_size
+    check_fits(config.arch, config.width, num_classes, train.images.shape[1:3], min(last_batch, 2))
     unseeded = RunConfig(dataset=config.dataset)
     probe = balanced(train.labels, config.probe_samples, stream_seed("probe", unseeded, "dataset"))
     scoring = balanced(train.labels, config.score_samples, stream_seed("scoring", config, "dataset"))

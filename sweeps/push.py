@@ -195,8 +195,6 @@ def _outcomes(tasks: Sequence[Task]) -> Iterator[tuple[Task, str | Exception]]:
                 if in_a_row == GIVE_UP:
                     hopeless.set()
                 yield futures[future], error or future.result()
-        except BaseException:
-            pool.shutdown(
-                wait=False, cancel_futures=True
-            )  # those at work end their runs, the others stay for next time
+        except BaseException:  # stopped: those at work end their runs, the others stay for next time
+            pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,5 +1,6 @@
 import contextlib
 import pickle
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -142,15 +143,22 @@ def test_a_set_that_another_process_unpacks_is_waited_for(tmp_path, monkeypatch)
 
 
 def test_an_interrupted_download_is_made_up_for(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-py"
+
     def interrupted(root, **_):
-        (root / "cifar-10-batches-py").mkdir(parents=True)
+        write_pickles(root)
+        (folder / "test_batch").unlink()
         raise KeyboardInterrupt
+
+    def whole(root, **_):
+        shutil.rmtree(folder)
+        write_pickles(root)
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", interrupted)
     with pytest.raises(KeyboardInterrupt):
         data.load("cifar10", tmp_path)
-    (tmp_path / "cifar-10-batches-py").rmdir()
-    monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda root, **_: write_pickles(root))
+    assert folder.is_dir()
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", whole)
     assert len(data.load("cifar10", tmp_path).train_images) == 10
 
 

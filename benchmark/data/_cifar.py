@@ -54,8 +54,8 @@ def load(release: Release, root: Path) -> Images:
 
 def _missing(release: Release, folder: Path) -> str | None:
     """The first file that the official folder lacks."""
-    files = (folder.name + "/" + file for file in (*release.train, release.test, release.meta))
-    return next((file for file in files if not (folder.parent / file).is_file()), None)
+    files = (*release.train, release.test, release.meta)
+    return next((f"{folder.name}/{file}" for file in files if not (folder / file).is_file()), None)
 
 
 def _from_arrays(folder: Path) -> Images:
