@@ -1,5 +1,6 @@
 """`wandb sweep` and `wandb agent`, the real ones, on our sweep files; agents and runs are killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,7 +18,6 @@ from analysis.frame import named
 from analysis.pull import Pull
 from benchmark.record import Record, run_folders
 from sweeps.grid import load
-from tests.test_chaos import children, command_line
 from tests.test_track import assert_complete
 from tests.test_wandb_source import assert_same
 
@@ -30,6 +30,19 @@ TINY = {
 }  # fmt: skip
 
 pytestmark = pytest.mark.cluster
+
+
+def children(pid):
+    """Processes that this one has started."""
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def command_line(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def sweep(server, path):

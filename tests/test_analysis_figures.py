@@ -170,13 +170,18 @@ def test_legends_go_by_family_with_the_dense_control_last():
 
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
-    [(0.9, 11, [1, 2, 5, 10]), (1.1, 3.2, [1.5, 2, 3]), (2.6, 6.3, [3, 4, 5, 6])],
+    [
+        (0.9, 11, [1, 2, 5, 10]),
+        (1.1, 3.2, [1.5, 2, 2.5, 3]),
+        (2.6, 6.3, [3, 4, 5, 6]),
+        (3.6, 4.4, [3.6, 3.8, 4, 4.2, 4.4]),
+    ],
 )
 def test_a_log_axis_has_round_ticks(low, high, ticks):
     assert curves._round_ticks(low, high) == pytest.approx(ticks)
 
 
 def test_a_log_axis_of_any_length_has_three_to_seven_ticks():
-    lengths = np.geomspace(1.4**2, 50 * 1.4**2, 100)  # what `_share_limits` gives it
+    lengths = np.geomspace(1.03**2, 50 * 50**0.16, 100)  # what `_share_limits` gives it
     counts = {len(curves._round_ticks(low, low * length)) for low in np.geomspace(0.01, 1, 200) for length in lengths}
     assert counts <= set(range(3, 8))

@@ -78,22 +78,6 @@ class Driver:
         """Let it come to its end."""
         assert self.process.wait() == 0, self.log.read_text()
 
-    def workers(self) -> list[int]:
-        """Processes of its workers (not the resource tracker of multiprocessing)."""
-        return [pid for pid in children(self.process.pid) if "spawn_main" in command_line(pid)]
-
-
-def children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
-def command_line(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    return ""
-
 
 def kill(pid: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
@@ -102,9 +86,9 @@ def kill(pid: int) -> bool:
     return False
 
 
-def owners(runs: Path) -> list[int]:
-    """Processes that hold the lock of a shared dense phase."""
-    inodes = {path.stat().st_ino for path in (runs / DENSE).glob("*/.lock") if path.exists()}
+def holders(folder: Path) -> list[int]:
+    """Processes that hold the lock of a record in this folder."""
+    inodes = {path.stat().st_ino for path in folder.glob("*/.lock") if path.exists()}
     rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return [int(row[4]) for row in rows if int(row[5].split(":")[2]) in inodes and row[4] != "-1"]
 
@@ -114,32 +98,34 @@ def owners(runs: Path) -> list[int]:
 @pytest.mark.skipif(
     not Path("/proc/locks").exists(), reason="finds processes and owners of locks through Linux's /proc"
 )
-def test_a_grid_survives_kills_of_workers_driver_and_owners(tmp_path):
-    path, runs = tmp_path / "grid.yaml", tmp_path / "runs"
+def test_a_grid_survives_kills_of_workers_driver_and_owners(options, tmp_path):
+    path, runs = tmp_path / "grid.yaml", options.runs
     path.write_text(yaml.safe_dump({"method": "grid", "parameters": GRID}))
     configs = load(path).configs
     assert len(configs) == 12
-    Driver(path, tmp_path / "undisturbed").finish()
+    undisturbed = dataclasses.replace(options, runs=tmp_path / "undisturbed")
+    for config in configs:
+        run(config, undisturbed)
 
     draw, killed = random.Random(3), {"worker": 0, "driver": 0, "owner": 0}
     driver, deadline = Driver(path, runs), time.monotonic() + 400
-    while sum(killed.values()) < 10 or not all(killed.values()):
+    while sum(killed.values()) < 10:
         assert time.monotonic() < deadline, killed
-        time.sleep(draw.uniform(0.2, 2))
+        time.sleep(draw.uniform(0.1, 1.5))
         assert driver.process.poll() is None, f"the driver ended after {killed}: {driver.log.read_text()}"
-        owning = owners(runs)
-        if owning and killed["owner"] < 3:
-            killed["owner"] += kill(draw.choice(owning))
-        elif driver.workers() and (killed["driver"] >= 3 or killed["worker"] <= 2 * killed["driver"]):
-            killed["worker"] += kill(draw.choice(driver.workers()))
-        elif driver.workers():
-            killed["driver"] += kill(driver.process.pid)
+        at_work = holders(runs)
+        victims = {"worker": at_work, "driver": [driver.process.pid] if at_work else [], "owner": holders(runs / DENSE)}
+        kind = min((kind for kind in victims if victims[kind]), key=killed.get, default=None)
+        if kind:
+            killed[kind] += kill(draw.choice(victims[kind]))
+        if kind == "driver":
             driver.process.wait()
             driver = Driver(path, runs)
+    assert all(killed.values()), killed
     driver.finish()
 
     for config in configs:
-        ours, theirs = (science_of(folder / config.run_id) for folder in (runs, tmp_path / "undisturbed"))
+        ours, theirs = (science_of(folder / config.run_id) for folder in (runs, undisturbed.runs))
         assert ours == theirs
         epochs = [row["epoch"] for row in Record(runs / config.run_id).history()]
         assert epochs == list(range(len(epochs)))

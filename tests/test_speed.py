@@ -35,7 +35,7 @@ def test_every_part_is_timed_side_by_side(tmp_path):
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(tmp_path):
-    small = ("--archs", "resnet20", "--width", "0.0625")
+    small = ("--archs", "vgg13", "--width", "0.0625")
     run = speed(*small, "--parts", "memory", "--json", str(tmp_path / "speed.json"))
     assert run.returncode == 0, run.stderr
     memory = json.loads((tmp_path / "speed.json").read_text())["peak memory (bytes)"]

@@ -173,15 +173,16 @@ def _share_limits(axes: list[Axes], limits: list[tuple[float, float]], *, log: b
 
 
 def _round_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten in a range, and numbers between where this gives fewer than three."""
+    """1, 2 and 5 times powers of ten in a range, or evenly spaced numbers where this gives fewer than three."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    third = (1, 1.5, 2, 2.5, *range(3, 10))
-    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), third, (*third, 1.2, 1.4, 1.6, 1.8, 3.5)):
-        ticks = [float(f"{step * 10.0**decade:.6g}") for decade in decades for step in steps]
-        ticks = sorted(tick for tick in ticks if low <= tick <= high)
-        if len(ticks) >= 3:
+    for ticks in (
+        [step * 10.0**decade for decade in decades for step in (1, 2, 5)],
+        MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3).tick_values(low, high),
+    ):
+        inside = [float(f"{tick:.6g}") for tick in ticks if low <= tick <= high]
+        if len(inside) >= 3:
             break
-    return ticks
+    return inside
 
 
 def _mark_cuts(ax: Axes, epochs: np.ndarray | list) -> None:
