@@ -211,8 +211,8 @@ class _Board:
             self.rate.pop(event.run_id, None)
             self.epoch[event.run_id] = self.totals[event.run_id]
             self._end(event)
-        speed = f"{sum(self.rate.values()):.0f} images/s"
-        self.progress.update(self.task, completed=sum(self.epoch.values()), counts=f"{self._counts()}  {speed}")
+        speed = f"  {sum(self.rate.values()):.0f} images/s" if self.rate else ""
+        self.progress.update(self.task, completed=sum(self.epoch.values()), counts=f"{self._counts()}{speed}")
 
     def _counts(self) -> str:
         return ", ".join(f"{count} {name}" for name, count in self.ended.items())

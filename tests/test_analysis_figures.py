@@ -86,11 +86,14 @@ def test_without_flow_there_is_no_trajectory(tmp_path):
     assert FIGURES["gradient_flow"].draw(frames) is None
 
 
-def test_a_pruned_curve_starts_at_its_cut_where_the_dense_one_is_drawn(tmp_path):
-    frames = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[4]))
+@pytest.mark.parametrize(("dense", "last"), [(True, 10), (False, 4)])
+def test_a_pruned_curve_starts_at_its_cut_and_the_dense_one_shows_what_was_before(tmp_path, dense, last):
+    frames = frames_of(tmp_path, simulate.grid(measures=["loss", "grasp"], timings=[4], dense=dense))
     axes = FIGURES["convergence"].draw(frames).axes[0]
-    starts = {line.get_color(): line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) > 2}
-    assert starts == {style.look("loss").color: 4, style.look("none").color: 1}
+    ends = {line.get_color(): tuple(line.get_xdata()[[0, -1]]) for line in axes.lines if len(line.get_xdata()) > 2}
+    assert ends == {style.look(name).color: (4, 10) for name in ("loss", "grasp")} | {
+        style.look("none").color: (1, last)
+    }
 
 
 def test_densities_are_shares_of_the_original_filters(tmp_path):
@@ -125,7 +128,8 @@ def test_the_change_of_the_norm_leaves_out_what_a_cut_removed(tmp_path):
     frames = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[4], dense=False))
     axes = FIGURES["gradient_flow"].draw(frames).axes
     curves = [[line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata()) > 2] for ax in axes]
-    assert curves == [[[*range(11)]], [[*range(11)]], [[*range(1, 5)], [*range(6, 11)]]]
+    after, before = [*range(4, 11)], [*range(5)]
+    assert curves == [[after, before], [after, before], [[*range(6, 11)], [*range(1, 5)]]]
 
 
 def test_agreement_draws_what_was_recorded(tmp_path):

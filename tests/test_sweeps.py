@@ -63,6 +63,7 @@ def test_a_failed_run_is_reported_and_the_status_is_non_zero(tmp_path):
     result = command("sweeps", "run", path, "--runs", tmp_path / "runs", *FLAGS, "--workers", "1")
     assert result.returncode == 1
     assert "1 of 2 runs are finished" in result.stdout
+    assert "images/s" not in result.stdout
     assert "nowhere/train is missing" in result.stdout.replace("\n", "")
     status = command("sweeps", "status", path, "--runs", tmp_path / "runs")
     assert status.returncode == 1

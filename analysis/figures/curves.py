@@ -18,7 +18,9 @@ from analysis.figures.plot import BAND, COLUMNS, PANEL_HEIGHT, drawn, figure, le
 from analysis.frame import DENSE, settings_of
 from analysis.sources import Frames
 
-SHARED = "Before the cut all runs share the dense control's training (the dashed black line, where it was run)"
+SHARED = (
+    "Before the cut all runs share the dense control's training (the dashed black line; only so far if it was not run)"
+)
 
 
 @figure(
@@ -81,17 +83,16 @@ def _curves(frames: Frames, rows: list[_Curve]) -> Figure | None:
         return None
     cut_epochs = frames.cuts.merge(runs[["run_id", "setting"]], on="run_id").groupby("setting")["epoch"].unique()
     members = {panel: list(_members(runs, panel, measures)) for panel in panels}
-    starts = {panel: _start(runs, panel) for panel in panels}
     canvas, blocks = new_canvas(panels, len(rows), height=PANEL_HEIGHT, sharex=True)
     for index, row in enumerate(rows):
         table, limits = tables[row.key] * row.scale, []
         table = np.log10(table.where(table > 0)) if row.log else table
         for panel, axes in zip(panels, blocks, strict=True):
             ax, bands = axes[index], []
-            for measure, ids in members[panel]:
+            for measure, ids, first, last in members[panel]:
                 values, epochs = table.loc[ids].to_numpy(), table.columns.to_numpy()
-                start = 0 if measure == DENSE else starts[panel] + row.gaps
-                known = np.isfinite(values).all(axis=0) & (epochs >= start)
+                first += row.gaps and measure != DENSE
+                known = np.isfinite(values).all(axis=0) & (first <= epochs) & (epochs <= last)
                 for part in _stretches(known) if row.gaps else [known]:
                     if part.any():
                         limits.append(_line(ax, epochs[part], values[:, part], style.look(measure), row))
@@ -106,17 +107,25 @@ def _curves(frames: Frames, rows: list[_Curve]) -> Figure | None:
         for ax, row in zip(axes, rows, strict=True):
             if number % COLUMNS == 0:
                 ax.set_ylabel(row.label)
-    legend(canvas, measures)
+    legend(canvas, style.in_order({measure for panel in panels for measure, *_ in members[panel]}))
     return canvas
 
 
-def _members(runs: pd.DataFrame, panel: str, measures: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """The runs of each measure in a panel; the dense control's are those that its pruned runs would have been."""
+def _members(runs: pd.DataFrame, panel: str, measures: list[str]) -> Iterator[tuple[str, list[str], float, float]]:
+    """The curves of a panel: measure, runs, first and last epoch. Those of measures begin at the cut.
+
+    The dense control's runs are those that the pruned runs would have been, or else these up to the cut.
+    """
     here = runs[runs["setting"] == panel]
+    cut, dense = here["first_cut"].min(), here["dense_id"].drop_duplicates()
     for measure in measures:
-        rows = runs[runs["run_id"].isin(here["dense_id"])] if measure == DENSE else here[here["measure"] == measure]
-        if len(rows):
-            yield measure, rows["run_id"].tolist()
+        own = here.loc[here["measure"] == measure, "run_id"].tolist()
+        if own and measure != DENSE:
+            yield measure, own, cut, np.inf
+    if (ran := dense.isin(runs["run_id"])).any():
+        yield DENSE, dense[ran].tolist(), 0, np.inf
+    elif cut > 0:
+        yield DENSE, here.loc[dense.index, "run_id"].tolist(), 0, cut
 
 
 def _stretches(known: np.ndarray) -> Iterator[np.ndarray]:
@@ -126,13 +135,6 @@ def _stretches(known: np.ndarray) -> Iterator[np.ndarray]:
         stretch = np.zeros_like(known)
         stretch[first:after] = True
         yield stretch
-
-
-def _start(runs: pd.DataFrame, panel: str) -> float:
-    """The epoch from which measures have curves of their own: the cut, if the dense control shows what is before."""
-    here = runs[runs["setting"] == panel]
-    has_dense = here["dense_id"].isin(runs["run_id"]).all()
-    return here["first_cut"].min() if has_dense else 0
 
 
 def _line(ax: Axes, epochs: np.ndarray, values: np.ndarray, look: style.Look, row: _Curve) -> tuple[float, float]:
