@@ -17,7 +17,7 @@ from benchmark.options import Options
 from tests.wandb_server import Server, serving
 
 torch.set_num_threads(1)
-os.fsync = lambda descriptor: None  # no test cuts the power, and a slow disk would take half of their time
+os.fsync = lambda descriptor: None  # no test cuts the power, so none needs to wait for the disk
 
 TINY = {"vgg13": 0.125, "mobilenet_v1": 0.125}
 """Widths at which every architecture is quick."""

@@ -313,11 +313,11 @@ def test_a_server_that_is_not_there_is_one_line(pull, server, monkeypatch):
 
 @pytest.mark.slow
 def test_many_long_runs_are_pulled(server, pull, tmp_path):
-    local = time_pull.plant_many(server, tmp_path / "runs", 100, 160)
+    local = time_pull.plant_many(server, tmp_path / "runs", 200, 160)
     source = f"wandb:{ENTITY}/{time_pull.PROJECT}"
     for way in (pull, pull, replace(pull, offline=True)):
         assert_same(load(source, way), local)
-    assert server.requests["HistoryPage"] == 100
+    assert server.requests["HistoryPage"] == 200
 
 
 @pytest.mark.slow

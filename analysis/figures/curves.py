@@ -19,7 +19,8 @@ from analysis.frame import DENSE, settings_of
 from analysis.sources import Frames
 
 SHARED = (
-    "Before the cut all runs share the dense control's training (the dashed black line; only so far if it was not run)"
+    "Before the cut all runs share the dense control's training (the dashed black line, which ends there if no dense "
+    "control was run)"
 )
 
 
