@@ -8,14 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from analysis.sources import TABLES, Frames, least_columns, load
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError
+from benchmark.record import check_rules
 
 if TYPE_CHECKING:
     from analysis.report import Report
+
+FIRST = DEFAULTS | {
+    "rules": 1, "score_bn": "running", "images": np.nan, "processor": "", "commit": "", "threads": np.nan,
+}  # fmt: skip
+"""Columns of runs that archives of flowprune 0.1 lack, with what is true of its runs."""
 
 
 def publish(source: str | Sequence[str], out: Path, grid: Sequence[RunConfig] | None = None) -> Report:
@@ -57,17 +64,22 @@ def read(folder: Path) -> Frames:
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
             raise UserError(f"archive file {file} cannot be read ({' '.join(str(error).split())})") from None
         if name == "runs":
-            table = _with_later_fields(table)
+            table = _as_stored(table, file)
         if lacking := columns - set(table):
             raise UserError(f"archive file {file} lacks the columns {', '.join(sorted(lacking))}")
         parts[name] = table
     return Frames(str(folder), **parts)
 
 
-def _with_later_fields(runs: pd.DataFrame) -> pd.DataFrame:
-    """Fields that came after the archive, at the defaults that keep old behaviour: identities tell whether they do."""
+def _as_stored(runs: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """The table with the columns that came after it. Identities tell whether later fields keep old behaviour."""
+    if "run_id" not in runs:
+        return runs
+    if "rules" not in runs:
+        return runs.assign(**{name: value for name, value in FIRST.items() if name not in runs})
+    check_rules(f"archive file {file}", int(runs["rules"].max()))
     later = {field: value for field, value in DEFAULTS.items() if field not in runs}
-    if not later or "run_id" not in runs:
+    if not later:
         return runs
     filled = runs.assign(**later)
     configs = [RunConfig.from_dict(row) for row in filled[list(DEFAULTS)].to_dict("records")]

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from analysis.record_check import STATES
 from analysis.sources import Run
-from benchmark.config import DEFAULTS, RunConfig
+from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError
-from benchmark.record import FINISHED, FLOW_KEYS, HISTORY_KEYS, MOVED
+from benchmark.record import FINISHED, FLOW_KEYS, HISTORY_KEYS, MOVED, check_rules
 from benchmark.schedule import schedule
 
 STATE_KEYS = {
     **dict.fromkeys(("before", "after"), ("loss", "accuracy", *FLOW_KEYS)),
+    "after_fresh": ("loss", "accuracy", "grad_norm"),
     **dict.fromkeys(("predicted", "actual"), ("loss_change", "grad_norm_sq_change")),
 }
 """The numbers of a cut in the order of its record: W&B keeps no order, and lacks those that are null."""
@@ -94,13 +95,15 @@ def number(value: object) -> float | None:
 
 def _config(mirror: Mirror, place: str) -> RunConfig:
     """The configuration; other keys (a sweep's arguments of the command) do not matter."""
+    where = f"W&B run {place}/{mirror.id}"
+    check_rules(where, mirror.config.get("rules", 1), f"leave it out with --filter rules={RULES}")
     try:
         config = RunConfig(**{name: mirror.config[name] for name in DEFAULTS if name in mirror.config}).canonical()
     except UserError as error:
-        raise UserError(f"W&B run {place}/{mirror.id}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
     if config.run_id != mirror.run_id:
         raise UserError(
-            f"W&B run {place}/{mirror.id} has run_id {mirror.run_id}, but the configuration of {config.run_id} "
+            f"{where} has run_id {mirror.run_id}, but the configuration of {config.run_id} "
             f"({config.label}): delete it, or leave it out with --filter"
         )
     return config
@@ -137,8 +140,10 @@ def _summary(flat: dict) -> dict:
         "before": _part(flat, "before/"),
         "after": _part(flat, "after/"),
         "plan": {"before": {conv: plan[conv] for conv in flat.get("plan/convs", ()) if conv in plan}},
+        "samples": _part(flat, "samples/"),
         "versions": _part(flat, "versions/"),
-        "device": flat.get("device", ""),
+        **{key: flat.get(key, "") for key in ("commit", "processor", "device")},
+        "threads": flat.get("threads"),
         "seconds": float(flat.get("seconds", math.nan)),
     }
 

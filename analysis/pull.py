@@ -9,11 +9,13 @@ from typing import Annotated
 
 import tyro
 
-from benchmark.config import DEFAULTS, TRAINED
+from benchmark.config import DEFAULTS, RULES, TRAINED
 from benchmark.errors import UserError, require
 
 PREFIX = "wandb:"
 """What a source begins with that is a W&B project."""
+KINDS = {name: type(value) for name, value in DEFAULTS.items()} | {"run_id": str, "cell": str, "rules": type(RULES)}
+"""What W&B runs can be filtered by, with the type of its values."""
 EPOCHS_ALONE = "a number of epochs (runs that are cut after training have retrain=restart)"
 """What a filter of W&B says of `prune_epoch`: agents' runs have the text `trained` there, others its epochs."""
 
@@ -52,8 +54,8 @@ def _parsed(text: str) -> dict:
 def _condition(text: str) -> tuple[str, object]:
     """`seed=0,1` -> ("config.seed", {"$in": [0, 1]})"""
     name, equals, values = text.partition("=")
-    if not equals or name not in (*DEFAULTS, "run_id", "cell"):
-        allowed = f"field=value with a field among {', '.join(DEFAULTS)}, run_id, cell; or a JSON object"
+    if not equals or name not in KINDS:
+        allowed = f"field=value with a field among {', '.join(KINDS)}; or a JSON object"
         raise UserError(f"filter must be {allowed}, got {text!r}")
     require(name != "prune_epoch" or TRAINED not in values.split(","), "filter prune_epoch", values, EPOCHS_ALONE)
     wanted = [field_value(name, value, "filter") for value in values.split(",")]
@@ -62,7 +64,7 @@ def _condition(text: str) -> tuple[str, object]:
 
 def field_value(name: str, text: str, what: str) -> object:
     """The value of a run's field that a text stands for. Raises `UserError` for one of another type."""
-    kind = type(DEFAULTS.get(name, ""))
+    kind = KINDS.get(name, str)
     if name == "prune_epoch" and text == TRAINED:
         return text
     try:

@@ -11,7 +11,7 @@ from benchmark.schedule import schedule
 if TYPE_CHECKING:
     from analysis.sources import Run
 
-STATES = ("before", "after", "predicted", "actual")
+STATES = ("before", "after", "after_fresh", "predicted", "actual")
 """The groups of numbers in the row of a cut."""
 
 
@@ -42,10 +42,12 @@ def _cut(place: str, cut: dict) -> None:
 
 def _summary(place: str, summary: dict) -> None:
     require(summary.get("outcome") in OUTCOMES, f"{place}: outcome", summary.get("outcome"), " or ".join(OUTCOMES))
-    require(isinstance(summary.get("device"), str), f"{place}: device", summary.get("device"), "a text")
+    for key in ("device", "commit", "processor"):
+        require(isinstance(summary.get(key), str), f"{place}: {key}", summary.get(key), "a text")
     require(isinstance(summary.get("versions"), dict), f"{place}: versions", summary.get("versions"), "an object")
     require(isinstance(summary.get("plan"), dict), f"{place}: plan", summary.get("plan"), "an object")
-    _numbers(place, {"seconds": summary.get("seconds")})
+    _numbers(place, {"seconds": summary.get("seconds"), "threads": summary.get("threads")})
+    _numbers(f"{place}, samples", summary.get("samples"), null=False)
     _numbers(f"{place}, plan.before", summary["plan"].get("before"))
     for when in ("before", "after"):
         _numbers(f"{place}, {when}", summary.get(when))

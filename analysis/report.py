@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import platform
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -27,15 +26,15 @@ from analysis.outcomes import SUMMARISED
 from analysis.page import render
 from analysis.pull import Pull
 from analysis.sources import UNFINISHED, Frames, load
+from benchmark import __version__
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
+from benchmark.provenance import commit
 from benchmark.record import FINISHED, write_json
 
 PARALLEL = 200
 """Runs from which drawing in several processes saves more than starting them costs."""
-CODE = ("analysis", "benchmark", "pyproject.toml")
-"""What the numbers of a report depend on, but for its source."""
-LIBRARIES = ("flowprune", "numpy", "scipy", "pandas", "matplotlib")
+LIBRARIES = ("numpy", "scipy", "pandas", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,18 @@ def provenance(frames: Frames) -> dict:
         "unfinished": int((frames.runs["outcome"] == UNFINISHED).sum()),
         "diverged or collapsed": int((finished["outcome"] != FINISHED).sum()),
         "run ids (digest)": frames.digest(),
+        "nets and data": nets_and_data(frames),
+        "rules": sorted(set(finished["rules"].tolist())),
         "trained with": sorted(set(finished["versions"]) - {""}),
-        "trained on": sorted(set(finished["device"]) - {""}),
+        "commit of the runs": sorted(set(finished["commit"]) - {""}),
+        "trained on": sorted(set(map(_machine, finished["device"], finished["processor"], finished["threads"]))),
         "hours of training": round(_seconds(frames) / 3600, 3),
-        "analysed with": [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)],
-        "commit of the analysis": commit(),
+        "analysed with": [
+            f"flowprune {__version__}",
+            f"python {platform.python_version()}",
+            *(f"{name} {version(name)}" for name in LIBRARIES),
+        ],
+        "commit of the analysis": commit() or "unknown (not a git checkout)",
         "intervals": f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} resamples, widened for "
         "few seeds; each claim at its own level, and beside it corrected for the number of claims (Holm)",
     }
@@ -139,15 +145,22 @@ def _seconds(frames: Frames) -> float:
     return float((runs["seconds"] - shared).sum() + elsewhere.groupby(runs["dense_id"]).max().sum())
 
 
-def commit() -> str:
-    """The commit of this checkout, with `-dirty` if its code differs from it; says so if there is none."""
-    git = ["git", "-C", str(Path(__file__).parents[1])]
-    try:
-        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *CODE], capture_output=True, check=False)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a git checkout)"
-    return name.stdout.strip() + "-dirty" * bool(changed.returncode)
+def nets_and_data(frames: Frames) -> list[str]:
+    """The scale of the runs: a text for each net, width, data set, number of images and epochs."""
+    texts, fields = [], ["arch", "width", "dataset", "images", "train_limit", "epochs"]
+    groups = frames.finished().groupby(fields, sort=False, dropna=False)
+    for (arch, width, dataset, images, limit, epochs), runs in groups:
+        count = limit if np.isnan(images) else int(images)
+        amount = f"{count:,} images" if count else "all images"
+        seeds = runs["seed"].nunique()
+        texts.append(f"{arch} at width {width:g} on {amount} of {dataset}, {epochs} epochs, {seeds} seeds")
+    return texts
+
+
+def _machine(device: str, processor: str, threads: float) -> str:
+    if not processor:  # flowprune 0.1 did not record it
+        return device
+    return f"{device}: {processor}, {threads:.0f} thread{'s' * (threads != 1)}"
 
 
 def make_folders(*folders: Path) -> None:

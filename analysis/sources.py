@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.pull import PREFIX, Pull
 from analysis.record_check import STATES, check
-from benchmark.config import DEFAULTS, RunConfig
+from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError, require
 from benchmark.record import HISTORY_KEYS, MOVED, NET_KEYS, Record, run_folders
 from benchmark.schedule import schedule
@@ -46,9 +46,9 @@ class Frames:
     source: str
     runs: pd.DataFrame
     """A row per run: the fields of its canonical configuration, `run_id`, `cell`, `dense_id` (the run_id of its
-    dense control), `label`, `first_cut` and `last_cut` (epochs; NaN for the dense control), `total` (epochs in all),
-    `outcome`, `<key>/before` and `/after` for filters, parameters and MACs, `device`, `seconds`, `versions`
-    (`name version` texts, joined)."""
+    dense control), `rules`, `label`, `first_cut` and `last_cut` (epochs; NaN for the dense control), `total` (epochs),
+    `outcome`, `<key>/before` and `/after` for filters, parameters and MACs, `images` (trained on),
+    `device`, `processor`, `threads`, `commit`, `seconds`, `versions` (`name version` texts, joined)."""
     history: pd.DataFrame
     """A row per run and epoch: `run_id`, `record.HISTORY_KEYS`, and `moved/<measure>` for each measure that some run
     recorded; NaN where a value was not measured."""
@@ -116,6 +116,10 @@ def _together(sources: list[Frames]) -> Frames:
     """All runs, each from the first source in which it is finished (else the first that has it)."""
     if len(sources) == 1:
         return sources[0]
+    rules = {frames.source: set(frames.runs["rules"]) for frames in sources}
+    if len(set().union(*rules.values())) > 1:
+        named = ", ".join(f"{source} by rules {min(found)}" for source, found in rules.items() if found)
+        raise UserError(f"sources must be made by the same rules to be analysed together, got {named}")
     runs = pd.concat([frames.runs.assign(place=place) for place, frames in enumerate(sources)])
     chosen = runs.assign(waiting=runs["outcome"] == UNFINISHED).sort_values(["waiting", "place"], kind="stable")
     chosen = chosen.drop_duplicates("run_id").groupby("place")["run_id"]
@@ -171,6 +175,7 @@ def _run_row(run: Run) -> dict:
         "run_id": run.config.run_id,
         "cell": run.config.cell,
         "dense_id": run.config.dense().run_id,
+        "rules": RULES,
         "label": run.config.label,
         **run.config.to_dict(),
         "first_cut": cuts[0],
@@ -178,7 +183,9 @@ def _run_row(run: Run) -> dict:
         "total": timetable.total,
         "outcome": summary.get("outcome", UNFINISHED),
         **net,
-        "device": summary.get("device", ""),
+        "images": summary.get("samples", {}).get("train", np.nan),
+        **{key: summary.get(key, "") for key in ("device", "processor", "commit")},
+        "threads": summary.get("threads", np.nan),
         "seconds": summary.get("seconds", np.nan),
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(summary.get("versions", {}).items())),
     }

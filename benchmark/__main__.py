@@ -31,14 +31,14 @@ def from_agent(arguments: Iterable[str]) -> list[str]:
     """Arguments as `wandb agent` passes them, as ours.
 
     Booleans come as `--score_all=True`; a run that is handed out again gets its whole configuration, in which there is
-    more than a run has fields: `--_wandb={...}`, `--run_id=...`, `--cell=...`.
+    more than a run has fields: `--_wandb={...}`, `--run_id=...`, `--cell=...`, `--rules=...`.
     """
     ours = []
     for argument in arguments:
         name, _, value = argument.partition("=")
         if value in ("True", "False"):
             ours.append(name if value == "True" else f"--no-{name.removeprefix('--')}")
-        elif not name.startswith("--_wandb") and not (under_agent() and name in ("--run_id", "--cell")):
+        elif not name.startswith("--_wandb") and not (under_agent() and name in ("--run_id", "--cell", "--rules")):
             ours.append(argument)
     return ours
 

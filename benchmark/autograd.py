@@ -1,8 +1,8 @@
-"""A conv and an evaluation-mode batch norm whose backward and double backward are as cheap as their algebra allows.
+"""A conv whose backward and double backward are as cheap as their algebra allows.
 
 Values are those of torch's own operators, gradients equal theirs up to rounding. Torch's double backward of a grouped
-conv loops over the groups, its backward of batch norm reads the input channel by channel, and on a CPU its weight
-gradient of wide convs on small images takes up to six times as long as one matrix product.
+conv loops over the groups, and on a CPU its weight gradient of wide convs on small images takes up to six times as long
+as one matrix product.
 """
 
 from __future__ import annotations
@@ -41,29 +41,6 @@ def graph_alone() -> Iterator[None]:
 def conv2d(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """`torch.nn.functional.conv2d` without bias and dilation, differentiable twice."""
     return _Conv.apply(x, weight, geometry)
-
-
-def batch_norm(
-    x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-) -> torch.Tensor:
-    """`torch.nn.functional.batch_norm` with fixed statistics, differentiable any number of times in x, weight, bias."""
-    scale = weight * torch.rsqrt(var + eps)
-    return _Affine.apply(x, scale, bias - mean * scale, (mean, var, weight.detach(), bias.detach(), eps))
-
-
-class _Affine(Function):
-    """x * scale + shift per channel, with the rounding of torch's batch norm."""
-
-    @staticmethod
-    def forward(ctx, x, scale, shift, norm):
-        ctx.save_for_backward(x, scale)
-        mean, var, weight, bias, eps = norm
-        return functional.batch_norm(x, mean, var, weight, bias, eps=eps)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, scale = ctx.saved_tensors
-        return grad * scale[:, None, None], (grad * x).sum((2, 3)).sum(0), grad.sum((2, 3)).sum(0), None
 
 
 class _Conv(Function):

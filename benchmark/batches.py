@@ -26,13 +26,16 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def balanced(labels: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+def balanced(labels: torch.Tensor, count: int, seed: int, *, last: torch.Tensor | None = None) -> torch.Tensor:
     """Indices [M] of a class-balanced random subset, in random order; M = min(count, N).
 
-    Classes differ by at most one image, as long as each has enough of them.
+    Classes differ by at most one image, as long as each has enough of them. Images with the indices `last` are taken
+    only where a class has no others left.
     """
     draw = generator(seed)
     shuffled = torch.randperm(len(labels), generator=draw)
+    if last is not None:
+        shuffled = shuffled[torch.isin(shuffled, last.cpu()).to(torch.uint8).argsort(stable=True)]
     labels = labels.cpu()[shuffled]
     rank = torch.empty_like(labels)  # how many images of the same class come before
     for label in labels.unique():

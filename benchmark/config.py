@@ -17,10 +17,13 @@ ABLATIONS = ("none", "layer_shuffle", "reinit", "invert")
 PROTOCOLS = ("exact", "paper")
 CUT_MOMENTUM = ("reset", "carry")
 PRECISIONS = ("float32", "tf32", "bf16")
+STATISTICS = ("fresh", "running")
 TRAINED = "trained"
+RULES = 2
+"""Version of the definitions behind every number; part of each identity. Runs of other rules are never mixed."""
 
 CUT_FIELDS = (
-    "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum", "score_samples",
+    "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum", "score_samples", "score_bn",
 )  # fmt: skip
 """Fields that only a cut reads: they do not matter to a run that makes none."""
 
@@ -65,12 +68,17 @@ class RunConfig:
     """T: training and every logged loss use the cross-entropy of logits / T."""
     score_samples: int = 2560
     """Training images that a cut is decided on, class-balanced."""
+    score_bn: str = "fresh"
+    """Batch-norm statistics that scores and the changes at a cut are computed with: fresh (those of the scoring set) or
+    running (those of the training net, as the authors' code has it; always so with protocol=paper)."""
     probe_samples: int = 512
     """Training images on which the gradient flow is measured, class-balanced."""
     precision: str = "float32"
     """Arithmetic of training: float32, tf32 or bf16. Scoring is always float32."""
     train_limit: int = 0
     """Train on this many images only, class-balanced (0: all)."""
+    test_limit: int = 0
+    """Test on this many images only, class-balanced, and on all of them after the last epoch (0: always on all)."""
     seed: int = 0
     """Seed of initial weights, data order, augmentation, scoring set and random measures."""
 
@@ -85,6 +93,7 @@ class RunConfig:
             ("protocol", PROTOCOLS),
             ("cut_momentum", CUT_MOMENTUM),
             ("precision", PRECISIONS),
+            ("score_bn", STATISTICS),
         ):
             value = getattr(self, name)
             require(value in allowed, name, value, "one of " + ", ".join(allowed))
@@ -92,7 +101,7 @@ class RunConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("rounds", "epochs", "batch_size", "score_samples", "probe_samples"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("weight_decay", "train_limit", "seed"):
+        for name in ("weight_decay", "train_limit", "test_limit", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         require(0 < self.ratio < 1, "ratio", self.ratio, "between 0 and 1, both excluded")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
@@ -115,9 +124,10 @@ class RunConfig:
         if self.measure == "none":
             return self.dense()
         epoch, retrain = _timing(self)
-        if (epoch, retrain) == (self.prune_epoch, self.retrain):
+        statistics = "running" if self.protocol == "paper" else self.score_bn
+        if (epoch, retrain, statistics) == (self.prune_epoch, self.retrain, self.score_bn):
             return self
-        return dataclasses.replace(self, prune_epoch=epoch, retrain=retrain)
+        return dataclasses.replace(self, prune_epoch=epoch, retrain=retrain, score_bn=statistics)
 
     def dense(self) -> RunConfig:
         """The dense control of this run: what it is before its first cut."""
@@ -125,12 +135,12 @@ class RunConfig:
 
     @cached_property
     def cell(self) -> str:
-        """Identity but for the seed: a digest of the fields that differ from their defaults (12 hex digits).
+        """Identity but for the seed: a digest (12 hex digits) of `RULES` and of what differs from the defaults.
 
         A field that is added later, with a default that keeps old behaviour, renames no old run.
         """
         run = self.canonical()
-        science = {k: v for k in DEFAULTS if k != "seed" and (v := getattr(run, k)) != DEFAULTS[k]}
+        science = {k: v for k in DEFAULTS if k != "seed" and (v := getattr(run, k)) != DEFAULTS[k]} | {"rules": RULES}
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

@@ -10,7 +10,7 @@ import torch
 
 from benchmark.batches import augmented, generator
 from benchmark.config import RunConfig, stream_seed
-from benchmark.flow import dot, measure_flow, parameters
+from benchmark.flow import dot, gradients, measure_flow, parameters, with_statistics_of
 from benchmark.measures import MEASURES
 from benchmark.models import Net
 from benchmark.pruning import Keep, compact, kept_indices, masked, select
@@ -32,13 +32,18 @@ class CutError(Exception):
 def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Path, *, score_every: bool) -> dict:
     """Make the next cut in place; returns its row and writes the per-filter scores (of every measure, if asked).
 
+    Scores, and the changes from before to after the cut, are computed with one set of batch-norm statistics, which
+    `score_bn` chooses; `after_fresh` is the pruned net with statistics of its own, which training meets next. The
+    training net's own running statistics stay.
+
     Raises `CutError`: diverged, if the score of a live filter is not finite; collapsed, if a layer keeps no filter or
     no gradient reaches a conv any more.
     """
     start = time.perf_counter()
-    model, round, probe = state.model, len(state.cuts) + 1, problem.probe
+    round, probe, trained = len(state.cuts) + 1, problem.probe, state.model
+    model = with_statistics_of(trained, problem.scoring.images) if config.score_bn == "fresh" else trained
     before = measure_flow(model, probe.images, probe.labels, config.temperature)
-    scores = _scores(state, problem, config, round, every=score_every)
+    scores = _scores(model, state, problem, config, round, every=score_every)
     own = ablated(scores[config.measure], model, config, round)
     live = model.masks()
     if not all(layer[live[name]].isfinite().all() for name, layer in own.items()):
@@ -48,9 +53,13 @@ def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Pat
         raise CutError(COLLAPSED)
     predicted = _predicted(model, keep, before.g, before.hg)
     _write_scores(scores_file, scores)
-    pruned = prepared(compact(model, keep), problem.train.images.device)
-    after = measure_flow(pruned, probe.images, probe.labels, config.temperature)
-    if not any(after.g[f"{name}.weight"].any() for name in pruned.convs):
+    device = problem.train.images.device
+    after = measure_flow(prepared(compact(model, keep), device), probe.images, probe.labels, config.temperature)
+    pruned = prepared(compact(trained, keep), device)
+    refreshed = with_statistics_of(pruned, problem.scoring.images)
+    met = gradients(refreshed, probe.images, probe.labels, (config.temperature,))
+    slopes = met.mean[config.temperature]
+    if not any(slopes[f"{name}.weight"].any() for name in pruned.convs):
         raise CutError(COLLAPSED)
     agreed = agreement(scores, model)
     alive = {name: layer[live[name]] for name, layer in scores[config.measure].items()}
@@ -63,6 +72,7 @@ def make_cut(state: State, problem: Problem, config: RunConfig, scores_file: Pat
         "kept": {name: int(mask.sum()) for name, mask in pruned.masks().items()},
         "before": before.numbers,
         "after": after.numbers,
+        "after_fresh": {"loss": met.loss, "accuracy": met.accuracy, "grad_norm": float(dot(slopes, slopes).sqrt())},
         "predicted": predicted,
         "actual": {
             "loss_change": after.numbers["loss"] - before.numbers["loss"],
@@ -94,7 +104,9 @@ def ablated(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores
     return shuffled
 
 
-def _scores(state: State, problem: Problem, config: RunConfig, round: int, *, every: bool) -> dict[str, Scores]:
+def _scores(
+    model: Net, state: State, problem: Problem, config: RunConfig, round: int, *, every: bool
+) -> dict[str, Scores]:
     names = [config.measure]
     if every:
         names += [name for name in MEASURES if name not in (config.measure, "none", "oracle")]
@@ -105,7 +117,7 @@ def _scores(state: State, problem: Problem, config: RunConfig, round: int, *, ev
     if config.protocol == "paper" and problem.augment:
         images = augmented(images, stream_seed("scoring augment", config, "dataset", epoch=round))
     return score_all(
-        state.model, names, images, problem.scoring.labels, initial=initial,
+        model, names, images, problem.scoring.labels, initial=initial,
         generator=generator(stream_seed("measure", config, "measure", epoch=round)),
     )  # fmt: skip
 

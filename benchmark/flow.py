@@ -7,9 +7,11 @@ Nothing here touches `.grad`, the BN statistics, the mode or the random state.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,9 +20,12 @@ from torch.nn.functional import cross_entropy
 from benchmark.autograd import graph_alone
 from benchmark.batches import normalise
 
+M = TypeVar("M", bound=nn.Module)
 Vectors = dict[str, torch.Tensor]
 """One tensor per trainable parameter, by name."""
 
+STATISTICS_BATCH = 128
+"""Images per batch of which fresh batch-norm statistics are taken."""
 GRADIENT_BATCH, HESSIAN_BATCH = 64, 32
 """Images at once on a CPU at most: graphs then stay in cache and below 1.3 GB. A GPU gets whole batches."""
 
@@ -58,6 +63,30 @@ def parameters(model: nn.Module) -> Vectors:
 def dot(a: Vectors, b: Vectors) -> torch.Tensor:
     """Inner product over all parameters, accumulated in float64."""
     return sum((a[name].double() * b[name].double()).sum() for name in a)
+
+
+@torch.no_grad()
+def with_statistics_of(model: M, images: torch.Tensor) -> M:
+    """A copy of a net whose batch norms have the statistics of these images (uint8 [N, H, W, 3]).
+
+    They are the means over batches of 128 of what batch norm takes into its running statistics in training, weighted by
+    the sizes of the batches; everything but batch norm is in evaluation mode.
+    """
+    result, seen = copy.deepcopy(model), 0
+    norms = [module for module in result.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(result):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.training = True
+        for x, _, _ in _batches(result, images, images, STATISTICS_BATCH):
+            seen += len(x)
+            for norm in norms:
+                norm.momentum = len(x) / seen
+            result(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return result
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +27,8 @@ class Options:
     """Folder of the data sets."""
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda, cuda:1, ..."""
-    threads: int = 0
-    """CPU threads (0: torch's choice)."""
+    threads: int = 1
+    """CPU threads of each run. Another number changes the last bits of its results, and is in its record."""
     wandb: str = field(default_factory=default_mode)
     """Mirror to Weights & Biases: offline, online or disabled (unless told: online under `wandb agent`)."""
     flow_every: int = 1
@@ -37,7 +39,7 @@ class Options:
     def __post_init__(self) -> None:
         require(self.wandb in MODES, "wandb", self.wandb, "one of " + ", ".join(MODES))
         require(self.flow_every >= 1, "flow_every", self.flow_every, "at least 1")
-        require(self.threads >= 0, "threads", self.threads, "at least 0")
+        require(self.threads >= 1, "threads", self.threads, "at least 1")
 
     def torch_device(self) -> torch.device:
         """The device to train on. Raises `UserError` for one that is not there."""
@@ -67,9 +69,19 @@ class Options:
 
         if sys.platform == "linux":
             _keep_memory()
+        torch.set_num_threads(self.threads)
 
-        if self.threads:
-            torch.set_num_threads(self.threads)
+    @contextmanager
+    def own_threads(self) -> Iterator[None]:
+        """Within, torch computes with `threads` threads, whatever this process was set to."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def _keep_memory() -> None:

@@ -41,8 +41,8 @@ class Overhead:
     """How often each is timed, in turn."""
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda, cuda:1, ..."""
-    threads: int = 0
-    """CPU threads (0: torch's choice)."""
+    threads: int = 1
+    """CPU threads."""
     json: Path | None = None
     """Also write the numbers to this file."""
 

@@ -1,6 +1,6 @@
 """The record of a run: its own files, the truth of which every tracker is a mirror.
 
-runs/<run_id>/config.json    the fields of the run
+runs/<run_id>/config.json    the fields of the run, and the `rules` that they belong to
              history.jsonl   one object per epoch
              cuts.jsonl      one object per cut
              scores/         cut-01.npz ...: per-filter scores at a cut
@@ -18,8 +18,8 @@ import math
 import os
 from pathlib import Path
 
-from benchmark.config import RunConfig
-from benchmark.errors import UserError
+from benchmark.config import RULES, RunConfig
+from benchmark.errors import UserError, require
 
 DENSE = "_dense"
 """Folder of the shared dense phases, beside the runs."""
@@ -71,11 +71,13 @@ class Record:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.folder)
         self.failure_file.unlink(missing_ok=True)
-        write_json(self.config_file, config.to_dict())
+        write_json(self.config_file, {"rules": RULES, **config.to_dict()})
 
     def config(self) -> RunConfig:
-        """The run's configuration."""
-        return RunConfig.from_dict(read_json(self.config_file))
+        """The run's configuration. Raises `UserError` for a run of other rules, whose numbers mean something else."""
+        values = read_json(self.config_file)
+        check_rules(f"run folder {self.folder}", values.pop("rules", 1))
+        return RunConfig.from_dict(values)
 
     def checked_config(self) -> RunConfig:
         """The run's configuration. Raises `UserError` if it is missing, broken, or another run's than the folder's."""
@@ -142,6 +144,13 @@ class Record:
         """Remove the checkpoints: a finished run needs none."""
         self.checkpoint_file.unlink(missing_ok=True)
         self.previous_checkpoint_file.unlink(missing_ok=True)
+
+
+def check_rules(what: str, rules: object, remedy: str = "move it away, or delete it") -> None:
+    """Raise `UserError` unless a record was made by the definitions of this version."""
+    if rules == 1:
+        raise UserError(f"{what} was made by flowprune 0.1, whose definitions were others: {remedy}")
+    require(rules == RULES, f"{what}: rules", rules, f"{RULES} in this version")
 
 
 class DenseFolder:

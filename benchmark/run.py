@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from benchmark.dense import dense_state, start
 from benchmark.locks import held
 from benchmark.models import default_plan
 from benchmark.options import Options
+from benchmark.provenance import environment
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
 from benchmark.state import State
@@ -45,7 +45,11 @@ def run(config: RunConfig, options: Options, watch: Watch = lambda progress: Non
 
     While another process executes it, or trains the dense phase that it starts from: wait, or raise `BusyError`.
     """
-    config = config.canonical()
+    with options.own_threads():
+        return _brought_to_its_end(config.canonical(), options, watch, wait)
+
+
+def _brought_to_its_end(config: RunConfig, options: Options, watch: Watch, wait: bool) -> dict:
     record = Record(options.runs / config.run_id)
     if record.config_file.exists():
         record.checked_config()
@@ -173,7 +177,8 @@ def _summary(state: State, problem: Problem, config: RunConfig, options: Options
         "before": {key: state.history[0][key] for key in NET_KEYS},
         "after": cost(state.model, problem.size),
         "plan": {"before": plan, "after": after},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "samples": problem.samples,
+        **environment(),
         "device": options.device_name(),
         "seconds": state.seconds,
     }

@@ -20,8 +20,9 @@ from functools import cached_property
 import torch
 
 from benchmark import registry
-from benchmark.errors import UserError
-from benchmark.flow import Gradients, Vectors, evaluate, gradients, hessian_gradients
+from benchmark.config import STATISTICS
+from benchmark.errors import UserError, require
+from benchmark.flow import Gradients, Vectors, evaluate, gradients, hessian_gradients, with_statistics_of
 from benchmark.measures import MEASURES
 from benchmark.models import Net
 
@@ -39,10 +40,14 @@ def score_all(
     initial: dict[str, torch.Tensor] | None = None,
     batch_size: int = 128,
     generator: torch.Generator | None = None,
+    bn: str = "running",
 ) -> dict[str, Scores]:
     """{measure: {conv name: scores [filters]}}; the arguments are those of `benchmark.measures.score`."""
     for name in measures:
         registry.check("measure", "measures", name)
+    require(bn in STATISTICS, "bn", bn, "one of " + ", ".join(STATISTICS))
+    if bn == "fresh":
+        model = with_statistics_of(model, images.to(next(model.parameters()).device))
     scoring = Scoring(model, [MEASURES[name] for name in measures], images, labels)
     scoring.temperature, scoring.initial, scoring.batch_size = temperature, initial, batch_size
     scoring.generator = generator or torch.Generator().manual_seed(0)

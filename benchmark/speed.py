@@ -63,8 +63,8 @@ class Speed:
     """Arithmetic of training (the naive loop has float32): float32, tf32 or bf16."""
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda, cuda:1, ..."""
-    threads: int = 0
-    """CPU threads (0: torch's choice)."""
+    threads: int = 1
+    """CPU threads."""
     json: Path | None = None
     """Also write the numbers to this file."""
 

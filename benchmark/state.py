@@ -20,7 +20,7 @@ from benchmark.pruning import kept_indices, masked, take
 from benchmark.record import write_atomically
 from benchmark.step import Step
 
-FORMAT = 1
+FORMAT = 2
 UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, EOFError, ValueError)
 """What a file that is no checkpoint makes its readers raise."""
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
@@ -117,6 +117,7 @@ def save(path: Path, state: State, config: RunConfig, *, previous: Path | None =
     content = {
         "format": FORMAT,
         "run_id": config.run_id,
+        "threads": torch.get_num_threads(),
         "num_classes": model.num_classes,
         "plan": model.plan,
         "original": model.original,
@@ -137,12 +138,17 @@ def load(path: Path, config: RunConfig, device: torch.device) -> State | None:
     """Read a checkpoint of the run that `config` describes.
 
     One that is corrupt or another run's is set aside with a warning, and the answer is None. Raises `UserError` for one
-    that a newer version wrote.
+    that a newer version wrote, or another number of CPU threads, which would mix two kinds of last bits.
     """
     try:
         content = _read(path)
         if content["format"] <= FORMAT:
-            return _restored(content, config, device)
+            state = _restored(content, config, device)
+            if device.type == "cpu":
+                _check_threads(path, content["threads"])
+            return state
+    except UserError:
+        raise
     except FileNotFoundError:  # the process that trains a dense phase has just removed it
         return None
     except DEVICE_ERRORS:
@@ -157,6 +163,14 @@ def load(path: Path, config: RunConfig, device: torch.device) -> State | None:
         f"checkpoint {path} has format {content['format']}, this version reads up to {FORMAT}: update flowprune, or "
         "remove the file to begin the run anew"
     )
+
+
+def _check_threads(path: Path, threads: int) -> None:
+    if threads != torch.get_num_threads():
+        raise UserError(
+            f"threads must be {threads}, got {torch.get_num_threads()}: checkpoint {path} was computed with {threads}, "
+            "and another number changes the last bits (or use another folder of runs)"
+        )
 
 
 class _UnusableError(Exception):

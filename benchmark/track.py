@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
-from benchmark.config import RunConfig
+from benchmark.config import RULES, RunConfig
 
 MODES = ("offline", "online", "disabled")
 PROJECT = "flowprune"
@@ -86,7 +86,7 @@ class WandbTracker:
             name=config.label,
             group=config.cell,
             tags=[config.measure, config.arch, config.dataset.partition(":")[0], config.run_id, f"seed-{config.seed}"],
-            config={**config.to_dict(), "run_id": config.run_id, "cell": config.cell},
+            config={**config.to_dict(), "run_id": config.run_id, "cell": config.cell, "rules": RULES},
             dir=runs,
             mode=mode,
             resume="allow" if resume and self.online else None,

@@ -14,10 +14,11 @@ from benchmark.batches import balanced, epoch_batches
 from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost
 from benchmark.errors import UserError
-from benchmark.flow import evaluate, measure_flow, tf32
+from benchmark.flow import evaluate, measure_flow, tf32, with_statistics_of
 from benchmark.models import build
 from benchmark.ranks import movement, squared_norms
 from benchmark.record import HISTORY_KEYS, MOVED
+from benchmark.schedule import schedule
 from benchmark.state import State
 from benchmark.step import Step, kind
 
@@ -42,27 +43,50 @@ class Problem:
     train: Subset
     test: Subset
     probe: Subset
-    """Fixed training images on which the gradient flow is measured."""
+    """Fixed training images on which the gradient flow is measured, the same for every seed."""
     scoring: Subset
-    """The training images that cuts are decided on."""
+    """The training images that cuts are decided on, drawn from those that are not in the probe set."""
     num_classes: int
     augment: bool
+    quick_test: Subset | None = None
+    """The part of the test set that is tested on before the last epoch (None: all of it)."""
+    overlap: int = 0
+    """Images of the scoring set that are in the probe set too, because their class has no others left."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images."""
         return tuple(self.train.images.shape[1:3])
 
+    @property
+    def samples(self) -> dict[str, int]:
+        """Images of each set, for the record."""
+        sets = {"train": self.train, "test": self.test, "probe": self.probe, "scoring": self.scoring}
+        return {name: len(subset.labels) for name, subset in sets.items()} | {"overlap": self.overlap}
+
 
 def make_problem(config: RunConfig, root: Path, device: torch.device) -> Problem:
-    """Load the data of a run and draw its subsets; all class-balanced, the probe set the same for every seed."""
+    """Load the data of a run and draw its subsets, all class-balanced; the probe set first, by the data set alone."""
     train, test, num_classes, augment = _on_device(config.dataset, root, device, config.train_limit)
     last_batch = len(train.labels) % config.batch_size or config.batch_size
     check_fits(config.arch, config.width, num_classes, train.images.shape[1:3], min(last_batch, 2))
     unseeded = RunConfig(dataset=config.dataset)
     probe = balanced(train.labels, config.probe_samples, stream_seed("probe", unseeded, "dataset"))
-    scoring = balanced(train.labels, config.score_samples, stream_seed("scoring", config, "dataset"))
-    return Problem(train, test, train.part(probe), train.part(scoring), num_classes, augment)
+    scoring = balanced(train.labels, config.score_samples, stream_seed("scoring", config, "dataset"), last=probe)
+    quick_test = None
+    if config.test_limit:
+        quick_test = test.part(balanced(test.labels, config.test_limit, stream_seed("test", unseeded, "dataset")))
+    overlap = int(torch.isin(scoring, probe).sum())
+    return Problem(
+        train,
+        test,
+        train.part(probe),
+        train.part(scoring),
+        num_classes,
+        augment,
+        quick_test=quick_test,
+        overlap=overlap,
+    )
 
 
 @lru_cache
@@ -144,17 +168,22 @@ def advance(state: State, problem: Problem, config: RunConfig, lr: float, *, flo
 
 
 def log_epoch(state: State, problem: Problem, config: RunConfig, trained: dict, *, flow: bool) -> dict:
-    """Complete the row of an epoch: test, cost, and (if `flow`) the gradient flow on the probe set."""
-    start = time.perf_counter()
-    loss, accuracy = evaluate(state.model, problem.test.images, problem.test.labels, config.temperature)
+    """Complete the row of an epoch: test, cost, and (if `flow`) the gradient flow on the probe set.
+
+    The flow is that of the net with batch-norm statistics of the probe set itself.
+    """
+    start, epoch = time.perf_counter(), len(state.history)
+    test = problem.test if epoch == schedule(config).total else problem.quick_test or problem.test
+    loss, accuracy = evaluate(state.model, test.images, test.labels, config.temperature)
     row = trained | {
-        "epoch": len(state.history),
+        "epoch": epoch,
         "test/loss": loss,
         "test/accuracy": accuracy,
         **cost(state.model, problem.size),
     }
     if flow:
-        numbers = measure_flow(state.model, problem.probe.images, problem.probe.labels, config.temperature).numbers
+        model = with_statistics_of(state.model, problem.probe.images)
+        numbers = measure_flow(model, problem.probe.images, problem.probe.labels, config.temperature).numbers
         row |= {f"flow/{key}": value for key, value in numbers.items() if key not in ("loss", "accuracy")}
     state.seconds += time.perf_counter() - start
     moved = {key: value for key, value in row.items() if key.startswith(MOVED)}

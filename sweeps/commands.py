@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def _estimate(grid: Grid, options: Options, workers: int) -> str:
     from sweeps.estimate import seconds_to_train  # here, because it imports torch
 
     places = placement(options, workers, per_gpu=1)
-    workers, options = len(places), replace(options, threads=places[0].threads)
+    workers = len(places)
     options.prepare()
     device = options.device_name()
     try:

@@ -1,4 +1,4 @@
-"""Which device and how many threads each worker of this machine gets."""
+"""Which device each worker of this machine gets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweeps import memory
 
 
 def placement(options: Options, workers: int, per_gpu: int, configs: Sequence[RunConfig] = ()) -> list[Options]:
-    """The options of each worker process: `per_gpu` of them on every GPU, or one per core where there is none.
+    """The options of each worker process: `per_gpu` of them on every GPU, or without any one per `threads` cores.
 
     `per_gpu` 0: as many as fit, by the memory that the largest of `configs` is measured to take, and by the number of
     cores. `workers` (0: as many as that) is another number of them, on the GPUs in turn. A device that was asked for by
@@ -22,14 +22,8 @@ def placement(options: Options, workers: int, per_gpu: int, configs: Sequence[Ru
     if devices != ["cpu"] and not (workers or per_gpu):
         cores = max(1, (os.cpu_count() or 1) // len(devices))
         per_gpu = min(cores, memory.fitting(*memory.measured(configs, replace(options, device=devices[0]))))
-    number = workers or (len(devices) * per_gpu if devices != ["cpu"] else os.cpu_count() or 1)
-    share = threads(options, number)
-    return [replace(options, device=devices[i % len(devices)], threads=share) for i in range(number)]
-
-
-def threads(options: Options, workers: int) -> int:
-    """CPU threads per worker: what was asked for, or an equal share of the cores."""
-    return options.threads or max(1, (os.cpu_count() or 1) // workers)
+    places = len(devices) * per_gpu if devices != ["cpu"] else max(1, (os.cpu_count() or 1) // options.threads)
+    return [replace(options, device=devices[i % len(devices)]) for i in range(workers or places)]
 
 
 def _devices(options: Options) -> list[str]:

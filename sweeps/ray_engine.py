@@ -61,7 +61,7 @@ def drive(
 ) -> Outcome:
     """Run what is not finished, `workers` runs at once (0: what the cluster has room for, also when it grows).
 
-    A task takes 1 / `per_gpu` of a GPU (0: all of it), or `options.threads` cores (0: one) where no machine has a GPU.
+    A task takes 1 / `per_gpu` of a GPU (0: all of it), or `options.threads` cores where no machine has a GPU.
     `address` is that of a cluster (None: RAY_ADDRESS, else the one that runs on this machine, else this machine alone).
     A run goes on elsewhere when its machine dies; retries, limits, interruptions and errors are as in the local engine.
     """
@@ -152,7 +152,6 @@ class _Tasks:
             runs=options.runs.absolute(),
             data=options.data.absolute(),
             device="cuda" if gpu else "cpu",
-            threads=options.threads or 1,
         )
         self.unit, self.amount = ("GPU", 1 / per_gpu) if gpu else ("CPU", self.options.threads)
         need = {"num_gpus": self.amount, "num_cpus": 0} if gpu else {"num_cpus": self.amount}

@@ -15,6 +15,7 @@ FIELDS = [
     {"measure": "magnitude", "prune_epoch": "trained", "ratio": 0.6},
     {"measure": "grad_preservation", "width": 0.25, "epochs": 20, "train_limit": 5000},
     {"measure": "random", "protocol": "paper", "ablation": "invert"},
+    {"measure": "loss", "score_bn": "running", "test_limit": 2000},
     {"dataset": "folder:photos", "batch_size": 32, "precision": "bf16", "cut_momentum": "carry"},
 ]
 

@@ -2,6 +2,7 @@
 
 import json
 
+from benchmark.config import RULES
 from benchmark.record import Record
 from benchmark.track import flatten, numbers
 from tests.wandb_server import ENTITY, HISTORY, Run, Server
@@ -11,7 +12,7 @@ def plant(server: Server, record: Record, project: str, name: str | None = None,
     """Put a finished record into a project, under its run_id or another name of a W&B run."""
     config, cuts = record.config(), {cut["epoch"]: cut for cut in record.cuts()}
     run = Run(ENTITY, project, name or config.run_id, state="finished", exitcode=0, group=config.cell)
-    named = {**config.to_dict(), "run_id": config.run_id, "cell": config.cell}
+    named = {**config.to_dict(), "run_id": config.run_id, "cell": config.cell, "rules": RULES}
     run.raw_config = {key: {"value": value} for key, value in _returned(named).items()}
     run.raw_config["_wandb"] = {"value": {"t": {"12": "0.31.0"}}}  # without it wandb does not resume the run
     rows = [_returned(row_values(row, cuts.get(row["epoch"]))) for row in record.history()]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.config import RunConfig
+from benchmark.config import RULES, RunConfig
 from benchmark.record import HISTORY_KEYS, MOVED, Record, write_json, write_lines
 from benchmark.schedule import kept_fraction, schedule
 
@@ -99,7 +99,7 @@ def write_run(runs: Path, config: RunConfig, world: World, *, finished: bool) ->
     cuts = [_cut(config, world, own, history, round, epoch) for round, epoch in enumerate(timetable.cuts, start=1)]
     record = Record(runs / config.run_id)
     record.folder.mkdir(parents=True, exist_ok=True)
-    write_json(record.config_file, config.to_dict())
+    write_json(record.config_file, {"rules": RULES, **config.to_dict()})
     write_lines(record.history_file, history)
     write_lines(record.cuts_file, cuts)
     if finished:
@@ -149,6 +149,7 @@ def _cut(
         "kept": _kept(config, round),
         "before": before,
         "after": after,
+        "after_fresh": {key: after[key] for key in ("loss", "accuracy", "grad_norm")},
         "predicted": {key: value * own.uniform(0.5, 1.5) for key, value in actual.items()},
         "actual": actual,
         "scores": {conv: {"min": 0.0, "mean": 0.5, "max": 1.0} for conv in PLAN},
@@ -194,7 +195,11 @@ def _summary(config: RunConfig, world: World, history: list[dict], cuts: list[di
         "before": size,
         "after": {key: int(value * share) for key, value in size.items()},
         "plan": {"before": PLAN, "after": kept},
-        "versions": {"python": "3.11.0", "torch": "2.0.0"},
+        "samples": {"train": 1433, "test": 364, "probe": 512, "scoring": 1433, "overlap": 512},
+        "versions": {"flowprune": "0.2.0", "python": "3.11.0", "torch": "2.0.0"},
+        "commit": "",
+        "processor": "simulated",
+        "threads": 1,
         "device": "simulated",
         "seconds": history[-1]["time/seconds"] + 0.1 * len(cuts),
     }

@@ -172,8 +172,9 @@ def test_runs_are_compared_across_a_field(tmp_path):
     worse = World(accuracy=dict.fromkeys(MEASURES, -0.1))
     simulate.simulate(tmp_path, [config for config in configs if config.protocol == "exact"])
     simulate.simulate(tmp_path, [config for config in configs if config.protocol == "paper"], worse)
-    comparison = compare(str(tmp_path), str(tmp_path), fields=["protocol=paper=exact"])
-    assert comparison.names == (f"{tmp_path}, protocol paper", f"{tmp_path}, protocol exact")
+    comparison = compare(str(tmp_path), str(tmp_path), fields=["protocol=paper=exact", "score_bn=running=fresh"])
+    sides = ("protocol paper, score_bn running", "protocol exact, score_bn fresh")
+    assert comparison.names == tuple(f"{tmp_path}, {side}" for side in sides)
     found = row(comparison, EVERYWHERE, "loss")
     assert (found.pairs, found.identical) == (6, 0)
     assert {row.setting for row in comparison.rows} == {EVERYWHERE, EARLY, LATE}

@@ -87,7 +87,12 @@ def test_a_folder_without_finished_runs_is_a_user_error(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("config.json", "{"), ("config.json", '{"wight": 1}'), ("history.jsonl", "{}\nx\n"), ("summary.json", "")],
+    [
+        ("config.json", "{"),
+        ("config.json", '{"rules": 2, "wight": 1}'),
+        ("history.jsonl", "{}\nx\n"),
+        ("summary.json", ""),
+    ],
 )
 def test_a_broken_record_is_named(tmp_path, file, content):
     config = simulate.grid(**TINY)[0]

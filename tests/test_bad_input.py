@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchmark import data
-from benchmark.config import RunConfig
+from benchmark.config import RULES, RunConfig
 from benchmark.errors import UserError
 from benchmark.record import Record, write_json
 from sweeps.grid import load
@@ -49,7 +49,7 @@ def flags_of(config):
 
 def test_a_folder_with_another_runs_configuration(record, tmp_path):
     config, other = record.config(), RunConfig(measure="grasp", seed=3)
-    write_json(record.config_file, other.to_dict())
+    write_json(record.config_file, {"rules": RULES, **other.to_dict()})
     grid = grid_of(tmp_path / "g.yaml", **{name: {"value": value} for name, value in config.to_dict().items()})
     said = f"run folder {record.folder} holds the configuration of another run, {other.run_id} ({other.label})"
     assert refused("analysis", record.folder.parent).startswith(said)
@@ -57,6 +57,16 @@ def test_a_folder_with_another_runs_configuration(record, tmp_path):
     record.summary_file.unlink()
     assert refused("benchmark", *flags_of(config), *QUIET, "--runs", record.folder.parent).startswith(said)
     assert record.config() == other
+
+
+def test_a_run_of_flowprune_0_1_is_refused(record):
+    write_json(record.config_file, {**record.config().to_dict()})
+    said = f"run folder {record.folder} was made by flowprune 0.1, whose definitions were others: move it away"
+    assert refused("analysis", record.folder.parent).startswith(said)
+    write_json(record.config_file, {"rules": RULES + 1, **RunConfig().to_dict()})
+    assert refused("analysis", record.folder.parent) == (
+        f"run folder {record.folder}: rules must be {RULES} in this version, got {RULES + 1}"
+    )
 
 
 def damaged(lines, damage):

@@ -22,6 +22,7 @@ def test_every_field_changes_the_identity():
         "rounds": 5, "retrain": "restart", "ablation": "invert", "protocol": "paper", "cut_momentum": "carry",
         "epochs": 80, "batch_size": 64, "lr": 0.05, "momentum": 0.8, "weight_decay": 0.0, "temperature": 1.0,
         "score_samples": 100, "probe_samples": 100, "precision": "bf16", "train_limit": 500, "seed": 1,
+        "score_bn": "running", "test_limit": 100,
     }  # fmt: skip
     assert set(other) == set(DEFAULTS)
     base = RunConfig(prune_epoch=2)  # retrain matters only after a dense phase
@@ -42,6 +43,8 @@ def test_seed_is_not_part_of_the_cell():
         ({"prune_epoch": "trained", "epochs": 20}, {"prune_epoch": 20, "retrain": "restart", "epochs": 20}),
         ({"retrain": "restart"}, {"retrain": "budget"}),
         ({"width": 1}, {"width": 1.0}),
+        ({"protocol": "paper"}, {"protocol": "paper", "score_bn": "running"}),
+        ({"measure": "none", "score_bn": "running"}, {"measure": "none"}),
     ],
 )
 def test_equal_runs_have_equal_ids(one, other):

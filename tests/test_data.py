@@ -57,6 +57,30 @@ def test_digits_are_the_real_ones():
     assert not digits.augment
 
 
+def test_the_scoring_set_avoids_the_probe_set_while_it_can(tmp_path):
+    def sets(**fields):
+        problem = make_problem(tiny_run(train_limit=0, **fields), tmp_path, torch.device("cpu"))
+        rows = {tuple(image.flatten().tolist()): i for i, image in enumerate(problem.train.images)}
+        found = [
+            {rows[tuple(image.flatten().tolist())] for image in part.images}
+            for part in (problem.probe, problem.scoring)
+        ]
+        return problem, *found
+
+    problem, probe, scoring = sets(probe_samples=500, score_samples=600, seed=1)
+    assert (len(probe), len(scoring), problem.overlap) == (500, 600, 0)
+    assert not probe & scoring
+    assert set(torch.bincount(problem.scoring.labels).tolist()) == {60}
+    _, same, other = sets(probe_samples=500, score_samples=600, seed=2)
+    assert same == probe
+    assert other != scoring
+    problem, probe, scoring = sets(probe_samples=500, score_samples=1000)
+    assert problem.samples == {"train": 1433, "test": 364, "probe": 500, "scoring": 1000, "overlap": problem.overlap}
+    counts, of_probe = torch.bincount(problem.train.labels), torch.bincount(problem.probe.labels)
+    assert problem.overlap == len(probe & scoring) == int((100 - (counts - of_probe)).clamp(min=0).sum()) > 0
+    assert set(torch.bincount(problem.scoring.labels).tolist()) == {100}
+
+
 def test_npz(tmp_path):
     write_npz(tmp_path / "cifar100", count=200, classes=100)
     images = data.load("cifar100", tmp_path)

@@ -31,11 +31,11 @@ def test_without_a_gpu_there_is_a_worker_per_core():
     assert len(placement(Options(device="cpu"), 3, 1)) == 3
 
 
-def test_workers_share_the_cores_unless_threads_are_given(monkeypatch):
+def test_a_worker_has_one_thread_unless_more_are_asked_for(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert [place.threads for place in placement(Options(device="cpu"), 2, 1)] == [4, 4]
-    assert [place.threads for place in placement(Options(device="cpu"), 16, 1)] == [1] * 16
-    assert [place.threads for place in placement(Options(device="cpu", threads=3), 2, 1)] == [3, 3]
+    assert [place.threads for place in placement(Options(device="cpu"), 2, 1)] == [1, 1]
+    assert [place.threads for place in placement(Options(device="cpu"), 0, 1)] == [1] * 8
+    assert [place.threads for place in placement(Options(device="cpu", threads=3), 0, 1)] == [3, 3]
 
 
 @pytest.mark.usefixtures("gpus")

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import platform
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from benchmark import __version__, provenance
 from benchmark import cut as cut_module
 from benchmark import run as run_module
 from benchmark import track as track_module
@@ -21,7 +23,9 @@ from benchmark.run import run
 from benchmark.track import NoTracker
 from tests.conftest import tiny_run
 
-CUT_KEYS = {"round", "epoch", "kept", "before", "after", "predicted", "actual", "scores", "agreement", "seconds"}
+CUT_KEYS = {
+    "round", "epoch", "kept", "before", "after", "after_fresh", "predicted", "actual", "scores", "agreement", "seconds",
+}  # fmt: skip
 STATE_KEYS = {"loss", "accuracy", "grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg"}
 TIMES = ("time/seconds", "time/images_per_second", "seconds")
 
@@ -60,11 +64,18 @@ def test_record_has_exactly_the_agreed_keys(options):
     for cut in cuts:
         assert set(cut) == CUT_KEYS
         assert set(cut["before"]) == set(cut["after"]) == STATE_KEYS
+        assert set(cut["after_fresh"]) == {"loss", "accuracy", "grad_norm"}
         assert set(cut["predicted"]) == set(cut["actual"]) == {"loss_change", "grad_norm_sq_change"}
         assert cut["actual"]["loss_change"] == cut["after"]["loss"] - cut["before"]["loss"]
     assert summary == record.summary()
     assert summary["run_id"] == config.run_id
     assert summary["outcome"] == "finished"
+    assert summary["samples"] == {"train": 120, "test": 364, "probe": 30, "scoring": 60, "overlap": 0}
+    assert summary["versions"] == {
+        "flowprune": __version__, "python": platform.python_version(), "torch": torch.__version__,
+    }  # fmt: skip
+    assert (summary["threads"], summary["device"], summary["commit"]) == (1, "cpu", provenance.commit())
+    assert torch.backends.cpu.get_cpu_capability() in summary["processor"]
     assert {key: summary[key] for key in HISTORY_KEYS} == history[-1]
     filters = summary["before"]["net/filters"]
     assert (
@@ -351,3 +362,16 @@ def test_score_all_records_every_measure(options):
     alone = np.load(options.runs / "alone" / config.run_id / "scores" / "cut-01.npz")
     assert set(alone) == {f"taylor/{conv}" for conv in net.convs}
     assert all(np.array_equal(alone[key], scores[key]) for key in alone)
+
+
+@pytest.mark.parametrize("fields", [{"measure": "none"}, {"measure": "loss", "prune_epoch": "trained"}])
+def test_a_part_is_tested_on_until_the_last_epoch(options, fields):
+    config = tiny_run(epochs=2, **fields)
+    run(config, options)
+    run(dataclasses.replace(config, test_limit=20), options)
+    records = [record_of(c, options).history() for c in (config, dataclasses.replace(config, test_limit=20))]
+    last = [2] if config.measure == "none" else [2, 4]  # the dense control ends at epoch 2, and shares its epochs
+    for whole, part in zip(*records, strict=True):
+        assert whole["train/loss"] == part["train/loss"]
+        assert (whole["test/loss"] == part["test/loss"]) == (whole["epoch"] in last)
+        assert whole["epoch"] in last or (part["test/accuracy"] * 20).is_integer()

@@ -130,7 +130,7 @@ def test_a_checkpoint_of_another_run_is_set_aside(checkpoint):
 def test_a_checkpoint_of_a_newer_version_is_left_alone(checkpoint):
     config, path = checkpoint
     torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
-    with pytest.raises(UserError, match="has format 99, this version reads up to 1: update flowprune"):
+    with pytest.raises(UserError, match="has format 99, this version reads up to 2: update flowprune"):
         states.load(path, config, CPU)
     assert path.exists()
 

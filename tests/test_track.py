@@ -13,6 +13,7 @@ import pytest
 from benchmark import run as run_module
 from benchmark import track
 from benchmark.__main__ import from_agent
+from benchmark.config import RULES
 from benchmark.cut import CutError
 from benchmark.record import Record
 from benchmark.run import run
@@ -98,7 +99,7 @@ def test_the_server_gets_the_record(online, server, capsys):
     mirror = server.run("flowprune")
     assert_complete(mirror, record_of(config, online))
     assert mirror.name == config.run_id
-    assert mirror.config == {**config.to_dict(), "run_id": config.run_id, "cell": config.cell}
+    assert mirror.config == {**config.to_dict(), "run_id": config.run_id, "cell": config.cell, "rules": RULES}
     assert mirror.group == config.cell
     assert set(mirror.tags) == {"loss", "vgg13", "digits", config.run_id, "seed-3"}
     assert "cut/kept/features.0" in mirror.history[1]

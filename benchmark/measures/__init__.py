@@ -28,19 +28,23 @@ def score(
     initial: dict[str, torch.Tensor] | None = None,
     batch_size: int = 128,
     generator: torch.Generator | None = None,
+    bn: str = "running",
 ) -> dict[str, torch.Tensor]:
     """Score every filter of `model` with one measure.
 
     images: uint8 [N, H, W, 3], labels: int64 [N]; they are normalised here. temperature: None takes the
     measure's own. initial: {conv: weight at initialisation}, for the measures that need it. Only `fisher*`
     depend on batch_size (for the others it bounds memory). generator: a CPU generator, for the random measures.
+    bn: batch-norm statistics, `running` (those of the model) or `fresh` (those of the images, on a copy).
     Returns {conv name: scores [filters]} in the order of `named_modules`. The model is left as it was: weights,
-    gradients, BN statistics, mode and the global random state. Raises `UserError` for an unknown measure.
+    gradients, BN statistics, mode and the global random state. Raises `UserError` for an unknown measure or kind of
+    statistics.
     """
     from benchmark import scoring  # here, because it imports torch
 
     scores = scoring.score_all(
         model, [measure], images, labels,
         temperature=temperature, initial=initial, batch_size=batch_size, generator=generator,
+        bn=bn,
     )  # fmt: skip
     return scores[measure]

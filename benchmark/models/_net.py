@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmark import autograd
+from benchmark import autograd, batch_norm
 from benchmark.errors import UserError
 
 IMAGE = "image"
@@ -59,18 +59,20 @@ class Conv2d(nn.Conv2d):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose masked channels are zero, in training and evaluation alike."""
+    """Batch norm whose masked channels are zero, in training and evaluation alike (see `benchmark.batch_norm`)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.register_buffer("mask", None, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training or not torch.is_grad_enabled():
-            y = super().forward(x)
-        else:
-            y = autograd.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
-        return y if self.mask is None else y * self.mask[:, None, None]
+        weight, bias, running = self.weight, self.bias, (self.running_mean, self.running_var)
+        if self.mask is not None:
+            weight, bias = weight * self.mask, bias * self.mask
+        if not self.training:
+            return batch_norm.evaluate(x, *running, weight, bias, self.eps)
+        self.num_batches_tracked.add_(1)
+        return batch_norm.train(x, weight, bias, running, self.momentum, self.eps)
 
 
 class Net(nn.Module):
