@@ -22,7 +22,8 @@ from analysis.pull import field_value
 from analysis.sources import Frames, load
 from benchmark.config import CUT_FIELDS, TRAINED
 from benchmark.errors import UserError, require
-from benchmark.record import HISTORY_KEYS, write_json
+from benchmark.files import write_json
+from benchmark.record import HISTORY_KEYS
 
 EVERYWHERE = "all settings"
 ROUNDING = 1e-12

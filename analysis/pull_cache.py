@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from analysis.mirror import Mirror
 from benchmark.errors import UserError
-from benchmark.record import write_atomically
+from benchmark.files import write_atomically
 
 PULL = {"filter", "runs"}
 """What the note of a pull has."""

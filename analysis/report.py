@@ -29,8 +29,9 @@ from analysis.sources import UNFINISHED, Frames, load
 from benchmark import __version__
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
+from benchmark.files import write_json
 from benchmark.provenance import commit
-from benchmark.record import FINISHED, write_json
+from benchmark.record import FINISHED
 
 PARALLEL = 200
 """Runs from which drawing in several processes saves more than starting them costs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from benchmark.batches import augmented, generator
 from benchmark.config import RunConfig, stream_seed
+from benchmark.files import sync, write_atomically
 from benchmark.flow import dot, gradients, measure_flow, parameters, with_statistics_of
 from benchmark.measures import MEASURES
 from benchmark.models import Net
@@ -148,6 +150,10 @@ def _adopt(state: State, pruned: Net, keep: Keep, scores: dict[str, Scores], con
 
 
 def _write_scores(path: Path, scores: dict[str, Scores]) -> None:
+    """Scores are on the disk before a checkpoint says that the cut was made, because no checkpoint holds them."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
     arrays = {f"{m}/{conv}": s.cpu().numpy() for m, layers in scores.items() for conv, s in layers.items()}
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+    sync(path.parent)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmark.config import RunConfig
+from benchmark.files import remove, remove_temporaries
 from benchmark.locks import BusyError, held
-from benchmark.record import DenseFolder, remove_temporaries
+from benchmark.record import DenseFolder
 from benchmark.schedule import step_lr
 from benchmark.state import State, fresh, load, save
 from benchmark.train import Problem, advance, log_epoch
@@ -64,5 +65,5 @@ def _train(
         advance(state, problem, dense, step_lr(dense.lr, state.epoch, dense.epochs), flow_every=flow_every)
         save(folder.state_file(state.epoch), state, dense)
         if not folder.wanted(state.epoch - 1):
-            before.unlink(missing_ok=True)
+            remove(before)
         report(state)

@@ -13,22 +13,29 @@ runs/_dense/<run_id>/        the shared dense phases (see `DenseFolder`)
 
 from __future__ import annotations
 
-import json
-import math
-import os
+import contextlib
 from pathlib import Path
 
 from benchmark.config import RULES, RunConfig
 from benchmark.errors import UserError, require
+from benchmark.files import (
+    append_line,
+    last_line,
+    read_json,
+    read_lines,
+    remove,
+    remove_temporaries,
+    sync,
+    write_json,
+    write_lines,
+)
+from benchmark.locks import BusyError, held
 
 DENSE = "_dense"
 """Folder of the shared dense phases, beside the runs."""
 
 OUTCOMES = FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
 """Outcomes of a run: it came to its end, its numbers ceased to be finite, or a cut left no net to train."""
-
-TAIL_BYTES = 65_536
-"""More than any line of a history."""
 
 FLOW_KEYS = ("grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg")
 NET_KEYS = ("net/filters", "net/params", "net/macs")
@@ -69,8 +76,8 @@ class Record:
     def start(self, config: RunConfig) -> None:
         """Make the folder and write the configuration; an earlier failure is forgotten."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(self.folder)
-        self.failure_file.unlink(missing_ok=True)
+        self._remove_temporaries()
+        remove(self.failure_file)
         write_json(self.config_file, {"rules": RULES, **config.to_dict()})
 
     def config(self) -> RunConfig:
@@ -98,7 +105,7 @@ class Record:
 
     def last_epoch(self) -> int:
         """Epochs trained so far, by the last row of the history alone (0 without any)."""
-        row = _last_line(self.history_file)
+        row = last_line(self.history_file)
         epoch = row.get("epoch") if row else 0
         if type(epoch) is not int:
             raise UserError(f"record file {self.history_file}, last line, has epoch {epoch!r}")
@@ -136,14 +143,29 @@ class Record:
         return read_json(self.failure_file) if self.failure_file.exists() else None
 
     def finish(self, summary: dict) -> None:
-        """Write the summary, which makes the run finished, and drop the checkpoints."""
+        """Write the summary, which makes the run finished, after all else is on the disk; then drop the checkpoints."""
+        for path in (self.history_file, self.cuts_file, self.scores_folder, self.folder, self.folder.parent):
+            if path.exists():
+                sync(path)
         write_json(self.summary_file, summary)
+        sync(self.folder)
         self.drop_checkpoints()
 
     def drop_checkpoints(self) -> None:
         """Remove the checkpoints: a finished run needs none."""
-        self.checkpoint_file.unlink(missing_ok=True)
-        self.previous_checkpoint_file.unlink(missing_ok=True)
+        for path in self.folder.glob(f"{self.checkpoint_file.stem}*"):
+            remove(path)
+
+    def tidy(self) -> None:
+        """Remove what killed processes left, unless one is at work or the folder is not ours to write to."""
+        with contextlib.suppress(BusyError, OSError), held(self.lock_file, wait=False):
+            self._remove_temporaries()
+            if self.finished:
+                self.drop_checkpoints()
+
+    def _remove_temporaries(self) -> None:
+        for folder in (self.folder, self.scores_folder):
+            remove_temporaries(folder)
 
 
 def check_rules(what: str, rules: object, remedy: str = "move it away, or delete it") -> None:
@@ -189,82 +211,6 @@ def run_folders(runs: Path) -> list[Path]:
     return sorted(path.parent for path in Path(runs).glob("*/config.json"))
 
 
-def write_json(path: Path, value: dict) -> None:
-    """Write a file as a whole or not at all."""
-    write_atomically(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
-
-
-def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Replace `path` by a file with this content, on disk before it takes the name; keep the old one as `previous`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    if previous and path.exists():
-        path.replace(previous)
-    temporary.replace(path)
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what a process that was killed while writing left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict:
-    """Read a file that `write_json` wrote. Raises `UserError` that names a missing or broken one."""
-    try:
-        return _parsed(path.read_bytes(), f"record file {path}")
-    except FileNotFoundError:
-        raise UserError(f"record file {path} is missing") from None
-
-
-def append_line(path: Path, row: dict) -> None:
-    """Append one JSON object as a line."""
-    with path.open("a") as file:
-        file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
-
-
-def write_lines(path: Path, rows: list[dict]) -> None:
-    """Replace a file of JSON lines."""
-    write_atomically(path, "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows).encode())
-
-
-def read_lines(path: Path) -> list[dict]:
-    """All rows of a file of JSON lines; a last line without its end (a killed writer's) does not count."""
-    if not path.exists():
-        return []
-    *lines, _ = path.read_bytes().split(b"\n")
-    try:
-        rows = json.loads(b"[%s]" % b",".join(lines))  # half the time of line by line
-    except ValueError:
-        rows = []
-    if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows):
-        return rows
-    return [_parsed(line, f"record file {path}, line {number},") for number, line in enumerate(lines, start=1)]
-
-
-def _last_line(path: Path) -> dict | None:
-    """The last row of a file of JSON lines, if there is one."""
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        *lines, _ = file.read().split(b"\n")
-    return _parsed(lines[-1], f"record file {path}, last line,") if lines else None
-
-
-def _parsed(text: bytes, what: str) -> dict:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{what} is not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{what} must be a JSON object, got {type(value).__name__}")
-    return value
-
-
 def _numbered(path: Path, rows: list[dict], key: str, first: int) -> list[dict]:
     for line, row in enumerate(rows, start=1):
         due = first + line - 1
@@ -274,14 +220,3 @@ def _numbered(path: Path, rows: list[dict], key: str, first: int) -> list[dict]:
                 "or there twice"
             )
     return rows
-
-
-def _plain(value: object) -> object:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

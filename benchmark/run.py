@@ -54,6 +54,7 @@ def _brought_to_its_end(config: RunConfig, options: Options, watch: Watch, wait:
     if record.config_file.exists():
         record.checked_config()
     if record.finished:
+        record.tidy()
         return _reported(config, record, options)
     problem = make_problem(config, options.data, options.torch_device())
     record.folder.mkdir(parents=True, exist_ok=True)

@@ -14,10 +14,10 @@ import torch
 
 from benchmark.config import RunConfig, stream_seed
 from benchmark.errors import UserError
+from benchmark.files import write_atomically
 from benchmark.models import Net, build
 from benchmark.optimizer import SGD
 from benchmark.pruning import kept_indices, masked, take
-from benchmark.record import write_atomically
 from benchmark.step import Step
 
 FORMAT = 2

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
+from benchmark.files import remove_temporaries
 from benchmark.locks import BusyError, held
 from benchmark.options import Options
-from benchmark.record import DenseFolder, Record, remove_temporaries
+from benchmark.record import DenseFolder, Record
 from benchmark.schedule import schedule
 from sweeps.worker import Done, Epoch, Event, Failed, Lost, Unwritable, Waits
 
@@ -145,13 +146,11 @@ def noted_failure(runs: Path, config: RunConfig, error: str) -> Failed:
 
 def tidy(configs: list[RunConfig], runs: Path) -> None:
     """Remove what killed processes left behind, where no process is at work."""
-    folders = {DenseFolder(runs, config).folder for config in configs}
-    records = {Record(runs / config.run_id) for config in configs}
-    for folder in [*folders, *(record.folder for record in records)]:
+    for folder in {DenseFolder(runs, config).folder for config in configs}:
         if folder.is_dir():
             with contextlib.suppress(BusyError, OSError), held(folder / ".lock", wait=False):
                 remove_temporaries(folder)
-    for record in records:
-        if record.finished:
-            with contextlib.suppress(OSError):  # another user's
-                record.drop_checkpoints()
+    for config in configs:
+        record = Record(runs / config.run_id)
+        if record.folder.is_dir():
+            record.tidy()

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmark.errors import UserError, require
-from benchmark.record import Record, read_json, run_folders
+from benchmark.files import read_json
+from benchmark.record import Record, run_folders
 from benchmark.track import WandbTracker, replay
 from benchmark.wandb_api import THREADS, asking, connect, listed, told
 

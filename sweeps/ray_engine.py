@@ -25,9 +25,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
+from benchmark.files import write_atomically
 from benchmark.locks import held
 from benchmark.options import Options
-from benchmark.record import DenseFolder, Record, write_atomically
+from benchmark.record import DenseFolder, Record
 from sweeps.jobs import (
     STOP_SECONDS,
     TICK_SECONDS,

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.config import RULES, RunConfig
-from benchmark.record import HISTORY_KEYS, MOVED, Record, write_json, write_lines
+from benchmark.files import write_json, write_lines
+from benchmark.record import HISTORY_KEYS, MOVED, Record
 from benchmark.schedule import kept_fraction, schedule
 
 MEASURES = ("magnitude", "loss", "grasp", "grad_preservation", "random")

@@ -11,7 +11,8 @@ import yaml
 from benchmark import data
 from benchmark.config import RULES, RunConfig
 from benchmark.errors import UserError
-from benchmark.record import Record, write_json
+from benchmark.files import write_json
+from benchmark.record import Record
 from sweeps.grid import load
 from tests import simulate
 from tests.commands import command

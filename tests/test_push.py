@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from benchmark.errors import UserError
-from benchmark.record import Record, write_json
+from benchmark.files import write_json
+from benchmark.record import Record
 from sweeps import push as push_module
 from sweeps.push import push
 from tests import simulate

@@ -9,8 +9,9 @@ from shutil import rmtree
 import pytest
 import yaml
 
+from benchmark.files import write_json
 from benchmark.locks import held
-from benchmark.record import Record, write_json
+from benchmark.record import Record
 from sweeps import grid as grids
 from sweeps.jobs import in_order
 from tests.commands import command

@@ -19,7 +19,8 @@ from analysis.sources import UNFINISHED, Frames, load
 from benchmark import wandb_api
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
-from benchmark.record import Record, write_json, write_lines
+from benchmark.files import write_json, write_lines
+from benchmark.record import Record
 from benchmark.track import WandbTracker, replay
 from tests import simulate, time_pull
 from tests.planted import plant
