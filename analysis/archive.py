@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from analysis.report import Report
 
 FIRST = DEFAULTS | {
-    "rules": 1, "score_bn": "running", "images": np.nan, "processor": "", "commit": "", "threads": np.nan,
+    "rules": 1, "score_bn": "running", "images": np.nan, "data": "", "processor": "", "commit": "", "threads": np.nan,
 }  # fmt: skip
 """Columns of runs that archives of flowprune 0.1 lack, with what is true of its runs."""
 

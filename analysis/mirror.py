@@ -142,7 +142,7 @@ def _summary(flat: dict) -> dict:
         "plan": {"before": {conv: plan[conv] for conv in flat.get("plan/convs", ()) if conv in plan}},
         "samples": _part(flat, "samples/"),
         "versions": _part(flat, "versions/"),
-        **{key: flat.get(key, "") for key in ("commit", "processor", "device")},
+        **{key: flat.get(key, "") for key in ("data", "commit", "processor", "device")},
         "threads": flat.get("threads"),
         "seconds": float(flat.get("seconds", math.nan)),
     }

@@ -42,7 +42,7 @@ def _cut(place: str, cut: dict) -> None:
 
 def _summary(place: str, summary: dict) -> None:
     require(summary.get("outcome") in OUTCOMES, f"{place}: outcome", summary.get("outcome"), " or ".join(OUTCOMES))
-    for key in ("device", "commit", "processor"):
+    for key in ("data", "device", "commit", "processor"):
         require(isinstance(summary.get(key), str), f"{place}: {key}", summary.get(key), "a text")
     require(isinstance(summary.get("versions"), dict), f"{place}: versions", summary.get("versions"), "an object")
     require(isinstance(summary.get("plan"), dict), f"{place}: plan", summary.get("plan"), "an object")

@@ -121,6 +121,7 @@ def provenance(frames: Frames) -> dict:
         "diverged or collapsed": int((finished["outcome"] != FINISHED).sum()),
         "run ids (digest)": frames.digest(),
         "nets and data": nets_and_data(frames),
+        "data (digest)": sorted(set((finished["dataset"] + " " + finished["data"]).str.strip())),
         "rules": sorted(set(finished["rules"].tolist())),
         "trained with": sorted(set(finished["versions"]) - {""}),
         "commit of the runs": sorted(set(finished["commit"]) - {""}),

@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, first_line, is_out_of_memory
 
 T = TypeVar("T")
 BAD_INPUT = 2
@@ -64,6 +64,10 @@ def guarded(command: Callable[[], int | None]) -> NoReturn:
         if error.errno not in UNWRITABLE:
             raise
         fail(f"{error.filename or 'a file that is written'}: {error.strerror}; what is finished is intact")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(f"out of memory ({first_line(error)}); what is finished is intact")
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
         print("stopped: finished epochs are kept, and the same command goes on from there", file=sys.stderr)

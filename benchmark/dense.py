@@ -42,7 +42,9 @@ def dense_state(
     dense, folder, device = config.dense(), DenseFolder(runs, config), problem.train.images.device
     folder.want(until)
     while True:
-        if folder.state_file(until).exists() and (state := load(folder.state_file(until), dense, device)):
+        if folder.state_file(until).exists() and (
+            state := load(folder.state_file(until), dense, device, problem.digest)
+        ):
             return state
         with contextlib.suppress(BusyError), held(folder.lock_file, wait=False):
             remove_temporaries(folder.folder)
@@ -58,12 +60,12 @@ def _train(
 ) -> None:
     state = None
     while not state and (nearest := folder.nearest(until)):
-        state = load(nearest, dense, problem.train.images.device)
+        state = load(nearest, dense, problem.train.images.device, problem.digest)
     state = state or start(dense, problem)
     while state.epoch < until:
         before = folder.state_file(state.epoch)
         advance(state, problem, dense, step_lr(dense.lr, state.epoch, dense.epochs), flow_every=flow_every)
-        save(folder.state_file(state.epoch), state, dense)
+        save(folder.state_file(state.epoch), state, dense, problem.digest)
         if not folder.wanted(state.epoch - 1):
             remove(before)
         report(state)

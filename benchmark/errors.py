@@ -1,8 +1,23 @@
-"""What went wrong, when it is the input that is wrong."""
+"""What went wrong, when it is the input that is wrong, or the machine that is too small."""
 
 
 class UserError(ValueError):
     """Bad input. The message is one line: the thing, its value, and what is allowed."""
+
+
+class ShortageError(UserError):
+    """What is missing is memory, or a right to read: the input may be good, and another attempt may succeed."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch raises RuntimeErrors, which have it in their text alone."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:

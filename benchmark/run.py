@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from benchmark import state as states
 from benchmark.config import RunConfig
 from benchmark.cost import cost
 from benchmark.cut import CutError, make_cut
+from benchmark.data import check_finished
 from benchmark.dense import dense_state, start
 from benchmark.locks import held
 from benchmark.models import default_plan
@@ -55,6 +54,7 @@ def _brought_to_its_end(config: RunConfig, options: Options, watch: Watch, wait:
         record.checked_config()
     if record.finished:
         record.tidy()
+        check_finished([record], options.data)
         return _reported(config, record, options)
     problem = make_problem(config, options.data, options.torch_device())
     record.folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def _begin(
     config: RunConfig, problem: Problem, record: Record, options: Options, report: Callable[[State], None], wait: bool
 ) -> State:
     """Where the run goes on from: its checkpoint, or the dense phase that it shares, or an untrained net."""
-    if state := _resumed(record, config, problem.train.images.device):
+    if state := _resumed(record, config, problem):
         return state
     if dense := schedule(config).dense:
         return dense_state(
@@ -130,7 +130,7 @@ def _run(
             break
         row = advance(state, problem, config, timetable.lr(state.epoch), flow_every=options.flow_every)
         record.append_epoch(row)
-        states.save(record.checkpoint_file, state, config, previous=record.previous_checkpoint_file)
+        states.save(record.checkpoint_file, state, config, problem.digest, previous=record.previous_checkpoint_file)
         tracker.log(state.history[-2], _cut_at(state, state.epoch - 1))  # before, a kill could undo its cut
         report(state)
         outcome = _outcome(state)
@@ -140,9 +140,9 @@ def _run(
     return summary
 
 
-def _resumed(record: Record, config: RunConfig, device: torch.device) -> State | None:
+def _resumed(record: Record, config: RunConfig, problem: Problem) -> State | None:
     for file in _checkpoints(record):
-        if state := states.load(file, config, device):
+        if state := states.load(file, config, problem.train.images.device, problem.digest):
             return state
     return None
 
@@ -179,6 +179,7 @@ def _summary(state: State, problem: Problem, config: RunConfig, options: Options
         "after": cost(state.model, problem.size),
         "plan": {"before": plan, "after": after},
         "samples": problem.samples,
+        "data": problem.digest,
         **environment(),
         "device": options.device_name(),
         "seconds": state.seconds,

@@ -228,7 +228,7 @@ class Bench:
 
         config = RunConfig(arch=self.arch, precision=self.command.precision, lr=1e-3)
         part = Subset(*self.images(count))
-        problem = Problem(part, part, part, part, 10, augment=True)
+        problem = Problem(part, part, part, part, 10, augment=True, digest="")
         state = State(net, make_optimizer(net, config), {})
         return lambda: train_epoch(state, problem, config, config.lr)
 

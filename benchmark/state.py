@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmark.config import RunConfig, stream_seed
+from benchmark.data import check_data
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
 from benchmark.models import Net, build
@@ -111,13 +112,14 @@ def carry_momentum(state: State, keep: dict[str, torch.Tensor], optimizer: torch
                 optimizer.state[parameter]["momentum_buffer"][~model.mask(name)] = 0
 
 
-def save(path: Path, state: State, config: RunConfig, *, previous: Path | None = None) -> None:
-    """Write a checkpoint, atomically; what it replaces is kept as `previous`."""
+def save(path: Path, state: State, config: RunConfig, data: str, *, previous: Path | None = None) -> None:
+    """Write a checkpoint, atomically; what it replaces is kept as `previous`. data: digest of the data set."""
     model = state.model
     content = {
         "format": FORMAT,
         "run_id": config.run_id,
         "threads": torch.get_num_threads(),
+        "data": data,
         "num_classes": model.num_classes,
         "plan": model.plan,
         "original": model.original,
@@ -134,16 +136,17 @@ def save(path: Path, state: State, config: RunConfig, *, previous: Path | None =
     write_atomically(path, buffer.getvalue(), previous)
 
 
-def load(path: Path, config: RunConfig, device: torch.device) -> State | None:
-    """Read a checkpoint of the run that `config` describes.
+def load(path: Path, config: RunConfig, device: torch.device, data: str) -> State | None:
+    """Read a checkpoint of the run that `config` describes, trained on the data set with the digest `data`.
 
     One that is corrupt or another run's is set aside with a warning, and the answer is None. Raises `UserError` for one
-    that a newer version wrote, or another number of CPU threads, which would mix two kinds of last bits.
+    that a newer version wrote, or that was computed with other data or another number of CPU threads.
     """
     try:
         content = _read(path)
         if content["format"] <= FORMAT:
             state = _restored(content, config, device)
+            check_data(f"checkpoint {path}", config.dataset, content["data"], data)
             if device.type == "cpu":
                 _check_threads(path, content["threads"])
             return state

@@ -13,7 +13,7 @@ from benchmark import data
 from benchmark.batches import balanced, epoch_batches
 from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost
-from benchmark.errors import UserError
+from benchmark.errors import UserError, is_out_of_memory
 from benchmark.flow import evaluate, measure_flow, tf32, with_statistics_of
 from benchmark.models import build
 from benchmark.ranks import movement, squared_norms
@@ -48,6 +48,8 @@ class Problem:
     """The training images that cuts are decided on, drawn from those that are not in the probe set."""
     num_classes: int
     augment: bool
+    digest: str
+    """Of the data set (see `benchmark.data.digest`)."""
     quick_test: Subset | None = None
     """The part of the test set that is tested on before the last epoch (None: all of it)."""
     overlap: int = 0
@@ -67,7 +69,9 @@ class Problem:
 
 def make_problem(config: RunConfig, root: Path, device: torch.device) -> Problem:
     """Load the data of a run and draw its subsets, all class-balanced; the probe set first, by the data set alone."""
-    train, test, num_classes, augment = _on_device(config.dataset, root, device, config.train_limit)
+    train, test, num_classes, augment, digest = _on_device(
+        config.dataset, root, device, config.train_limit, data.state(config.dataset, root)
+    )
     last_batch = len(train.labels) % config.batch_size or config.batch_size
     check_fits(config.arch, config.width, num_classes, train.images.shape[1:3], min(last_batch, 2))
     unseeded = RunConfig(dataset=config.dataset)
@@ -84,6 +88,7 @@ def make_problem(config: RunConfig, root: Path, device: torch.device) -> Problem
         train.part(scoring),
         num_classes,
         augment,
+        digest,
         quick_test=quick_test,
         overlap=overlap,
     )
@@ -97,6 +102,8 @@ def check_fits(arch: str, width: float, num_classes: int, size: tuple[int, int],
         try:
             net(torch.zeros(batch, 3, *size))
         except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             height, width = size
             raise UserError(
                 f"{arch} cannot be trained on images of {width}x{height} in a batch of {batch} ({error})"
@@ -104,15 +111,19 @@ def check_fits(arch: str, width: float, num_classes: int, size: tuple[int, int],
 
 
 @lru_cache(maxsize=2)
-def _on_device(dataset: str, root: Path, device: torch.device, limit: int) -> tuple[Subset, Subset, int, bool]:
+def _on_device(
+    dataset: str, root: Path, device: torch.device, limit: int, state: str
+) -> tuple[Subset, Subset, int, bool, str]:
+    """Train and test set, classes, whether to augment, digest; loaded anew when the files have another `state`."""
     images = data.load(dataset, root)
+    digest = data.digest(dataset, root, images)
     train, test = (
         Subset(torch.as_tensor(x).to(device), torch.as_tensor(y).to(device))
         for x, y in ((images.train_images, images.train_labels), (images.test_images, images.test_labels))
     )
     if limit:
         train = train.part(balanced(train.labels, limit, stream_seed("limit", RunConfig(dataset=dataset), "dataset")))
-    return train, test, len(images.classes), images.augment
+    return train, test, len(images.classes), images.augment, digest
 
 
 def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) -> dict[str, float]:

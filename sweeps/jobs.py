@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmark.config import RunConfig
+from benchmark.data import check_finished
 from benchmark.errors import UserError
 from benchmark.files import remove_temporaries
 from benchmark.locks import BusyError, held
@@ -59,12 +60,14 @@ def in_order(configs: list[RunConfig]) -> list[RunConfig]:
 def unfinished(configs: list[RunConfig], options: Options, outcome: Outcome) -> list[Job]:
     """The jobs of a grid, in order; the states of dense phases that they start from are marked as wanted.
 
-    Raises `UserError` if the folder of the runs cannot be written to.
+    Raises `UserError` if the folder of the runs cannot be written to, or a finished run was made with other data.
     """
-    queue = []
+    queue, skipped = [], []
     for config in in_order(configs):
-        finished = Record(options.runs / config.run_id).finished
-        (outcome.skipped.append(config.run_id) if finished else queue.append(Job(config)))
+        record = Record(options.runs / config.run_id)
+        skipped.append(record) if record.finished else queue.append(Job(config))
+    check_finished(skipped, options.data)
+    outcome.skipped += [record.folder.name for record in skipped]
     try:
         options.runs.mkdir(parents=True, exist_ok=True)
         for job in queue:

@@ -62,6 +62,6 @@ def try_out(config: RunConfig, device: torch.device, height: int = 32, width: in
     images = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, device=device)
     part = Subset(images, torch.arange(count, device=device) % CLASSES)
     state = fresh(config, CLASSES, device)
-    train_epoch(state, Problem(part, part, part, part, CLASSES, augment=True), config, config.lr)
+    train_epoch(state, Problem(part, part, part, part, CLASSES, augment=True, digest=""), config, config.lr)
     for probe in (measure_flow, evaluate):
         probe(state.model, part.images, part.labels, config.temperature)

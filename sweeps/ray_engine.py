@@ -24,7 +24,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark.config import RunConfig
-from benchmark.errors import UserError
+from benchmark.errors import UserError, first_line
 from benchmark.files import write_atomically
 from benchmark.locks import held
 from benchmark.options import Options
@@ -107,7 +107,7 @@ def _cluster(address: str | None) -> Iterator[Callable[[], None]]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except Exception as error:  # Ray raises that, too, when a machine is slow
-        raise UserError(f"Ray at address {address!r} cannot be reached or started ({_first_line(error)})") from None
+        raise UserError(f"Ray at address {address!r} cannot be reached or started ({first_line(error)})") from None
     for number in ours:  # Ray has put in its own
         signal.signal(number, lambda number, _: came.append(number))
     try:
@@ -226,7 +226,7 @@ class _Tasks:
         except OutOfMemoryError:
             return self._failed(task, "the worker died (out of memory)")
         except RayError as error:
-            return self._failed(task, f"the worker died ({_first_line(getattr(error, 'cause', None) or error)})")
+            return self._failed(task, f"the worker died ({first_line(getattr(error, 'cause', None) or error)})")
         return event
 
     def _failed(self, task: _Task, error: str) -> Failed:
@@ -262,7 +262,3 @@ def unpack(record: Record, files: dict[str, bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
         record.failure_file.unlink(missing_ok=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from benchmark.cli import UNWRITABLE
 from benchmark.config import RunConfig
-from benchmark.errors import UserError
+from benchmark.errors import ShortageError, UserError
 from benchmark.locks import BusyError
 from benchmark.options import Options
 from benchmark.record import Record
@@ -119,4 +119,5 @@ def attempt(config: RunConfig, options: Options, tell: Callable[[Epoch], None]) 
         if not record.config_file.exists():
             record.start(config)
         record.fail(message, traceback.format_exc())
-        return Failed(config.run_id, message, again=not isinstance(error, UserError))
+        again = isinstance(error, ShortageError) or not isinstance(error, UserError)
+        return Failed(config.run_id, message, again)

@@ -1,9 +1,13 @@
 """Shared fixtures: one thread per test process, tiny nets, tiny data, tiny runs."""
 
+import dataclasses
+import hashlib
 import os
+import tempfile
 
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), "flowprune-tests")
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,3 +70,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
         server.release()
         wandb.teardown()
+
+
+@pytest.fixture
+def our_sums(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of `tests.test_data.write_pickles` pass for the official ones."""
+    from benchmark.data import cifar10
+    from tests.test_data import write_pickles
+
+    folder = write_pickles(tmp_path_factory.mktemp("official"))
+    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    monkeypatch.setattr(cifar10, "RELEASE", dataclasses.replace(cifar10.RELEASE, sums=sums))

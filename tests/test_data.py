@@ -1,4 +1,6 @@
 import contextlib
+import hashlib
+import os
 import pickle
 import shutil
 import threading
@@ -12,8 +14,9 @@ from PIL import Image
 
 from benchmark import data
 from benchmark.batches import balanced, epoch_batches, normalise
-from benchmark.errors import UserError
-from benchmark.train import make_problem
+from benchmark.data import cifar10, cifar100
+from benchmark.errors import ShortageError, UserError
+from benchmark.train import check_fits, make_problem
 from tests.conftest import tiny_run
 
 
@@ -89,6 +92,7 @@ def test_npz(tmp_path):
     assert images.augment
 
 
+@pytest.mark.usefixtures("our_sums")
 def test_official_pickles(tmp_path):
     write_pickles(tmp_path)
     images = data.load("cifar10", tmp_path)
@@ -129,11 +133,103 @@ def test_npz_errors_name_the_file(tmp_path, name):
         data.load("cifar10", tmp_path)
 
 
-def test_pickle_errors_name_the_file(tmp_path):
+def zeroed(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes(4000) + content[4100:])
+
+
+@pytest.mark.usefixtures("our_sums")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_short,
+        zeroed,
+        lambda path: shutil.copy(path.with_name("data_batch_1"), path),
+        lambda path: shutil.copy(path.with_name("test_batch"), path),
+    ],
+    ids=["cut short", "zeroed", "copy of a batch", "copy of the test set"],
+)
+def test_a_file_that_is_not_the_published_one_is_named(tmp_path, damage):
     folder = write_pickles(tmp_path)
-    cut_short(folder / "data_batch_3")
-    with pytest.raises(UserError, match="data_batch_3 is cut short or corrupt"):
+    for number, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):  # all differ, as in truth
+        flat = pixels(2, seed=number).transpose(0, 3, 1, 2).reshape(2, -1)
+        (folder / name).write_bytes(pickle.dumps({b"data": flat, b"labels": [3, 9]}))
+    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    cifar10.RELEASE.sums.update(sums)
+    assert data.load("cifar10", tmp_path)
+    damage(folder / "data_batch_3")
+    with pytest.raises(UserError, match=r"data_batch_3 is not the published one \(its MD5 sum is \w{32}, not \w{32}\)"):
         data.load("cifar10", tmp_path)
+
+
+class Command:
+    """What unpickles to the result of a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_pickle_is_not_executed(tmp_path, published, our_sums):
+    folder, proof = write_pickles(tmp_path), tmp_path / "executed"
+    (folder / "batches.meta").write_bytes(pickle.dumps(Command(proof)))
+    said = "batches.meta is not the published one"
+    if published:  # even then
+        cifar10.RELEASE.sums["batches.meta"] = hashlib.md5((folder / "batches.meta").read_bytes()).hexdigest()
+        said = r"batches.meta is cut short or corrupt \(it asks for posix.mkdir\)"
+    with pytest.raises(UserError, match=said):
+        data.load("cifar10", tmp_path)
+    assert not proof.exists()
+
+
+def test_the_published_sums_are_those_of_torchvision():
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    for release, theirs in ((cifar10.RELEASE, CIFAR10), (cifar100.RELEASE, CIFAR100)):
+        rows = [*theirs.train_list, *theirs.test_list, (theirs.meta["filename"], theirs.meta["md5"])]
+        assert dict(map(tuple, rows)) == release.sums
+
+
+def test_an_npz_of_other_keys_is_told_so(tmp_path):
+    write_npz(tmp_path / "cifar10")
+    np.savez(tmp_path / "cifar10" / "test.npz", x=pixels(2), y=np.array([1, 2]))
+    said = r"test.npz: keys must be images and labels and classes, got \['x', 'y'\]"
+    with pytest.raises(UserError, match=said):
+        data.load("cifar10", tmp_path)
+
+
+def test_what_cannot_be_read_or_held_is_not_called_broken(tmp_path, monkeypatch):
+    write_npz(tmp_path / "cifar10")
+    write_folder(tmp_path / "images")
+
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmark.data._cifar._read_npz", forbidden)
+        patch.setattr(Image, "open", forbidden)
+        for dataset in ("cifar10", f"folder:{tmp_path / 'images'}"):
+            with pytest.raises(ShortageError, match=r"cannot be read \(Permission denied\)$"):
+                data.load(dataset, tmp_path)
+
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("benchmark.data._cifar._read_npz", exhausted)
+    with pytest.raises(MemoryError):
+        data.load("cifar10", tmp_path)
+
+
+def test_a_net_that_memory_is_too_small_for_is_not_called_unfit(tmp_path, monkeypatch):
+    def exhausted(*_, **__):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("benchmark.train.build", exhausted)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        check_fits("vgg13", 0.5, 10, (32, 32), 2)
 
 
 def test_a_missing_set_that_cannot_be_downloaded(tmp_path, monkeypatch):
@@ -145,6 +241,7 @@ def test_a_missing_set_that_cannot_be_downloaded(tmp_path, monkeypatch):
         data.load("cifar10", tmp_path)
 
 
+@pytest.mark.usefixtures("our_sums")
 def test_a_set_that_another_process_unpacks_is_waited_for(tmp_path, monkeypatch):
     begun, calls = threading.Event(), []
 
@@ -166,6 +263,7 @@ def test_a_set_that_another_process_unpacks_is_waited_for(tmp_path, monkeypatch)
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["cifar-10-batches-py"]
 
 
+@pytest.mark.usefixtures("our_sums")
 def test_an_interrupted_download_is_made_up_for(tmp_path, monkeypatch):
     folder = tmp_path / "cifar-10-batches-py"
 
@@ -186,6 +284,7 @@ def test_an_interrupted_download_is_made_up_for(tmp_path, monkeypatch):
     assert len(data.load("cifar10", tmp_path).train_images) == 10
 
 
+@pytest.mark.usefixtures("our_sums")
 def test_a_data_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     """A whole set in it is read; of one that is not whole it is said what is missing."""
 
@@ -217,6 +316,33 @@ def test_a_path_is_for_data_sets_that_take_one():
         data.load("digits:foo", "unused")
     with pytest.raises(UserError, match="dataset folder:~nosuchuser/x is no path"):
         data.load("folder:~nosuchuser/x", "unused")
+
+
+def test_a_folder_means_what_is_there(tmp_path):
+    root = write_folder(tmp_path / "images")
+    clean = data.load(f"folder:{root}", "unused")
+    (root / "train" / "cat" / "._0.png").write_bytes(b"no image")
+    (root / "train" / ".DS_Store").touch()
+    for name in (".git", "__MACOSX"):
+        (root / "train" / name).mkdir()
+    ours = data.load(f"folder:{root}", "unused")
+    assert ours.classes == clean.classes
+    assert np.array_equal(ours.train_images, clean.train_images)
+    (root / "train" / "dog" / "more").mkdir()
+    (root / "train" / "cat" / "9.tif").touch()
+    (root / "test" / "notes.txt").touch()
+    said = r"images has 3 files or folders that cannot be read, first .*train/cat/9.tif; the layout is"
+    with pytest.raises(UserError, match=said):
+        data.load(f"folder:{root}", "unused")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_without_images_is_an_error(tmp_path, split):
+    root = write_folder(tmp_path / "images")
+    for image in (root / split / "dog").iterdir():
+        image.unlink()
+    with pytest.raises(UserError, match=f"images/{split} has no images of class 'dog'"):
+        data.load(f"folder:{root}", "unused")
 
 
 def test_folder_errors(tmp_path):

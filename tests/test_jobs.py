@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from benchmark import record as record_module
 from benchmark.errors import UserError
 from benchmark.record import Record
 from sweeps import jobs as jobs_module
@@ -69,7 +70,7 @@ def test_what_lies_in_another_users_folder_is_left_there(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(jobs_module, "held", forbidden)
-    monkeypatch.setattr(type(checkpoint), "unlink", forbidden)
+    monkeypatch.setattr(record_module, "held", forbidden)
     jobs_module.tidy([config], tmp_path)
     assert checkpoint.exists()
 

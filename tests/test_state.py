@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from benchmark.train import make_problem, train_epoch
 from tests.conftest import tiny_run
 
 CPU = torch.device("cpu")
+DATA = "0123456789ab"
 
 
 def trained(tmp_path, **fields):
@@ -23,8 +26,8 @@ def test_checkpoint_round_trip(tmp_path):
     config, problem, state = trained(tmp_path, arch="resnet56", measure="random", rounds=2)
     make_cut(state, problem, config, tmp_path / "scores.npz", score_every=False)
     train_epoch(state, problem, config, 0.1)
-    states.save(tmp_path / "state.pt", state, config)
-    loaded = states.load(tmp_path / "state.pt", config, CPU)
+    states.save(tmp_path / "state.pt", state, config, DATA)
+    loaded = states.load(tmp_path / "state.pt", config, CPU, DATA)
     for ours, theirs in ((state.model, loaded.model), (state, loaded)):
         if ours is state:
             for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
@@ -83,7 +86,7 @@ def test_carried_momentum_makes_the_step_of_the_masked_net(tmp_path):
 @pytest.fixture
 def checkpoint(tmp_path):
     config, _, state = trained(tmp_path, train_limit=40)
-    states.save(tmp_path / "state.pt", state, config)
+    states.save(tmp_path / "state.pt", state, config, DATA)
     return config, tmp_path / "state.pt"
 
 
@@ -102,7 +105,7 @@ def test_a_corrupt_checkpoint_is_set_aside(checkpoint, damage):
     content = damage(path.read_bytes())
     path.write_bytes(content)
     with pytest.warns(UserWarning, match="is set aside as state.pt.unusable"):
-        assert states.load(path, config, CPU) is None
+        assert states.load(path, config, CPU, DATA) is None
     assert not path.exists()
     assert path.with_name("state.pt.unusable").read_bytes() == content
 
@@ -115,23 +118,23 @@ def test_a_full_gpu_says_nothing_of_a_checkpoint(checkpoint, monkeypatch):
 
     monkeypatch.setattr(states, "prepared", full)
     with pytest.raises(torch.OutOfMemoryError):
-        states.load(path, config, CPU)
+        states.load(path, config, CPU, DATA)
     monkeypatch.undo()
-    assert states.load(path, config, CPU) is not None
+    assert states.load(path, config, CPU, DATA) is not None
 
 
 def test_a_checkpoint_of_another_run_is_set_aside(checkpoint):
     config, path = checkpoint
     other = tiny_run(train_limit=40, seed=1)
     with pytest.warns(UserWarning, match=f"it belongs to run {config.run_id}"):
-        assert states.load(path, other, CPU) is None
+        assert states.load(path, other, CPU, DATA) is None
 
 
 def test_a_checkpoint_of_a_newer_version_is_left_alone(checkpoint):
     config, path = checkpoint
     torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
     with pytest.raises(UserError, match="has format 99, this version reads up to 2: update flowprune"):
-        states.load(path, config, CPU)
+        states.load(path, config, CPU, DATA)
     assert path.exists()
 
 
@@ -139,18 +142,18 @@ def test_a_checkpoint_of_a_newer_version_is_left_alone(checkpoint):
 def test_a_save_that_is_killed_leaves_a_good_checkpoint(checkpoint, tmp_path, monkeypatch, write):
     """Killed at either of its two renames, or in the middle of writing: the old or the new state is there."""
     config, path = checkpoint
-    state, calls, rename = states.load(path, config, CPU), [], type(path).replace
+    state, calls, rename = states.load(path, config, CPU, DATA), [], os.replace
 
-    def killed(self, target):
+    def killed(source, target):
         calls.append(target)
         if len(calls) == write:
             raise KeyboardInterrupt
-        return rename(self, target)
+        return rename(source, target)
 
-    monkeypatch.setattr(type(path), "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        states.save(path, state, config, previous=tmp_path / "previous.pt")
+        states.save(path, state, config, DATA, previous=tmp_path / "previous.pt")
     monkeypatch.undo()
     left = [p for p in (path, tmp_path / "previous.pt") if p.exists()]
     assert left
-    assert states.load(left[0], config, CPU).history == state.history
+    assert states.load(left[0], config, CPU, DATA).history == state.history

@@ -1,18 +1,30 @@
 """Data sets, one file each, as plain arrays in memory. Nothing here imports torch.
 
-A file declares `load(root, path)` and returns an `Images`; `path` is what follows `name:` (`folder:PATH`), of which a
-file that wants one says so with `TAKES_PATH = True`.
+A file declares `load(root, path)`, which returns an `Images`, and `files(root, path)`, the files that it reads; `path`
+is what follows `name:` (`folder:PATH`), of which a file that wants one says so with `TAKES_PATH = True`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmark import registry
 from benchmark.errors import UserError, require
+from benchmark.files import write_atomically
+
+if TYPE_CHECKING:
+    from benchmark.record import Record
+
+DIGITS = 12
+"""Of a digest."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,82 @@ class Images:
     classes: tuple[str, ...]
     augment: bool
     """Whether training uses random crops and flips."""
+
+
+def digest(dataset: str, root: Path, images: Images | None = None) -> str:
+    """A digest (12 hex digits) of the arrays and class names of a data set. `images`: what was just loaded of it.
+
+    It is computed once for each state of the files (their paths, sizes and times of change), and kept in the user's
+    cache folder. Raises `UserError` as `load` does.
+    """
+    known = _cache_file(dataset, root)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if len(text := known.read_text()) == DIGITS:
+            return text
+    found = _digest(images or load(dataset, root))
+    with contextlib.suppress(OSError):
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(known, found.encode())
+    return found
+
+
+def check_data(what: str, dataset: str, then: str, now: str) -> None:
+    """Raise `UserError` if something was computed with another state of a data set than the present one."""
+    if then != now:
+        raise UserError(
+            f"data set {dataset} has changed: its digest is {now}, but {what} was computed with {then}; put the old "
+            "data back, or use another folder of runs"
+        )
+
+
+def check_finished(records: Iterable[Record], root: Path) -> None:
+    """Raise `UserError` if a finished run was computed with another state of its data set than the present one, if any.
+
+    Records that cannot be read are passed over.
+    """
+    now: dict[str, str | None] = {}
+    for record in records:
+        try:
+            dataset, then = record.config().dataset, record.summary().get("data")
+        except UserError:
+            continue
+        if dataset not in now:
+            now[dataset] = digest(dataset, root) if _present(dataset, root) else None
+        if now[dataset] and then:
+            check_data(f"run {record.folder.name}", dataset, then, now[dataset])
+
+
+def _present(dataset: str, root: Path) -> bool:
+    name, _, path = dataset.partition(":")
+    try:
+        files = registry.load("data", name).files(Path(root), path)
+    except UserError:
+        return False
+    return bool(files) and all(file.exists() for file in files)
+
+
+def _cache_file(dataset: str, root: Path) -> Path:
+    """Where the digest of the present state of the files is kept."""
+    from platformdirs import user_cache_path  # here, so that --help is quick
+
+    return user_cache_path("flowprune") / "data" / state(dataset, root)
+
+
+def state(dataset: str, root: Path) -> str:
+    """A digest of the paths, sizes and times of change of a data set's files: another one when they have changed."""
+    name, _, path = dataset.partition(":")
+    files = registry.load("data", name).files(Path(root), path)
+    stats = [(str(file.absolute()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.exists()]
+    return hashlib.sha256(json.dumps([dataset, stats]).encode()).hexdigest()[:32]
+
+
+def _digest(images: Images) -> str:
+    """Of shapes, bytes and class names, in a fixed order."""
+    total = hashlib.sha256(json.dumps(list(images.classes)).encode())
+    for array in (images.train_images, images.train_labels, images.test_images, images.test_labels):
+        total.update(f"{array.dtype.str}{array.shape}".encode())
+        total.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+    return total.hexdigest()[:DIGITS]
 
 
 def load(dataset: str, root: Path) -> Images:

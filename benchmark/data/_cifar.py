@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from benchmark.data import Images
-from benchmark.errors import UserError
+from benchmark.errors import ShortageError, UserError, require
 from benchmark.locks import held, is_held
 
 SIDE = 32
 HOW = "see the README, section Data"
+KEYS = ("images", "labels", "classes")
+"""Of an npz file."""
+ALLOWED = {
+    *((module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")),
+    *((module, "_frombuffer") for module in ("numpy.core.numeric", "numpy._core.numeric")),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+}  # fmt: skip
+"""What the official files ask for: the parts of an array."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class Release:
     labels: bytes
     meta: str
     classes: bytes
+    sums: Mapping[str, str]
+    """{file: its published MD5 sum}"""
 
 
 def load(release: Release, root: Path) -> Images:
@@ -58,6 +72,14 @@ def _missing(release: Release, folder: Path) -> str | None:
     return next((f"{folder.name}/{file}" for file in files if not (folder / file).is_file()), None)
 
 
+def files(release: Release, root: Path) -> list[Path]:
+    """The files that `load` reads, as far as they are there."""
+    arrays, official = root / release.name, root / release.folder
+    if arrays.is_dir():
+        return [arrays / "train.npz", arrays / "test.npz"]
+    return [official / name for name in (*release.train, release.test, release.meta)]
+
+
 def _from_arrays(folder: Path) -> Images:
     train, test = (_guarded(folder / f"{split}.npz", _read_npz) for split in ("train", "test"))
     return Images(*train[:2], *test[:2], tuple(str(name) for name in train[2]), augment=True)
@@ -65,36 +87,58 @@ def _from_arrays(folder: Path) -> Images:
 
 def _read_npz(path: Path) -> tuple[np.ndarray, ...]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return arrays["images"], arrays["labels"], arrays["classes"]
+        require(set(KEYS) <= set(arrays), f"data file {path}: keys", sorted(arrays), " and ".join(KEYS))
+        return tuple(arrays[key] for key in KEYS)
 
 
 def _from_pickles(release: Release, folder: Path) -> Images:
+    def content(name: str) -> dict:
+        return _guarded(folder / name, lambda path: _unpickled(path, release.sums[name]))
+
     def split(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-        batches = [_guarded(folder / name, lambda path: _read_pickle(path, release.labels)) for name in names]
-        images, labels = zip(*batches, strict=True)
+        images, labels = zip(*(_arrays(content(name), release.labels) for name in names), strict=True)
         return np.concatenate(images), np.concatenate(labels)
 
-    meta = _guarded(folder / release.meta, lambda path: _unpickle(path)[release.classes])
-    classes = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in meta)
+    names = content(release.meta)[release.classes]
+    classes = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
     return Images(*split(release.train), *split((release.test,)), classes, augment=True)
 
 
-def _read_pickle(path: Path, key: bytes) -> tuple[np.ndarray, np.ndarray]:
-    batch = _unpickle(path)
+def _arrays(batch: dict, key: bytes) -> tuple[np.ndarray, np.ndarray]:
     images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return images, np.asarray(batch[key], dtype=np.int64)
 
 
-def _unpickle(path: Path) -> dict:
-    with path.open("rb") as file:
-        return pickle.load(file, encoding="bytes")
+def _unpickled(path: Path, expected: str) -> dict:
+    """The content of an official file. A file with another sum is not even unpickled."""
+    content = path.read_bytes()
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise UserError(
+            f"data file {path} is not the published one (its MD5 sum is {found}, not {expected}); delete it and {HOW}"
+        )
+    return _Arrays(io.BytesIO(content), encoding="bytes").load()
 
 
-def _guarded(path: Path, read: Callable) -> tuple[np.ndarray, ...]:
+class _Arrays(pickle.Unpickler):
+    """Unpickles numbers, texts and numpy's arrays, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _guarded(path: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a file. Raises `UserError` that says what is wrong with it."""
     try:
         return read(path)
+    except (UserError, MemoryError):
+        raise
     except FileNotFoundError:
         raise UserError(f"data file {path} is missing; {HOW}") from None
+    except OSError as error:
+        raise ShortageError(f"data file {path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a garbled pickle or archive can raise anything
         said = " ".join(str(error).split())
         raise UserError(f"data file {path} is cut short or corrupt ({said}); delete it and {HOW}") from None

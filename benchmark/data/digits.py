@@ -14,10 +14,13 @@ TEST_SHARE = 5  # every fifth image of a class is a test image
 TRAIN_IMAGES, CLASSES = 1_433, 10
 
 
+def files(root: Path, path: str) -> list[Path]:
+    # In the package's folder: importing sklearn would cost each worker more time than a short run.
+    return [Path(find_spec("sklearn").origin).parent / "datasets" / "data" / "digits.csv.gz"]
+
+
 def load(root: Path, path: str) -> Images:
-    # Read from the package's folder: importing sklearn would cost each worker more time than a short run.
-    file = Path(find_spec("sklearn").origin).parent / "datasets" / "data" / "digits.csv.gz"
-    with gzip.open(file, "rt") as lines:
+    with gzip.open(files(root, path)[0], "rt") as lines:
         table = np.loadtxt(lines, delimiter=",")
     pixels = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = np.repeat(pixels.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=3)

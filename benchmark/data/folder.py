@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.data import Images
-from benchmark.errors import UserError, require
+from benchmark.errors import ShortageError, UserError, require
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 WIDE_MODES = "IF"
@@ -17,6 +17,29 @@ LAYOUT = "the layout is PATH/train/CLASS/*.png and PATH/test/CLASS/*.png"
 
 
 def load(root: Path, path: str) -> Images:
+    folder = _folder(path)
+    classes = tuple(child.name for child in _seen(folder / "train") if child.is_dir())
+    if not classes:
+        raise UserError(f"data folder {folder / 'train'} has no class folders; {LAYOUT}")
+    strangers = [child.name for child in _seen(folder / "test") if child.is_dir() and child.name not in classes]
+    if strangers:
+        raise UserError(f"data folder {folder / 'test'} has classes that train has not: {', '.join(strangers)}")
+    _require_read(folder)
+    train, test = (_split(folder / split, classes) for split in ("train", "test"))
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise UserError(
+            f"images must all have one size: train has {_size(train[0])}, test {_size(test[0])} in {folder}"
+        )
+    return Images(*train, *test, classes, augment=True)
+
+
+def files(root: Path, path: str) -> list[Path]:
+    folder = _folder(path)
+    classes = [child for split in ("train", "test") for child in _seen(folder / split) if child.is_dir()]
+    return [image for child in classes for image in _images(child)]
+
+
+def _folder(path: str) -> Path:
     if not path:
         raise UserError("dataset folder: needs a path, such as folder:photos")
     try:
@@ -26,24 +49,40 @@ def load(root: Path, path: str) -> Images:
     for split in ("train", "test"):
         if not (folder / split).is_dir():
             raise UserError(f"data folder {folder / split} is missing; {LAYOUT}")
-    classes = tuple(sorted(child.name for child in (folder / "train").iterdir() if child.is_dir()))
-    if not classes:
-        raise UserError(f"data folder {folder / 'train'} has no class folders; {LAYOUT}")
-    strangers = {child.name for child in (folder / "test").iterdir() if child.is_dir()} - set(classes)
-    if strangers:
-        raise UserError(f"data folder {folder / 'test'} has classes that train has not: {', '.join(sorted(strangers))}")
-    train, test = (_split(folder / split, classes) for split in ("train", "test"))
-    if train[0].shape[1:] != test[0].shape[1:]:
-        raise UserError(
-            f"images must all have one size: train has {_size(train[0])}, test {_size(test[0])} in {folder}"
-        )
-    return Images(*train, *test, classes, augment=True)
+    return folder
+
+
+def _seen(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, but for what systems and archives leave there (.DS_Store, ._x.png)."""
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX")
+    except PermissionError as error:
+        raise ShortageError(f"data folder {folder} cannot be read ({error.strerror})") from None
+
+
+def _images(folder: Path) -> list[Path]:
+    return [path for path in _seen(folder) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+
+
+def _require_read(folder: Path) -> None:
+    """Raise `UserError` if there is a file that would not be read: what is trained on is all that is there."""
+    unread = []
+    for split in ("train", "test"):
+        for child in _seen(folder / split):
+            unread += sorted(set(_seen(child)) - set(_images(child))) if child.is_dir() else [child]
+    if unread:
+        count = f"{len(unread)} files or folders" if len(unread) > 1 else "a file or folder"
+        kinds = " ".join(sorted(SUFFIXES))
+        raise UserError(f"data folder {folder} has {count} that cannot be read, first {unread[0]}; {LAYOUT} ({kinds})")
 
 
 def _split(folder: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     images, labels, first = [], [], None
     for label, name in enumerate(classes):
-        for path in sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in SUFFIXES):
+        found = _images(folder / name) if (folder / name).is_dir() else []
+        if not found:
+            raise UserError(f"data folder {folder} has no images of class {name!r}; {LAYOUT}")
+        for path in found:
             image = _read(path)
             first = first or (path, image.shape)
             if image.shape != first[1]:
@@ -52,8 +91,6 @@ def _split(folder: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarr
                 )
             images.append(image)
             labels.append(label)
-    if not images:
-        raise UserError(f"data folder {folder} has no images; {LAYOUT}")
     return np.stack(images), np.asarray(labels, dtype=np.int64)
 
 
@@ -64,6 +101,8 @@ def _read(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             require(image.mode[0] not in WIDE_MODES, f"data file {path}", image.mode, "an image of 8 bits per channel")
             return np.asarray(image.convert("RGB"))
+    except PermissionError as error:
+        raise ShortageError(f"data file {path} cannot be read ({error.strerror})") from None
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"data file {path} is cut short or not an image ({error})") from None
 
