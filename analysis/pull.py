@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from benchmark.config import DEFAULTS, RULES, TRAINED
-from benchmark.errors import UserError, require
+from benchmark.errors import UserError, require, shortened
 
 PREFIX = "wandb:"
 """What a source begins with that is a W&B project."""
@@ -48,7 +48,9 @@ def _parsed(text: str) -> dict:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UserError(f"filter {text!r} is not valid JSON ({error})") from None
+        raise UserError(f"filter {shortened(text)!r} is not valid JSON ({error})") from None
+    except RecursionError:
+        raise UserError(f"filter {shortened(text)!r} is nested too deeply") from None
 
 
 def _condition(text: str) -> tuple[str, object]:

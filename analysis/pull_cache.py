@@ -45,6 +45,12 @@ class PullCache:
         """Note which runs met a filter."""
         _write(self._pull_file(conditions), {"filter": conditions, "runs": list(ids)})
 
+    def add_to_pull(self, conditions: dict, ids: Sequence[str]) -> None:
+        """Note what a pull that failed got, beside what an earlier one with this filter has."""
+        before = _parsed(self._pull_file(conditions), PULL) or {"runs": []}
+        if both := list(dict.fromkeys([*before["runs"], *ids])):
+            self.keep_pull(conditions, both)
+
     def pulled(self, conditions: dict) -> list[Mirror]:
         """The runs of the last pull with this filter. Raises `UserError` if there was none, or a file is broken."""
         file = self._pull_file(conditions)

@@ -33,6 +33,8 @@ from benchmark.files import write_json
 from benchmark.provenance import commit
 from benchmark.record import FINISHED
 
+MOST_LETTERS = 100
+"""Of a group in the name of a file."""
 PARALLEL = 200
 """Runs from which drawing in several processes saves more than starting them costs."""
 LIBRARIES = ("numpy", "scipy", "pandas", "matplotlib")
@@ -107,7 +109,7 @@ def _write(frames: Frames, whole: Completeness, out: Path, drawings: Iterable[tu
         files=sorted(files),
     )
     index = out / "index.html"
-    index.write_text(page, encoding="utf-8")
+    index.write_text(page, encoding="utf-8", errors="backslashreplace")
     return Report(index, judgements, whole)
 
 
@@ -207,6 +209,7 @@ def file_names(groups: Sequence[str]) -> list[str]:
     for group in groups:
         text = group.replace(" on ", "-")
         text = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
+        text = text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS // 2] + "..." + text[-MOST_LETTERS // 2 :]
         same = sum(name == text or name.startswith(f"{text}~") for name in names)
         names.append(f"{text}~{same + 1}" if same else text)
     return names

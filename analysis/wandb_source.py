@@ -65,7 +65,13 @@ def _fetch(place: str, conditions: dict, cache: PullCache) -> list[Mirror]:
         TextColumn("pulling runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=Console(stderr=True), transient=True,
     ) as progress:  # fmt: skip
-        mirrors = list(progress.track(_in_threads(found, cache), total=len(found)))
+        mirrors: list[Mirror] = []
+        try:
+            for mirror in progress.track(_in_threads(found, cache), total=len(found)):
+                mirrors.append(mirror)
+        except BaseException:
+            cache.add_to_pull(conditions, [mirror.id for mirror in mirrors])
+            raise
     cache.keep_pull(conditions, [mirror.id for mirror in mirrors])
     return mirrors
 

@@ -14,12 +14,16 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
-from benchmark.errors import UserError, first_line, is_out_of_memory
+from benchmark.errors import UserError, first_line, is_out_of_memory, shortened
 
 T = TypeVar("T")
 BAD_INPUT = 2
+PIPE = 128 + 13
+"""Of SIGPIPE."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
 """What a full disk, or a folder that cannot be written to, raises."""
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.EILSEQ)
+"""What a path raises that cannot be one: too long, links in a circle, a link to nothing where a folder is due."""
 
 
 def parse(kind: type[T] | Callable[..., T], prog: str, description: str, argv: Sequence[str] | None = None) -> T:
@@ -54,13 +58,22 @@ def guarded(command: Callable[[], int | None]) -> NoReturn:
     Bad input, a full disk and a folder that cannot be written to end it with one line and exit status 2. Ctrl-C and
     SIGTERM end it with 130 and 143, after it has put its things away; a second Ctrl-C ends it at once.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # paths need not be texts
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = command()
+        sys.stdout.flush()
     except UserError as error:
         fail(error)
+    except BrokenPipeError:  # whoever read what is printed has had enough (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = PIPE
     except OSError as error:
+        if error.errno in NO_PATH:
+            fail(f"path {shortened(str(error.filename))} cannot be used ({error.strerror})")
         if error.errno not in UNWRITABLE:
             raise
         fail(f"{error.filename or 'a file that is written'}: {error.strerror}; what is finished is intact")

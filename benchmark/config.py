@@ -28,6 +28,11 @@ CUT_FIELDS = (
 """Fields that only a cut reads: they do not matter to a run that makes none."""
 
 
+MOST = 2**31 - 1
+"""Of any whole number."""
+LIMITS = {"epochs": 100_000, "rounds": 100_000, "seed": 2**63 - 1}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The science of one run. Raises `UserError` (a ValueError) for a value that is not allowed."""
@@ -103,6 +108,10 @@ class RunConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("weight_decay", "train_limit", "test_limit", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name, kind in ((name, type(default)) for name, default in DEFAULTS.items()):
+            limit = LIMITS.get(name, MOST)
+            if kind is int and type(getattr(self, name)) is int:
+                require(abs(getattr(self, name)) <= limit, name, getattr(self, name), f"at most {limit}")
         require(0 < self.ratio < 1, "ratio", self.ratio, "between 0 and 1, both excluded")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         self._check_timing()

@@ -1,5 +1,8 @@
 """What went wrong, when it is the input that is wrong, or the machine that is too small."""
 
+MOST_SHOWN = 200
+"""Characters of a bad value that a message shows."""
+
 
 class UserError(ValueError):
     """Bad input. The message is one line: the thing, its value, and what is allowed."""
@@ -20,7 +23,12 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def shortened(text: str) -> str:
+    """A text of any length as a message can hold it."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raise `UserError` unless `condition` holds."""
     if not condition:
-        raise UserError(f"{name} must be {allowed}, got {value!r}")
+        raise UserError(f"{name} must be {allowed}, got {shortened(repr(value))}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+WINDOWS = os.name == "nt"
 
 
 class BusyError(Exception):
@@ -27,10 +30,18 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        try:
-            path.unlink(missing_ok=True)
-        finally:
-            lock.release()
+        removed = _removed(path)
+        lock.release()
+        if WINDOWS and not removed:  # it removes no open file: whoever has it by now keeps it
+            _removed(path)
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # a file that stays is tidied by whoever comes next
+        return False
+    return True
 
 
 def is_held(path: Path) -> bool:
@@ -47,8 +58,10 @@ def is_held(path: Path) -> bool:
 
 
 def _is_locked(path: Path) -> bool:
-    import fcntl  # here, because only POSIX systems have it
-
+    try:
+        import fcntl  # here, because only POSIX systems have it
+    except ImportError:
+        return False
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

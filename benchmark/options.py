@@ -16,6 +16,8 @@ from benchmark.track import MODES, default_mode
 if TYPE_CHECKING:
     import torch
 
+MOST_THREADS = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -39,7 +41,7 @@ class Options:
     def __post_init__(self) -> None:
         require(self.wandb in MODES, "wandb", self.wandb, "one of " + ", ".join(MODES))
         require(self.flow_every >= 1, "flow_every", self.flow_every, "at least 1")
-        require(self.threads >= 1, "threads", self.threads, "at least 1")
+        require(1 <= self.threads <= MOST_THREADS, "threads", self.threads, f"from 1 to {MOST_THREADS}")
 
     def torch_device(self) -> torch.device:
         """The device to train on. Raises `UserError` for one that is not there."""

@@ -14,6 +14,7 @@ from benchmark.cli import guarded, parse
 from benchmark.errors import UserError, require
 from benchmark.options import Options
 
+MOST_WORKERS = 10_000
 DESCRIPTION = "Work through a grid of runs: W&B sweep files, executed by worker processes."
 
 
@@ -99,7 +100,7 @@ def execute(command: Plan | Run | Status | Push) -> int:
     grid = load(command.grid)
     if isinstance(command, Status):
         return commands.status(grid, command.runs, json=command.json)
-    require(command.workers >= 0, "workers", command.workers, "at least 0")
+    require(0 <= command.workers <= MOST_WORKERS, "workers", command.workers, f"from 0 to {MOST_WORKERS}")
     options = grid.options(command.options)
     if isinstance(command, Plan):
         return commands.plan(grid, options, command.workers)
@@ -110,7 +111,7 @@ def engine(command: Run) -> partial:
     """The engine's `drive`, with what the command says about it. Raises `UserError` for what is not there."""
     require(command.retries >= 0, "retries", command.retries, "at least 0")
     require(command.epoch_limit >= 0, "epoch_limit", command.epoch_limit, "at least 0")
-    require(command.per_gpu >= 0, "per_gpu", command.per_gpu, "at least 0")
+    require(0 <= command.per_gpu <= MOST_WORKERS, "per_gpu", command.per_gpu, f"from 0 to {MOST_WORKERS}")
     settings = {
         "workers": command.workers,
         "per_gpu": command.per_gpu,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +19,9 @@ from benchmark.options import Options
 from benchmark.schedule import schedule
 
 FILE_KEYS = ("name", "description", "project", "program", "command", "method", "metric", "parameters")
+MOST_POINTS = 1_000_000
+MOST_PARTS = 100_000
+"""Values in a sweep file, each counted as often as it is referred to."""
 OPTION_FIELDS = ("flow_every", "score_all")
 """Options that say what is recorded; a grid may set them, for all its runs alike."""
 
@@ -76,6 +81,8 @@ def load(path: Path) -> Grid:
     settings = {name: _single(path, name, axes.pop(name)) for name in OPTION_FIELDS if name in axes}
     try:
         _check_settings(settings)
+        count = math.prod(map(len, axes.values()))
+        require(count <= MOST_POINTS, "points of the grid", count, f"at most {MOST_POINTS:,}")
         points = [RunConfig(**dict(zip(axes, point, strict=True))) for point in itertools.product(*axes.values())]
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -99,9 +106,24 @@ def _read(path: Path) -> dict:
         raise UserError(f"grid file {path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError) as error:  # of text that is no UTF-8, or of a date that is none
         raise UserError(f"grid file {path} is not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise UserError(f"grid file {path} is nested too deeply") from None
     if not isinstance(content, dict):
         raise UserError(f"grid file {path} must be a mapping, got {type(content).__name__}")
+    if _parts(content, {}) > MOST_PARTS:
+        raise UserError(
+            f"grid file {path} has more than {MOST_PARTS:,} values, aliases counted as often as they are used"
+        )
     return content
+
+
+def _parts(value: object, known: dict[int, int]) -> int:
+    """How many values there are in a nested one."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if id(value) not in known:
+        known[id(value)] = 0  # an alias of what it is in counts as none
+        known[id(value)] = 1 + sum(_parts(part, known) for part in inside)
+    return known[id(value)]
 
 
 def _values(path: Path, name: str, entry: object) -> list:
@@ -111,10 +133,19 @@ def _values(path: Path, name: str, entry: object) -> list:
     if not isinstance(entry, dict) or set(entry) not in ({"value"}, {"values"}):
         raise UserError(f"{path}: parameter {name!r} must have either value or values (none nested), got {entry!r}")
     if "value" in entry:
-        return [entry["value"]]
+        return [_number(name, entry["value"])]
     if not isinstance(entry["values"], list) or not entry["values"]:
         raise UserError(f"{path}: values of {name!r} must be a list that is not empty, got {entry['values']!r}")
-    return entry["values"]
+    return [_number(name, value) for value in entry["values"]]
+
+
+def _number(name: str, value: object) -> object:
+    """The number that a text stands for, in a field of numbers: YAML takes 1e-4 for a text, a flag does not."""
+    kind = type(DEFAULTS.get(name, ""))
+    if isinstance(value, str) and kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
 
 
 def _check_settings(settings: dict[str, object]) -> None:
