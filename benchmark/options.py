@@ -33,6 +33,8 @@ class Options:
     """CPU threads of each run. Another number changes the last bits of its results, and is in its record."""
     wandb: str = field(default_factory=default_mode)
     """Mirror to Weights & Biases: offline, online or disabled (unless told: online under `wandb agent`)."""
+    wandb_full: bool = False
+    """Also send W&B the suite's git commit and the machine's load (never host name, arguments or paths)."""
     flow_every: int = 1
     """Measure the gradient flow every so many epochs."""
     score_all: bool = False

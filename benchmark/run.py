@@ -21,7 +21,7 @@ from benchmark.provenance import environment
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
 from benchmark.state import State
-from benchmark.track import Tracker, replay, tracked
+from benchmark.track import Tracker, replay, require_key, tracked
 from benchmark.train import Problem, advance, make_problem
 
 
@@ -56,6 +56,8 @@ def _brought_to_its_end(config: RunConfig, options: Options, watch: Watch, wait:
         record.tidy()
         check_finished([record], options.data)
         return _reported(config, record, options)
+    if options.wandb == "online":
+        require_key()
     problem = make_problem(config, options.data, options.torch_device())
     record.folder.mkdir(parents=True, exist_ok=True)
     with held(record.lock_file, wait=wait):
@@ -65,7 +67,7 @@ def _brought_to_its_end(config: RunConfig, options: Options, watch: Watch, wait:
         report, resume = _reporter(config, watch), bool(_checkpoints(record))
         begin = partial(_begin, config, problem, record, options, report, wait)
         state = None if wait else begin()  # W&B need not hear of a look at a dense phase that is busy
-        with tracked(config, options.runs, options.wandb, resume=resume) as tracker:
+        with tracked(config, options.runs, options.wandb, resume, options.wandb_full) as tracker:
             summary = _run(state or begin(), config, problem, record, options, tracker, report)
             tracker.finish(summary)
         return summary
@@ -75,7 +77,7 @@ def _reported(config: RunConfig, record: Record, options: Options) -> dict:
     """The summary of a finished run; a server that follows runs gets what it does not have of it."""
     summary = record.summary()
     if options.wandb == "online":
-        with tracked(config, options.runs, options.wandb, resume=True) as tracker:
+        with tracked(config, options.runs, options.wandb, True, options.wandb_full) as tracker:
             replay(record.history(), record.cuts(), summary, tracker)
     return summary
 

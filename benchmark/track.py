@@ -11,11 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from benchmark.config import RULES, RunConfig
+from benchmark.errors import UserError
+from benchmark.provenance import commit
+
+if TYPE_CHECKING:
+    import wandb
 
 MODES = ("offline", "online", "disabled")
 PROJECT = "flowprune"
@@ -69,6 +75,7 @@ class WandbTracker:
         mode: str,
         resume: bool = False,
         *,
+        full: bool = False,
         project: str | None = None,
         entity: str | None = None,
     ) -> None:
@@ -86,16 +93,12 @@ class WandbTracker:
             name=config.label,
             group=config.cell,
             tags=[config.measure, config.arch, config.dataset.partition(":")[0], config.run_id, f"seed-{config.seed}"],
-            config={**config.to_dict(), "run_id": config.run_id, "cell": config.cell, "rules": RULES},
+            config={**config.to_dict(), **_beside(config, full)},
             dir=runs,
             mode=mode,
             resume="allow" if resume and self.online else None,
             reinit="create_new",
-            settings=wandb.Settings(
-                console="off", silent=True, x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True,
-                x_save_requirements=False, disable_git=True, disable_code=True, x_transaction_log_flush_interval=1.0,
-                init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,
-            ),
+            settings=lean_settings(full),
         )  # fmt: skip
         self.run.define_metric("*", step_metric="epoch")
 
@@ -129,6 +132,36 @@ class WandbTracker:
             if (there := run.lastHistoryStep + 1) >= rows:
                 return
         raise LostRowsError(f"{there} of {rows} rows arrived")
+
+
+def lean_settings(full: bool = False) -> wandb.Settings:
+    """Settings of every W&B run: no host name, arguments, paths, code, packages or output are sent.
+
+    full: also send statistics of the machine's load (GPUs, CPU, memory).
+    """
+    import wandb
+
+    return wandb.Settings(
+        console="off", silent=True, x_disable_stats=not full, x_disable_meta=True, x_disable_machine_info=True,
+        x_save_requirements=False, disable_git=True, disable_code=True, x_transaction_log_flush_interval=1.0,
+        init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,
+    )  # fmt: skip
+
+
+def _beside(config: RunConfig, full: bool) -> dict[str, object]:
+    """What the configuration of a W&B run has beside the fields."""
+    named = {"run_id": config.run_id, "cell": config.cell, "rules": RULES}
+    return named | ({"commit": commit()} if full else {})
+
+
+@cache
+def require_key() -> None:
+    """Raise `UserError` unless W&B has an API key, from the environment or from `wandb login`."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))  # or it tells where it found the key
+    if not wandb.api.api_key:
+        raise UserError("wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, or use --wandb offline")
 
 
 class LostRowsError(Exception):
@@ -193,17 +226,17 @@ _paused_until = -math.inf
 Tracker = NoTracker | WandbTracker | DetachedTracker
 
 
-def open_tracker(config: RunConfig, runs: Path, mode: str, resume: bool = False) -> Tracker:
+def open_tracker(config: RunConfig, runs: Path, mode: str, resume: bool = False, full: bool = False) -> Tracker:
     """The tracker for a mode: offline, online or disabled."""
     if mode == "disabled" or time.monotonic() < _paused_until:
         return NoTracker()
-    return DetachedTracker(partial(WandbTracker, config, runs, mode, resume), runs)
+    return DetachedTracker(partial(WandbTracker, config, runs, mode, resume, full=full), runs)
 
 
 @contextmanager
-def tracked(config: RunConfig, runs: Path, mode: str, resume: bool = False) -> Iterator[Tracker]:
+def tracked(config: RunConfig, runs: Path, mode: str, resume: bool = False, full: bool = False) -> Iterator[Tracker]:
     """A tracker for a block that calls its `finish`; what interrupts the block reaches W&B as an exit status."""
-    tracker = open_tracker(config, runs, mode, resume)
+    tracker = open_tracker(config, runs, mode, resume, full)
     try:
         yield tracker
     except SystemExit as end:

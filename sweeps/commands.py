@@ -19,6 +19,7 @@ from benchmark.locks import is_held
 from benchmark.options import Options
 from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
 from benchmark.schedule import schedule
+from benchmark.track import require_key
 from sweeps.grid import Grid
 from sweeps.jobs import Outcome
 from sweeps.placement import placement
@@ -67,6 +68,8 @@ def _estimate(grid: Grid, options: Options, workers: int) -> str:
 
 def run(grid: Grid, options: Options, drive: Callable[..., Outcome]) -> int:
     """Run what is missing, with a progress display; the exit status is 1 while any run is missing."""
+    if options.wandb == "online":
+        require_key()
     console = Console()
     board = _Board(console, grid.configs, options.runs)
     with board.progress:

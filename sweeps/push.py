@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmark.errors import UserError, require
 from benchmark.files import read_json
 from benchmark.record import Record, run_folders
-from benchmark.track import WandbTracker, replay
+from benchmark.track import WandbTracker, lean_settings, replay
 from benchmark.wandb_api import THREADS, asking, connect, listed, told
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _push_figures(digest: str, verdicts: dict[str, str], images: Sequence[Path],
     run = wandb.init(
         project=target.project, entity=target.entity, id=f"report-{digest}", name=f"report {digest}",
         job_type="report", mode="online", dir=target.files, reinit="create_new",
-        settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
+        settings=lean_settings(),
     )  # fmt: skip
     run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in images})
     run.summary.update({f"claims/{name}": verdict for name, verdict in verdicts.items()})

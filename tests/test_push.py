@@ -1,7 +1,9 @@
 """Finished records reach W&B once each, whatever was there before."""
 
+import json
 import math
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -171,6 +173,9 @@ def test_figures_become_one_run(records, server, tmp_path, capsys):
     images = list((report / "figures").glob("*.png"))
     assert {file.read_bytes() for file in images} == {c for name, c in mirror.files.items() if name.endswith(".png")}
     assert mirror.summary["claims/C1"] == "refuted"
+    assert not {"wandb-metadata.json", "requirements.txt", "config.yaml"} & set(mirror.files) - {"config.yaml"}
+    sent = json.dumps([mirror.raw_config, mirror.summary]) + "".join(map(str, mirror.files.items()))
+    assert not any(private in sent for private in (socket.gethostname(), sys.executable, sys.argv[0]))
     assert len(server.runs) == len(records) + 1
 
 

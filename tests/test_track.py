@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from benchmark import track
 from benchmark.__main__ import from_agent
 from benchmark.config import RULES
 from benchmark.cut import CutError
+from benchmark.errors import UserError
 from benchmark.record import Record
 from benchmark.run import run
 from benchmark.track import default_mode, flatten, numbers
@@ -205,9 +208,23 @@ def test_no_server_at_the_start(online, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_no_api_key(online, monkeypatch, capsys):
+def test_without_a_key_nothing_is_trained(online, server, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY")
-    assert "No API key" in assert_unharmed(tiny_run(epochs=2), online, capsys)
+    track.require_key.cache_clear()
+    with pytest.raises(UserError, match=r"^wandb online needs an API key: `wandb login`"):
+        run(tiny_run(epochs=2), online)
+    assert not online.runs.exists()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_nothing_private_is_sent(online, server, full):
+    run(tiny_run(epochs=2), dataclasses.replace(online, wandb_full=full))
+    mirror = server.run("flowprune")
+    sent = json.dumps([mirror.raw_config, mirror.summary, [list(lines.values()) for lines in mirror.lines.values()]])
+    sent += "".join(f"{name} {content}" for name, content in mirror.files.items())
+    for private in (socket.gethostname(), sys.executable, sys.argv[0], str(online.runs), os.getcwd()):
+        assert private not in sent
+    assert ("commit" in mirror.config) == full
 
 
 def test_a_server_that_fails_for_a_while_gets_everything(online, server, capsys):
