@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from analysis.sources import TABLES, Frames, least_columns, load
-from benchmark.config import DEFAULTS, RunConfig
+from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError
 from benchmark.record import check_rules
 
 if TYPE_CHECKING:
     from analysis.report import Report
 
+TEXTS = ("run_id", "cell", "dense_id", "label", "outcome", "device", "processor", "commit", "versions", "data", "conv")
+"""Columns of texts, beside the fields of a run."""
 FIRST = DEFAULTS | {
     "rules": 1, "score_bn": "running", "images": np.nan, "data": "", "processor": "", "commit": "", "threads": np.nan,
 }  # fmt: skip
@@ -67,8 +70,33 @@ def read(folder: Path) -> Frames:
             table = _as_stored(table, file)
         if lacking := columns - set(table):
             raise UserError(f"archive file {file} lacks the columns {', '.join(sorted(lacking))}")
+        _check_types(file, table)
         parts[name] = table
+    _check_consistency(folder, parts)
     return Frames(str(folder), **parts)
+
+
+def _check_types(file: Path, table: pd.DataFrame) -> None:
+    """Raise `UserError` unless columns of numbers hold numbers."""
+    for name in table:
+        texts = name in TEXTS or type(DEFAULTS.get(name)) is str
+        if not (texts or is_numeric_dtype(table[name]) or name == "prune_epoch"):
+            raise UserError(f"archive file {file}: column {name} must hold numbers, got {table[name].dtype}")
+
+
+def _check_consistency(folder: Path, parts: dict[str, pd.DataFrame]) -> None:
+    """Raise `UserError` unless each run is there once, with the identity of its fields, and all rows belong to runs."""
+    runs = parts["runs"]
+    if (twice := runs["run_id"].duplicated()).any():
+        raise UserError(f"archive file {folder / 'runs.parquet'} has run {runs['run_id'][twice].iloc[0]} twice")
+    for name, table in parts.items():
+        if not table["run_id"].isin(runs["run_id"]).all():
+            raise UserError(f"archive file {folder / name}.parquet has rows of runs that are not in runs.parquet")
+    ours = runs[runs["rules"] == RULES]
+    for run_id, fields in zip(ours["run_id"], ours[list(DEFAULTS)].to_dict("records"), strict=True):
+        found = RunConfig.from_dict(fields).run_id
+        if found != run_id:
+            raise UserError(f"archive file {folder / 'runs.parquet'}: run {run_id} has the fields of {found}")
 
 
 def _as_stored(runs: pd.DataFrame, file: Path) -> pd.DataFrame:
@@ -77,7 +105,8 @@ def _as_stored(runs: pd.DataFrame, file: Path) -> pd.DataFrame:
         return runs
     if "rules" not in runs:
         return runs.assign(**{name: value for name, value in FIRST.items() if name not in runs})
-    check_rules(f"archive file {file}", int(runs["rules"].max()))
+    for rules in runs["rules"].unique().tolist():
+        check_rules(f"archive file {file}", rules)
     later = {field: value for field, value in DEFAULTS.items() if field not in runs}
     if not later:
         return runs

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.record_check import STATES
+from analysis.record_check import STATES, check_values
 from analysis.sources import Run
-from benchmark.config import DEFAULTS, RULES, RunConfig
-from benchmark.errors import UserError
+from benchmark.config import DEFAULTS, MOST, RULES, RunConfig
+from benchmark.errors import UserError, require, shortened
 from benchmark.record import FINISHED, FLOW_KEYS, HISTORY_KEYS, MOVED, check_rules
 from benchmark.schedule import schedule
 
+RUN_ID = re.compile(r"[0-9a-f]{12}-s\d{1,20}")
 STATE_KEYS = {
     **dict.fromkeys(("before", "after"), ("loss", "accuracy", *FLOW_KEYS)),
     "after_fresh": ("loss", "accuracy", "grad_norm"),
@@ -39,7 +41,8 @@ class Mirror:
     @property
     def run_id(self) -> str | None:
         """Our identity of the run; None for a run that is none of ours, or has not told it yet."""
-        return self.config.get("run_id")
+        name = self.config.get("run_id")
+        return name if isinstance(name, str) and RUN_ID.fullmatch(name) else None
 
     @property
     def ended(self) -> bool:
@@ -47,31 +50,51 @@ class Mirror:
         return "outcome" in self.summary
 
 
-def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str]]:
-    """One run per run_id, sorted by it as folders are; and the run_ids of those that ended but are not whole.
+def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], list[str]]:
+    """One run per run_id, sorted by it as folders are; the run_ids of those that ended but are not whole; and a reason
+    for each W&B run that is left out.
 
     Of several W&B runs with one run_id (agents, requeued and crashed runs) it is the one that is whole and was updated
-    last. A run of which none is whole counts as unfinished. Raises `UserError`, naming the W&B run as under `place`.
+    last. A run of which none is whole counts as unfinished. Reasons name the W&B run as under `place`.
     """
     known: dict[str, list[Mirror]] = {}
+    found, broken, set_aside = [], [], []
     for mirror in mirrors:
         if mirror.run_id:
             known.setdefault(mirror.run_id, []).append(mirror)
-    found, broken = [], []
+        elif mirror.config.get("run_id") is not None:
+            name = shortened(repr(mirror.config["run_id"]))
+            set_aside.append(f"W&B run {place}/{shortened(mirror.id)} has run_id {name}, which is none of this suite")
     for run_id, same in sorted(known.items()):
         same.sort(key=lambda mirror: (mirror.state == "finished", mirror.updated, mirror.id), reverse=True)
-        config = _config(same[0], place)
-        read = [record(config, mirror) for mirror in same if mirror.ended]
+        try:
+            config = _config(same[0], place)
+            read = [_checked(config, mirror, place) for mirror in same if mirror.ended]
+        except UserError as error:
+            set_aside.append(str(error))
+            continue
         whole = next((run for run in read if is_whole(run)), None)
         if read and not whole:
             broken.append(run_id)
         found.append(whole or Run(config, (), (), None))
-    return found, broken
+    return found, broken, set_aside
+
+
+def _checked(config: RunConfig, mirror: Mirror, place: str) -> Run:
+    """The record of a run that ended. Raises `UserError` for values that no run writes."""
+    where = f"W&B run {place}/{shortened(mirror.id)}"
+    try:
+        run = record(config, mirror)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:  # UserErrors are ValueErrors
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__} "
+        raise UserError(f"{where}: {kind}{shortened(str(error))}") from None
+    check_values(where, run)
+    return run
 
 
 def record(config: RunConfig, mirror: Mirror) -> Run:
     """The record of a run that ended, from what its W&B run has of it."""
-    rows = {int(row["epoch"]): row for row in mirror.history if "epoch" in row}  # of a row sent twice, the later one
+    rows = {whole_number("epoch", row["epoch"]): row for row in mirror.history if "epoch" in row}  # of two, the later
     ordered = [rows[epoch] for epoch in sorted(rows)]
     convs = mirror.summary.get("plan/convs", ())
     history = [_history_row(row) for row in ordered]
@@ -86,6 +109,13 @@ def is_whole(run: Run) -> bool:
     whole = run.history and epochs == list(range(run.summary["epoch"] + 1)) and rounds == list(range(1, due + 1))
     convs = run.summary["plan"]["before"].keys()
     return bool(whole and convs) and all(cut["kept"].keys() == convs for cut in run.cuts)
+
+
+def whole_number(name: str, value: object) -> int:
+    """A count. Raises `UserError` for what is none."""
+    good = type(value) in (int, float) and 0 <= value <= MOST and value == int(value)
+    require(good, name, value, f"a whole number up to {MOST}")
+    return int(value)
 
 
 def number(value: object) -> float | None:
@@ -118,8 +148,8 @@ def _cut(row: dict, convs: Sequence[str]) -> dict:
     flat = _part(row, "cut/")
     kept = _part(flat, "kept/")
     return {
-        "round": int(flat["round"]),
-        "epoch": int(row["epoch"]),
+        "round": whole_number("round", flat.get("round")),
+        "epoch": whole_number("epoch", row["epoch"]),
         "kept": {conv: int(kept[conv]) for conv in convs if conv in kept},
         **{state: _numbers(_part(flat, f"{state}/"), STATE_KEYS[state]) for state in STATES},
         "agreement": {pair: number(value) for pair, value in _part(flat, "agreement/").items()},
@@ -136,7 +166,7 @@ def _summary(flat: dict) -> dict:
     plan = _part(flat, "plan/before/")
     return {
         "outcome": flat["outcome"],
-        "epoch": int(flat.get("epoch", 0)),
+        "epoch": whole_number("epoch", flat.get("epoch", 0)),
         "before": _part(flat, "before/"),
         "after": _part(flat, "after/"),
         "plan": {"before": {conv: plan[conv] for conv in flat.get("plan/convs", ()) if conv in plan}},
@@ -144,7 +174,7 @@ def _summary(flat: dict) -> dict:
         "versions": _part(flat, "versions/"),
         **{key: flat.get(key, "") for key in ("data", "commit", "processor", "device")},
         "threads": flat.get("threads"),
-        "seconds": float(flat.get("seconds", math.nan)),
+        "seconds": flat.get("seconds", math.nan),
     }
 
 

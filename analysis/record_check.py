@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmark.config import MOST
 from benchmark.errors import UserError, require
 from benchmark.record import FINISHED, OUTCOMES, Record
 from benchmark.schedule import schedule
@@ -11,8 +12,18 @@ from benchmark.schedule import schedule
 if TYPE_CHECKING:
     from analysis.sources import Run
 
+MOST_FLOAT = 1e300
 STATES = ("before", "after", "after_fresh", "predicted", "actual")
 """The groups of numbers in the row of a cut."""
+
+
+def check_values(place: str, run: Run) -> None:
+    """Raise `UserError` unless rows and summary of a finished run have the kinds of values that a run writes."""
+    for number, row in enumerate(run.history, start=1):
+        _numbers(f"{place}, row {number} of the history", row)
+    for number, cut in enumerate(run.cuts, start=1):
+        _cut(f"{place}, cut {number}", cut)
+    _summary(f"{place}, summary", run.summary)
 
 
 def check(record: Record, run: Run) -> None:
@@ -32,9 +43,9 @@ def check(record: Record, run: Run) -> None:
 
 
 def _cut(place: str, cut: dict) -> None:
-    _numbers(place, {"epoch": cut.get("epoch")}, null=False)
+    _counts(place, {"epoch": cut.get("epoch"), "round": cut.get("round")})
     _numbers(place, {"seconds": cut.get("seconds")})
-    _numbers(f"{place}, kept", cut.get("kept"), null=False)
+    _counts(f"{place}, kept", cut.get("kept"))
     _numbers(f"{place}, agreement", cut.get("agreement", {}))
     for state in STATES:
         _numbers(f"{place}, {state}", cut.get(state))
@@ -47,14 +58,21 @@ def _summary(place: str, summary: dict) -> None:
     require(isinstance(summary.get("versions"), dict), f"{place}: versions", summary.get("versions"), "an object")
     require(isinstance(summary.get("plan"), dict), f"{place}: plan", summary.get("plan"), "an object")
     _numbers(place, {"seconds": summary.get("seconds"), "threads": summary.get("threads")})
-    _numbers(f"{place}, samples", summary.get("samples"), null=False)
+    _counts(f"{place}, samples", summary.get("samples"))
     _numbers(f"{place}, plan.before", summary["plan"].get("before"))
     for when in ("before", "after"):
         _numbers(f"{place}, {when}", summary.get(when))
 
 
-def _numbers(place: str, values: object, *, null: bool = True) -> None:
+def _numbers(place: str, values: object) -> None:
     require(isinstance(values, dict), place, values, "an object of numbers")
     for key, value in values.items():
-        good = type(value) in (int, float) or (null and value is None)
-        require(good, f"{place}: {key}", value, "a number or null" if null else "a number")
+        good = value is None or (type(value) in (int, float) and abs(value) <= MOST_FLOAT)
+        require(good, f"{place}: {key}", value, "a number or null")
+
+
+def _counts(place: str, values: object) -> None:
+    require(isinstance(values, dict), place, values, "an object of numbers")
+    for key, value in values.items():
+        good = type(value) in (int, float) and 0 <= value <= MOST and value == int(value)
+        require(good, f"{place}: {key}", value, "a whole number")

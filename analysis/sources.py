@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from benchmark.schedule import schedule
 
 UNFINISHED = "unfinished"
 """The outcome of a run that has no summary yet."""
+SHOWN = 5
+"""Records that are left out, named one by one."""
 TABLES = ("runs", "history", "cuts", "kept")
 """The frames of a source, and the files of an archive."""
 AGREEMENT = "agreement."
@@ -58,6 +61,8 @@ class Frames:
     kept: pd.DataFrame
     """A row per run, cut and conv: `run_id`, `round`, `layer` (position of the conv), `conv`, `kept` and `original`
     numbers of filters."""
+    set_aside: tuple[str, ...] = ()
+    """A reason for each record that could not be read, and is left out."""
 
     def only(self, run_ids: Iterable[str]) -> Frames:
         """The same frames, of these runs alone."""
@@ -88,35 +93,63 @@ def load(source: str | Sequence[str], pull: Pull | None = None) -> Frames:
     """The frames of a source: a folder of run records, an archive of them (`analysis.archive`), or a W&B project as
     `wandb:ENTITY/PROJECT`, pulled as told; or of several together, where a run that more than one has counts once.
 
-    Raises `UserError` if there is no such source, no finished run in it, or a broken record.
+    Records that cannot be read are left out, with a line each. Raises `UserError` if there is no such source, or no
+    finished run in it.
     """
     names = [source] if isinstance(source, str) else list(source)
-    frames = _together([_read(name, pull or Pull()) for name in names])
+    pulled = any(name.startswith(PREFIX) for name in names)
+    allowed = f"{PREFIX}ENTITY/PROJECT if --filter, --offline or --cache is given"
+    require(pulled or not pull or pull == Pull(), "source", names[0], allowed)
+    frames = _together([_read(name, pull or Pull(), alone=len(names) == 1) for name in names])
     if frames.finished().empty:
+        if frames.set_aside:
+            others = len(frames.set_aside) - 1
+            raise UserError(frames.set_aside[0] + (f"; nor can {others} more records be read" if others else ""))
         found = f"{len(frames.runs)} unfinished" if len(frames.runs) else "none at all"
         kind = "sources" if len(names) > 1 else "W&B project" if frames.source.startswith(PREFIX) else "runs folder"
         raise UserError(f"{kind} {frames.source} has no finished run ({found})")
+    _tell(frames.set_aside)
     return frames
 
 
-def _read(source: str, pull: Pull) -> Frames:
+def _tell(set_aside: Sequence[str]) -> None:
+    """Print which records are left out."""
+    for reason in set_aside[:SHOWN]:
+        print(f"warning: left out: {reason}", file=sys.stderr)
+    if len(set_aside) > SHOWN:
+        print(f"warning: left out: {len(set_aside) - SHOWN} more records", file=sys.stderr)
+
+
+def _read(source: str, pull: Pull, *, alone: bool) -> Frames:
     if source.startswith(PREFIX):
         from analysis.wandb_source import pulled_runs  # here, because it imports this module
 
-        return to_frames(pulled_runs(source, pull), source)
-    require(pull == Pull(), "source", source, f"{PREFIX}ENTITY/PROJECT if --filter, --offline or --cache is given")
+        return to_frames(*pulled_runs(source, pull), source)
     if (Path(source) / f"{TABLES[0]}.parquet").is_file():
         from analysis.archive import read  # here, because it imports this module
 
-        return read(Path(source))
-    return to_frames((read_run(folder) for folder in run_folders(Path(source))), source)
+        try:
+            return read(Path(source))
+        except UserError as error:
+            if alone:
+                raise
+            return to_frames((), (str(error),), source)
+    runs, set_aside = [], []
+    for folder in run_folders(Path(source)):
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            set_aside.append(str(error))
+    return to_frames(runs, set_aside, source)
 
 
 def _together(sources: list[Frames]) -> Frames:
     """All runs, each from the first source in which it is finished (else the first that has it)."""
     if len(sources) == 1:
         return sources[0]
-    rules = {frames.source: set(frames.runs["rules"]) for frames in sources}
+    set_aside = tuple(reason for frames in sources for reason in frames.set_aside)
+    sources = [frames for frames in sources if len(frames.runs)] or sources[:1]
+    rules = {frames.source: set(frames.runs["rules"]) for frames in sources if len(frames.runs)}
     if len(set().union(*rules.values())) > 1:
         named = ", ".join(f"{source} by rules {min(found)}" for source, found in rules.items() if found)
         raise UserError(f"sources must be made by the same rules to be analysed together, got {named}")
@@ -125,7 +158,7 @@ def _together(sources: list[Frames]) -> Frames:
     chosen = chosen.drop_duplicates("run_id").groupby("place")["run_id"]
     parts = [sources[place].only(run_ids) for place, run_ids in chosen]
     tables = {name: pd.concat([getattr(part, name) for part in parts], ignore_index=True) for name in TABLES}
-    return Frames(" + ".join(frames.source for frames in sources), **tables)
+    return Frames(" + ".join(frames.source for frames in sources), **tables, set_aside=set_aside)
 
 
 def read_run(folder: Path) -> Run:
@@ -141,12 +174,12 @@ def read_run(folder: Path) -> Run:
 
 def least_columns() -> dict[str, set[str]]:
     """The columns that each frame of a source has at least, whatever its runs recorded."""
-    empty = to_frames((), "")
+    empty = to_frames((), (), "")
     columns = {name: set(getattr(empty, name)) for name in TABLES}
     return columns | {"runs": set(_run_row(Run(RunConfig(), (), (), None)))}
 
 
-def to_frames(runs: Iterable[Run], source: str) -> Frames:
+def to_frames(runs: Iterable[Run], set_aside: Sequence[str], source: str) -> Frames:
     """Tidy frames from parsed records: the one place where every kind of source comes together."""
     rows, histories, cuts, kept = [], [], [], []
     for run in runs:
@@ -163,6 +196,7 @@ def to_frames(runs: Iterable[Run], source: str) -> Frames:
         pd.DataFrame(kept, columns=["run_id", "round", "layer", "conv", "kept", "original"]).astype(
             {"round": int, "layer": int, "kept": int, "original": float}
         ),
+        tuple(set_aside),
     )
 
 

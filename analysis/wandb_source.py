@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 LATER = "; what was pulled is kept for the next time, and --offline does with it alone"
 
 
-def pulled_runs(source: str, pull: Pull) -> list[Run]:
-    """The runs of `wandb:ENTITY/PROJECT`, one per run_id. Runs that are none of ours are left out.
+def pulled_runs(source: str, pull: Pull) -> tuple[list[Run], list[str]]:
+    """The runs of `wandb:ENTITY/PROJECT`, one per run_id, and why others are left out.
 
     Raises `UserError`: no such project, no key, no server, no run that meets the filter, no copy when offline.
     """
     place, conditions = _place(source), pull.conditions()
     cache = PullCache(pull.folder(), server(), *place.split("/"))
     mirrors = cache.pulled(conditions) if pull.offline else _fetch(place, conditions, cache)
-    ours, broken = runs(mirrors, place)
-    if not ours:
+    ours, broken, set_aside = runs(mirrors, place)
+    if not ours and not set_aside:
         met = f" that meets the filter {json.dumps(conditions)}" if conditions else ""
         raise UserError(f"W&B project {place} has no run of this suite{met}")
     if broken:
@@ -43,7 +43,7 @@ def pulled_runs(source: str, pull: Pull) -> list[Run]:
             f"`python -m sweeps push` completes them: {' '.join(broken)}",
             file=sys.stderr,
         )
-    return ours
+    return ours, set_aside
 
 
 def _place(source: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -30,6 +31,14 @@ CUT_FIELDS = (
 
 MOST = 2**31 - 1
 """Of any whole number."""
+MOST_BYTES = 4096
+"""Of a name: as long as a path can be."""
+FORMS = {
+    "measure": r"[A-Za-z_]\w*(@[0-9a-f]{12})?",
+    "arch": r"[A-Za-z_]\w*(:\w+)?(@[0-9a-f]{12})?",
+    "dataset": r"(?s)[A-Za-z_]\w*(:.*)?(@[0-9a-f]{12})?",
+}
+"""What names of components look like."""
 LIMITS = {"epochs": 100_000, "rounds": 100_000, "seed": 2**63 - 1}
 
 
@@ -89,9 +98,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        registry.check("measure", "measures", self.measure)
-        registry.check("arch", "models", self.arch)
-        registry.check("dataset", "data", self.dataset)
+        for name, form in FORMS.items():
+            value = getattr(self, name)
+            fits = re.fullmatch(form, value) and len(value.encode(errors="replace")) <= MOST_BYTES
+            require(bool(fits), name, value, "the name of a component")
         for name, allowed in (
             ("retrain", RETRAIN),
             ("ablation", ABLATIONS),
@@ -127,6 +137,15 @@ class RunConfig:
             allowed = f"from 0 to epochs = {self.epochs}"
             require(0 <= epoch <= self.epochs, "prune_epoch", self.prune_epoch, allowed)
             require(self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}")
+
+    def check_components(self) -> None:
+        """Raise `UserError` unless the measure, the architecture and the data set are installed here.
+
+        A record can be read without them; a run cannot begin.
+        """
+        registry.check("measure", "measures", self.measure)
+        registry.check("arch", "models", self.arch)
+        registry.check("dataset", "data", self.dataset)
 
     def canonical(self) -> RunConfig:
         """The same run with every field that does not matter to it at its default."""

@@ -44,6 +44,7 @@ def run(config: RunConfig, options: Options, watch: Watch = lambda progress: Non
 
     While another process executes it, or trains the dense phase that it starts from: wait, or raise `BusyError`.
     """
+    config.check_components()
     with options.own_threads():
         return _brought_to_its_end(config.canonical(), options, watch, wait)
 

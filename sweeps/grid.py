@@ -84,6 +84,8 @@ def load(path: Path) -> Grid:
         count = math.prod(map(len, axes.values()))
         require(count <= MOST_POINTS, "points of the grid", count, f"at most {MOST_POINTS:,}")
         points = [RunConfig(**dict(zip(axes, point, strict=True))) for point in itertools.product(*axes.values())]
+        for config in {(p.measure, p.arch, p.dataset): p for p in points}.values():
+            config.check_components()
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     blind, configs = [], []

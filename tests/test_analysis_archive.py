@@ -1,6 +1,7 @@
 """Published studies: the archive holds what the runs hold, and what is committed can be made again."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,32 @@ def test_an_archive_of_others_is_named_and_an_older_one_is_read(published, tmp_p
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "kept.parquet")
     with pytest.raises(UserError, match=r"kept\.parquet lacks the columns conv, kept, layer, original, round, run_id$"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("table", "damage", "said"),
+    [
+        (
+            "history",
+            lambda t: t.assign(**{"train/loss": "low"}),
+            "column train/loss must hold numbers",
+        ),
+        ("runs", lambda t: t.assign(epochs="many"), "runs.parquet: column epochs must hold numbers"),
+        ("runs", lambda t: t.assign(lr=0.3), r"runs.parquet: run [0-9a-f]+-s\d has the fields of"),
+        ("history", lambda t: t.assign(run_id="x"), "history.parquet has rows of runs that are not in runs.parquet"),
+        ("runs", lambda t: pd.concat([t, t.head(1)]), "runs.parquet has run .* twice"),
+        ("runs", lambda t: t.assign(rules=99), "rules must be 2 in this version, got 99"),
+    ],
+)
+def test_an_archive_is_checked_and_blocks_no_other_source(published, tmp_path, table, damage, said, capsys):
+    shutil.copytree(published / "results", tmp_path / "broken")
+    file = tmp_path / "broken" / f"{table}.parquet"
+    damage(pd.read_parquet(file)).to_parquet(file)
+    with pytest.raises(UserError, match=said):
+        load(str(tmp_path / "broken"))
+    frames = load([str(tmp_path / "broken"), str(published / "results")])
+    assert frames.digest() == load(str(published / "results")).digest()
+    assert re.search(said, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)

@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.report import build
 from analysis.sources import TABLES, UNFINISHED, load
+from benchmark.config import RULES, RunConfig
 from benchmark.errors import UserError
-from benchmark.record import HISTORY_KEYS
+from benchmark.files import write_json
+from benchmark.record import HISTORY_KEYS, Record
 from tests import simulate
 
 TINY = {"measures": ["magnitude", "grasp"], "timings": [2], "seeds": [0, 1], "epochs": 5, "rounds": [2]}
@@ -85,6 +88,28 @@ def test_a_folder_without_finished_runs_is_a_user_error(tmp_path):
         load(str(tmp_path))
 
 
+def test_a_record_that_is_not_understood_blocks_no_other(tmp_path, capsys):
+    configs = simulate.grid(**TINY)
+    simulate.simulate(tmp_path, configs)
+    broken, old, outside = (tmp_path / config.run_id for config in configs[:3])
+    (broken / "history.jsonl").write_text("{}\nx\n")
+    write_json(old / "config.json", Record(old).config().to_dict())
+    own = RunConfig(**configs[2].to_dict() | {"measure": "cosine@0123456789ab", "arch": "ours@0123456789ab"})
+    outside.rename(tmp_path / own.run_id)
+    write_json(tmp_path / own.run_id / "config.json", {"rules": RULES, **own.to_dict()})
+    frames = load(str(tmp_path))
+    assert len(frames.finished()) == len(configs) - 2
+    assert own.run_id in set(frames.finished()["run_id"])
+    assert len(frames.set_aside) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert all(line.startswith("warning: left out: ") for line in told)
+    assert any("history.jsonl, line 2, is not valid JSON" in line for line in told)
+    assert any("was made by flowprune 0.1" in line for line in told)
+    build(str(tmp_path), tmp_path / "report")
+    assert "ours@0123456789ab" in (tmp_path / "report" / "index.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -111,8 +136,8 @@ def test_a_broken_record_is_named(tmp_path, file, content):
             "history.jsonl, line 1: train/loss must be a number or null, got 'low'",
         ),
         ("cuts.jsonl", {"after": None}, "cuts.jsonl, line 1, after must be an object of numbers, got None"),
-        ("cuts.jsonl", {"kept": {"a": None}}, "cuts.jsonl, line 1, kept: a must be a number, got None"),
-        ("cuts.jsonl", {"epoch": "0"}, "cuts.jsonl, line 1: epoch must be a number, got '0'"),
+        ("cuts.jsonl", {"kept": {"a": None}}, "cuts.jsonl, line 1, kept: a must be a whole number, got None"),
+        ("cuts.jsonl", {"epoch": "0"}, "cuts.jsonl, line 1: epoch must be a whole number, got '0'"),
         ("cuts.jsonl", {"agreement": [1]}, "cuts.jsonl, line 1, agreement must be an object of numbers, got [1]"),
         ("summary.json", {"outcome": "done"}, "outcome must be finished or diverged or collapsed, got 'done'"),
         ("summary.json", {"before": 3}, "summary.json, before must be an object of numbers, got 3"),

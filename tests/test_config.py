@@ -6,6 +6,7 @@ import pytest
 
 from benchmark.config import DEFAULTS, RunConfig, stream_seed
 from benchmark.errors import UserError
+from benchmark.run import run
 
 PINNED = json.loads((Path(__file__).parent / "identities.json").read_text())
 
@@ -55,11 +56,10 @@ def test_equal_runs_have_equal_ids(one, other):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"arch": "vgg13:a"}, "arch must be one of .*, got 'vgg13:a'"),
-        ({"measure": "loss:x"}, "measure must be one of .*, got 'loss:x'"),
-        ({"measure": "gravity"}, "measure must be one of"),
-        ({"arch": "vgg99"}, "arch must be one of mobilenet_v1"),
-        ({"dataset": "imagenet"}, "dataset must be one of cifar10"),
+        ({"arch": "vgg13 a"}, "arch must be the name of a component, got 'vgg13 a'"),
+        ({"measure": "loss:x"}, "measure must be the name of a component, got 'loss:x'"),
+        ({"measure": ""}, "measure must be the name of a component, got ''"),
+        ({"dataset": "folder:" + 5000 * "x"}, "dataset must be the name of a component, got 'folder:xx"),
         ({"ratio": 1.5}, "ratio must be between 0 and 1, both excluded, got 1.5"),
         ({"ratio": float("nan")}, "ratio must be finite"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
@@ -79,6 +79,26 @@ def test_bad_values_are_refused(fields, message):
     with pytest.raises(ValueError, match=message) as caught:
         RunConfig(**fields)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"measure": "gravity"}, "measure must be one of bn_scale"),
+        ({"measure": "cosine@0123456789ab"}, "measure must be one of .*, got 'cosine@0123456789ab'"),
+        ({"arch": "vgg13:a"}, "arch must be one of .*, got 'vgg13:a'"),
+        ({"arch": "vgg99"}, "arch must be one of mobilenet_v1"),
+        ({"dataset": "imagenet"}, "dataset must be one of cifar10"),
+    ],
+)
+def test_components_need_not_be_installed_until_a_run_begins(fields, message, options):
+    config = RunConfig(**fields)
+    assert RunConfig.from_dict(config.to_dict()).run_id == config.run_id
+    with pytest.raises(UserError, match=message):
+        config.check_components()
+    with pytest.raises(UserError, match=message):
+        run(config, options)
+    assert not options.runs.exists()
 
 
 def test_from_dict_round_trip_and_unknown_field():

@@ -108,7 +108,7 @@ def test_the_command_writes_a_file_without_a_server(tmp_path):
     [
         ([], "pass", {}, "project"),
         (["--project", "p", "--filter", "archi=vgg13"], "pass", {}, "filter must be FIELD=VALUE with a field of a run"),
-        (["--project", "p", "--filter", "arch=vgg"], "pass", {}, "arch must be one of"),
+        (["--project", "p", "--filter", "arch=vgg 13"], "pass", {}, "arch must be the name of"),
         (["--project", "p"], "sys.modules['wandb_workspaces'] = None", {}, "pip install 'flowprune[dashboards]'"),
         (["--project", "p"], "pass", {"WANDB_API_KEY": ""}, "W&B did not save the workspace"),
         pytest.param(

@@ -237,14 +237,70 @@ def test_a_project_without_finished_runs_is_a_user_error(records, server, pull):
         load(SOURCE, pull)
 
 
-def test_a_configuration_of_another_run_is_named(records, server, pull):
-    mirror = server.runs[0]
+def test_a_configuration_of_another_run_is_named(records, server, pull, capsys):
+    mirror, place = server.runs[0], f"warning: left out: W&B run {ENTITY}/{PROJECT}"
     mirror.raw_config["epochs"] = {"value": 7}
-    with pytest.raises(UserError, match=f"W&B run {ENTITY}/{PROJECT}/{mirror.name} has run_id {mirror.name}, but"):
-        load(SOURCE, pull)
+    assert len(load(SOURCE, pull).finished()) == len(records) - 1
+    assert capsys.readouterr().err.strip().startswith(f"{place}/{mirror.name} has run_id {mirror.name}, but")
     mirror.raw_config["epochs"] = {"value": -7}
-    with pytest.raises(UserError, match=f"W&B run {ENTITY}/{PROJECT}/{mirror.name}: epochs must be at least 1"):
-        load(SOURCE, pull)
+    assert len(load(SOURCE, pull).finished()) == len(records) - 1
+    assert capsys.readouterr().err.strip().startswith(f"{place}/{mirror.name}: epochs must be at least 1")
+
+
+ODD_VALUES = [
+    ("raw_config", "run_id", {"value": "2024-05-01"}, "has run_id '2024-05-01', which is none of this suite"),
+    ("raw_config", "run_id", {"value": 17}, "has run_id 17, which is none"),
+    ("raw_config", "run_id", {"value": ["a"]}, "has run_id ['a'], which is none"),
+    ("raw_config", "run_id", {"value": "x" * 300}, "which is none of this suite"),
+    ("raw_config", "rules", {"value": 1}, "was made by flowprune 0.1"),
+    ("raw_config", "lr", {"value": "NaN"}, "lr must be"),
+    ("raw_config", "measure", {"value": None}, "measure must be a text, got None"),
+    ("summary", "epoch", 1e30, "epoch must be a whole number"),
+    ("summary", "epoch", "four", "epoch must be a whole number"),
+    ("summary", "seconds", "long", "seconds"),
+    ("summary", "outcome", "splendid", "outcome must be finished"),
+    ("summary", "device", 5, "device must be a text"),
+    ("row", "epoch", 1e30, "epoch must be a whole number"),
+    ("row", "epoch", "NaN", "epoch must be a whole number"),
+]
+
+
+@pytest.mark.parametrize(("part", "key", "value", "said"), ODD_VALUES)
+def test_an_odd_run_blocks_no_other(records, server, pull, capsys, part, key, value, said):
+    mirror = server.runs[0]
+    if part == "row":
+        place, line = next(iter(mirror.lines[HISTORY].items()))
+        mirror.lines[HISTORY][place] = json.dumps(json.loads(line) | {key: value})
+    else:
+        getattr(mirror, part)[key] = value
+    assert len(load(SOURCE, pull).finished()) == len(records) - 1
+    told = capsys.readouterr().err.strip()  # the progress bar leaves an empty line
+    assert told.startswith(f"warning: left out: W&B run {ENTITY}/{PROJECT}/{mirror.name}")
+    assert said in told
+    assert "\n" not in told
+    assert len(told) < 800
+
+
+def test_local_and_pulled_runs_combine_with_a_filter(records, server, pull, tmp_path):
+    frames = load([SOURCE, str(tmp_path / "runs")], replace(pull, filter=("seed=1",)))
+    assert len(frames.finished()) == len(records)
+
+
+def test_a_pull_that_fails_keeps_what_it_got(records, server, pull, monkeypatch):
+    real, asked = wandb_source._mirror, []
+
+    def some(run, cache):
+        asked.append(run.id)
+        if len(asked) > 3:
+            raise UserError("the server is gone")
+        return real(run, cache)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb_source, "_mirror", some)
+        patch.setattr(wandb_source, "THREADS", 1)
+        with pytest.raises(UserError, match="the server is gone"):
+            load(SOURCE, pull)
+    assert set(load(SOURCE, replace(pull, offline=True)).finished()["run_id"]) == set(asked[:3])
 
 
 def test_what_a_sweep_adds_to_a_configuration_does_not_matter(records, server, pull, tmp_path):
