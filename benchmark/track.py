@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +38,8 @@ ABANDON_SECONDS = 8.0
 """How long a process that is asked to stop waits for W&B."""
 PAUSE_SECONDS = 300.0
 """Runs that begin within so many seconds of a failure, in the same process, do without W&B."""
+SERVICE_GONE = ("HandleAbandonedError", "ConnectionResetError", "BrokenPipeError", "MailboxClosedError")
+"""Errors that say that wandb's service process has died."""
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -87,7 +91,7 @@ class WandbTracker:
         runs.mkdir(parents=True, exist_ok=True)
         place = {"id": config.run_id, "project": project or os.environ.get("WANDB_PROJECT", PROJECT), "entity": entity}
         self.online = mode == "online"
-        wandb.setup(wandb.Settings(silent=True))  # or it tells where it found the API key
+        _set_up()
         self.run = wandb.init(
             **({} if under_agent() else place),
             name=config.label,
@@ -159,9 +163,38 @@ def require_key() -> None:
     """Raise `UserError` unless W&B has an API key, from the environment or from `wandb login`."""
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True))  # or it tells where it found the key
+    _set_up()
     if not wandb.api.api_key:
         raise UserError("wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, or use --wandb offline")
+
+
+def _set_up() -> None:
+    """Start wandb's service, without a word: it would tell where it found the API key."""
+    import wandb
+
+    with _service_output_aside():
+        wandb.setup(wandb.Settings(silent=True))
+
+
+@contextmanager
+def _service_output_aside() -> Iterator[None]:
+    """Within, a service that wandb starts gets a file that nobody reads as its stderr.
+
+    It inherits ours otherwise, and prints the stack of its threads there when it fails. What this process itself says
+    meanwhile is passed on.
+    """
+    with tempfile.TemporaryFile() as aside:
+        ours = os.dup(2)
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(ours, 2)
+            os.close(ours)
+            aside.seek(0)
+            if said := aside.read():
+                os.write(2, said)
 
 
 class LostRowsError(Exception):
@@ -213,12 +246,22 @@ class DetachedTracker:
         if not self._failed:
             self._failed = True
             _paused_until = time.monotonic() + PAUSE_SECONDS
+            if type(error).__name__ in SERVICE_GONE:
+                _forget_service()
             reason = str(error).partition("\n")[0] or type(error).__name__
             print(
                 f"warning: W&B failed ({reason}), and the work goes on without it. The records are whole; send them "
                 f"later with: python -m sweeps push {self._runs} --project {os.environ.get('WANDB_PROJECT', PROJECT)}",
                 file=sys.stderr,
             )
+
+
+def _forget_service() -> None:
+    """Have wandb forget a service that died; it would fail once more, with its stack, when the process ends."""
+    import wandb
+
+    with contextlib.suppress(Exception):  # it cannot be told to stop any more
+        wandb.teardown()
 
 
 _paused_until = -math.inf

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -317,3 +318,23 @@ def test_the_command_is_killed_and_given_again(server, tmp_path, number, status,
     assert server.run("flowprune").state == state
     subprocess.run([*command, "--device", "cpu", "--threads", "1"], check=True, capture_output=True)
     assert_complete(server.run("flowprune"), record)
+
+
+def test_a_server_that_answers_null_is_one_warning(server, tmp_path):
+    """wandb's service crashes then; its stack, and that of what wandb does about it, are not the user's business."""
+    code = """
+import sys
+from pathlib import Path
+from benchmark import track
+from benchmark.options import Options
+from benchmark.run import run
+from tests.conftest import tiny_run
+track.INIT_SECONDS = track.FINISH_SECONDS = 5.0
+run(tiny_run(epochs=2), Options(runs=Path(sys.argv[1]), wandb="online", device="cpu"))
+"""
+    server.null = True
+    line = [sys.executable, "-c", code, str(tmp_path / "runs")]
+    result = subprocess.run(line, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith("warning: W&B failed (")
+    assert result.stderr.count("\n") == 1

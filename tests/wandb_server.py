@@ -214,6 +214,8 @@ class Server(ThreadingHTTPServer):
         """{GraphQL operation or path: how often it was asked for}"""
         self.agents: dict[str, Sweep] = {}
         self.faults: list[Fault] = []
+        self.null = False
+        """Whether every GraphQL operation is answered with no data at all."""
         self.released = threading.Event()
         self.lock = threading.RLock()
         self._numbers = itertools.count(1)
@@ -624,6 +626,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def answer(server: Server, operation: str, variables: dict) -> tuple[int, dict]:
     """Status and body for a GraphQL operation; one that nobody declared gets an error that names it."""
+    if server.null:
+        return 200, {"data": None}
     if operation in ANSWERS:
         return 200, {"data": ANSWERS[operation](server, variables)}
     return 200, {"data": None, "errors": [{"message": f"the test server does not know the operation {operation}"}]}
