@@ -92,6 +92,10 @@ def _check_consistency(folder: Path, parts: dict[str, pd.DataFrame]) -> None:
     for name, table in parts.items():
         if not table["run_id"].isin(runs["run_id"]).all():
             raise UserError(f"archive file {folder / name}.parquet has rows of runs that are not in runs.parquet")
+    epochs = parts["history"].groupby("run_id")["epoch"].agg(["min", "max", "count", "nunique"])
+    broken = (epochs["min"] != 0) | (epochs["max"] + 1 != epochs["count"]) | (epochs["count"] != epochs["nunique"])
+    if broken.any():
+        raise UserError(f"archive file {folder / 'history.parquet'} lacks rows of run {epochs.index[broken][0]}")
     ours = runs[runs["rules"] == RULES]
     for run_id, fields in zip(ours["run_id"], ours[list(DEFAULTS)].to_dict("records"), strict=True):
         found = RunConfig.from_dict(fields).run_id

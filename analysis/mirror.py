@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.record_check import STATES, check_values
+from analysis.record_check import STATES, check_values, gap
 from analysis.sources import Run
 from benchmark.config import DEFAULTS, MOST, RULES, RunConfig
 from benchmark.errors import UserError, require, shortened
-from benchmark.record import FINISHED, FLOW_KEYS, HISTORY_KEYS, MOVED, check_rules
-from benchmark.schedule import schedule
+from benchmark.record import FLOW_KEYS, HISTORY_KEYS, MOVED, check_rules
 
 RUN_ID = re.compile(r"[0-9a-f]{12}-s\d{1,20}")
 STATE_KEYS = {
@@ -73,7 +72,7 @@ def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], l
         except UserError as error:
             set_aside.append(str(error))
             continue
-        whole = next((run for run in read if is_whole(run)), None)
+        whole = next((run for run in read if gap(run) is None), None)
         if read and not whole:
             broken.append(run_id)
         found.append(whole or Run(config, (), (), None))
@@ -88,7 +87,7 @@ def _checked(config: RunConfig, mirror: Mirror, place: str) -> Run:
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:  # UserErrors are ValueErrors
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__} "
         raise UserError(f"{where}: {kind}{shortened(str(error))}") from None
-    check_values(where, run)
+    check_values(run, f"{where}, row", f"{where}, cut", f"{where}, summary")
     return run
 
 
@@ -100,15 +99,6 @@ def record(config: RunConfig, mirror: Mirror) -> Run:
     history = [_history_row(row) for row in ordered]
     cuts = [_cut(row, convs) for row in ordered if "cut/round" in row]
     return Run(config, history, cuts, _summary(mirror.summary))
-
-
-def is_whole(run: Run) -> bool:
-    """Whether there is a row for each epoch of the summary, each cut of the schedule, and each conv of a cut."""
-    due = len(schedule(run.config).cuts) if run.summary["outcome"] == FINISHED else len(run.cuts)
-    epochs, rounds = ([row[key] for row in rows] for rows, key in ((run.history, "epoch"), (run.cuts, "round")))
-    whole = run.history and epochs == list(range(run.summary["epoch"] + 1)) and rounds == list(range(1, due + 1))
-    convs = run.summary["plan"]["before"].keys()
-    return bool(whole and convs) and all(cut["kept"].keys() == convs for cut in run.cuts)
 
 
 def whole_number(name: str, value: object) -> int:

@@ -17,29 +17,41 @@ STATES = ("before", "after", "after_fresh", "predicted", "actual")
 """The groups of numbers in the row of a cut."""
 
 
-def check_values(place: str, run: Run) -> None:
-    """Raise `UserError` unless rows and summary of a finished run have the kinds of values that a run writes."""
+def check_values(run: Run, history: str, cuts: str, summary: str) -> None:
+    """Raise `UserError` unless rows and summary of a finished run have the kinds of values that a run writes.
+
+    history, cuts, summary: what messages call a row (its number follows) and the summary.
+    """
     for number, row in enumerate(run.history, start=1):
-        _numbers(f"{place}, row {number} of the history", row)
+        _numbers(f"{history} {number}", row)
     for number, cut in enumerate(run.cuts, start=1):
-        _cut(f"{place}, cut {number}", cut)
-    _summary(f"{place}, summary", run.summary)
+        _cut(f"{cuts} {number}", cut)
+    _summary(summary, run.summary)
+
+
+def gap(run: Run) -> tuple[str, str] | None:
+    """What is missing of the rows of a finished run: (history or cuts, in words); None if nothing is."""
+    told, epochs, rounds = run.summary["epoch"], [row["epoch"] for row in run.history], [c["round"] for c in run.cuts]
+    if epochs != list(range(len(epochs))) or len(epochs) - 1 != told:
+        found = f"rows up to epoch {epochs[-1]}" if epochs else "no rows"
+        return "history", f"has {found}, but the summary is of epoch {told}"
+    due = len(schedule(run.config).cuts) if run.summary["outcome"] == FINISHED else len(rounds)
+    if rounds != list(range(1, due + 1)):
+        return "cuts", f"has {len(rounds)} of {due} cuts, but the run is finished"
+    convs = run.summary["plan"]["before"].keys()
+    if not convs or any(cut["kept"].keys() != convs for cut in run.cuts):
+        return "cuts", "does not say for each conv of the net how many filters are kept"
+    return None
 
 
 def check(record: Record, run: Run) -> None:
-    """Raise `UserError` that names the file, the place and what is wrong there."""
-    for line, row in enumerate(run.history, start=1):
-        _numbers(f"record file {record.history_file}, line {line}", row)
-    for line, cut in enumerate(run.cuts, start=1):
-        _cut(f"record file {record.cuts_file}, line {line}", cut)
-    _summary(f"record file {record.summary_file}", run.summary)
-    told, rows = run.summary.get("epoch"), len(run.history)
-    if rows - 1 != told:
-        found = f"rows up to epoch {rows - 1}" if rows else "no rows"
-        raise UserError(f"record file {record.history_file} has {found}, but the summary is of epoch {told}")
-    due = len(schedule(run.config).cuts)
-    if run.summary["outcome"] == FINISHED and len(run.cuts) != due:
-        raise UserError(f"record file {record.cuts_file} has {len(run.cuts)} of {due} cuts, but the run is finished")
+    """Raise `UserError` that names the file, the place and what is wrong there, unless a record is whole."""
+    files = {"history": record.history_file, "cuts": record.cuts_file}
+    places = {name: f"record file {file}, line" for name, file in files.items()}
+    check_values(run, **places, summary=f"record file {record.summary_file}")
+    if found := gap(run):
+        part, reason = found
+        raise UserError(f"record file {files[part]} {reason}")
 
 
 def _cut(place: str, cut: dict) -> None:

@@ -105,6 +105,7 @@ def _write(frames: Frames, whole: Completeness, out: Path, drawings: Iterable[tu
         quantities=SUMMARISED,
         coverage=tables.coverage(frames, whole),
         completeness=whole,
+        set_aside=frames.set_aside,
         provenance=facts,
         files=sorted(files),
     )

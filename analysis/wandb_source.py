@@ -87,7 +87,8 @@ def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]
             done, pending = wait(pending, timeout=PATIENCE_SECONDS, return_when=FIRST_COMPLETED)
             if not done:
                 raise UserError(f"W&B server {server()}: no run arrived within {PATIENCE_SECONDS} s{LATER}")
-            yield from (future.result() for future in done)
+            arrived_first = sorted(done, key=lambda future: future.exception() is not None)
+            yield from (future.result() for future in arrived_first)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         wandb.teardown()  # it would go on trying for hours, and the process wait for its threads

@@ -93,6 +93,7 @@ def test_an_archive_of_others_is_named_and_an_older_one_is_read(published, tmp_p
         ),
         ("runs", lambda t: t.assign(epochs="many"), "runs.parquet: column epochs must hold numbers"),
         ("runs", lambda t: t.assign(lr=0.3), r"runs.parquet: run [0-9a-f]+-s\d has the fields of"),
+        ("history", lambda t: t.drop(index=3), "history.parquet lacks rows of run "),
         ("history", lambda t: t.assign(run_id="x"), "history.parquet has rows of runs that are not in runs.parquet"),
         ("runs", lambda t: pd.concat([t, t.head(1)]), "runs.parquet has run .* twice"),
         ("runs", lambda t: t.assign(rules=99), "rules must be 2 in this version, got 99"),

@@ -107,7 +107,9 @@ def test_a_record_that_is_not_understood_blocks_no_other(tmp_path, capsys):
     assert any("history.jsonl, line 2, is not valid JSON" in line for line in told)
     assert any("was made by flowprune 0.1" in line for line in told)
     build(str(tmp_path), tmp_path / "report")
-    assert "ours@0123456789ab" in (tmp_path / "report" / "index.html").read_text()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "ours@0123456789ab" in page
+    assert "was made by flowprune 0.1" in page
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,3 +112,26 @@ def test_devices_and_files_that_cannot_be_used_are_refused_at_once(tmp_path):
     for path in (tmp_path, tmp_path / "no" / "new.json"):
         with pytest.raises(UserError, match="json must be a file in a folder that exists"):
             check_file("json", path)
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "RuntimeError('you tried to allocate memory')"])
+def test_a_machine_without_memory_is_one_line(error):
+    code = f"from benchmark.cli import guarded\ndef command():\n    raise {error}\nguarded(command)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: out of memory (")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_sweep_online_without_a_key_starts_nothing(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_SWEEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    grid = Path(__file__).parents[1] / "sweeps" / "demo.yaml"
+    line = [sys.executable, "-m", "sweeps", "run", grid, "--runs", tmp_path / "runs", "--wandb", "online"]
+    result = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, or use --wandb offline\n"
+    )
+    assert not (tmp_path / "runs").exists()

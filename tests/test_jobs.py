@@ -5,11 +5,12 @@ import time
 import pytest
 
 from benchmark import record as record_module
-from benchmark.errors import UserError
+from benchmark.errors import ShortageError, UserError
+from benchmark.options import Options
 from benchmark.record import Record
 from sweeps import jobs as jobs_module
 from sweeps.jobs import DensePhases, Job, Outcome, due, settled
-from sweeps.worker import Done, Failed, Lost, Unwritable, Waits
+from sweeps.worker import Done, Failed, Lost, Unwritable, Waits, attempt
 from tests import simulate
 from tests.conftest import tiny_run
 
@@ -94,3 +95,22 @@ def test_a_record_travels_whole_and_is_finished_last(tmp_path):
     assert here.failure() is None
     assert {path.relative_to(here.folder).as_posix() for path in here.folder.rglob("*") if path.is_file()} == set(files)
     assert pack(here) == files
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (ShortageError("data file x cannot be read (Permission denied)"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (UserError("measure must be another"), False),
+    ],
+)
+def test_what_may_pass_is_tried_again(tmp_path, monkeypatch, error, again):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("benchmark.run.run", fails)
+    event = attempt(tiny_run(), Options(runs=tmp_path, wandb="disabled"), lambda epoch: None)
+    assert isinstance(event, Failed)
+    assert event.again == again

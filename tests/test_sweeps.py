@@ -162,7 +162,7 @@ def test_status_is_complete_when_every_run_has_ended(states):
         ("sys.modules['ray'] = None", ["--engine", "ray"], "needs Ray, which is not installed: pip install"),
         ("pass", ["--address", "10.0.0.1:6379"], "address is for --engine ray alone, got '10.0.0.1:6379'"),
         ("pass", ["--engine", "mpi"], "mpi"),
-        ("pass", ["--per-gpu", "-1"], "per_gpu must be at least 0, got -1"),
+        ("pass", ["--per-gpu", "-1"], "per_gpu must be from 0 to 10000, got -1"),
     ],
 )
 def test_an_engine_that_cannot_be_had_gets_one_line_and_status_2(tmp_path, code, arguments, message):
