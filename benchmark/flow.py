@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmark.autograd import graph_alone
 from benchmark.batches import normalise
+from benchmark.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
 Vectors = dict[str, torch.Tensor]
@@ -70,7 +71,8 @@ def with_statistics_of(model: M, images: torch.Tensor) -> M:
     """A copy of a net whose batch norms have the statistics of these images (uint8 [N, H, W, 3]).
 
     They are the means over batches of 128 of what batch norm takes into its running statistics in training, weighted by
-    the sizes of the batches; everything but batch norm is in evaluation mode.
+    the sizes of the batches; everything but batch norm is in evaluation mode. Raises `UserError` if the last batch is
+    of one image, of which a channel is a single value.
     """
     result, seen = copy.deepcopy(model), 0
     norms = [module for module in result.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -83,7 +85,14 @@ def with_statistics_of(model: M, images: torch.Tensor) -> M:
             seen += len(x)
             for norm in norms:
                 norm.momentum = len(x) / seen
-            result(x)
+            try:
+                result(x)
+            except ValueError:  # of batch norm
+                size = f"{images.shape[2]}x{images.shape[1]}"
+                raise UserError(
+                    f"batch-norm statistics of {len(images)} images of {size} must not end with a batch of one image: choose "
+                    f"another number of score_samples or probe_samples (batches are of {STATISTICS_BATCH})"
+                ) from None
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return result

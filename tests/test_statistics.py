@@ -67,6 +67,13 @@ def test_statistics_that_are_no_numbers_are_replaced():
     assert with_statistics_of(net, images).features[2].running_mean.isfinite().all()
 
 
+def test_a_last_image_alone_is_told():
+    images = torch.zeros(129, 16, 16, 3, dtype=torch.uint8)
+    with_statistics_of(tiny_net("mobilenet_v1"), images[:128])
+    with pytest.raises(UserError, match="of 129 images of 16x16 must not end with a batch of one image"):
+        with_statistics_of(tiny_net("mobilenet_v1"), images)
+
+
 @pytest.mark.parametrize("arch", ["vgg13", "mobilenet_v1", "resnet20"])
 def test_a_net_at_initialisation_is_alive(arch, tmp_path):
     net, problem = digits(tmp_path, arch=arch)
