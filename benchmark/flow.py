@@ -90,8 +90,8 @@ def with_statistics_of(model: M, images: torch.Tensor) -> M:
             except ValueError:  # of batch norm
                 size = f"{images.shape[2]}x{images.shape[1]}"
                 raise UserError(
-                    f"batch-norm statistics of {len(images)} images of {size} must not end with a batch of one image: choose "
-                    f"another number of score_samples or probe_samples (batches are of {STATISTICS_BATCH})"
+                    f"batch-norm statistics of {len(images)} images of {size} must not end with a batch of one image: "
+                    f"choose another number of score_samples or probe_samples (batches are of {STATISTICS_BATCH})"
                 ) from None
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

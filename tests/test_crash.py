@@ -70,7 +70,7 @@ def test_operations_are_of_the_dense_phase_the_cuts_and_the_end(undisturbed):
 @pytest.mark.parametrize("fate", FATES)
 def test_a_crash_at_some_operations(fate, undisturbed, options, monkeypatch):
     start = list(FATES).index(fate)
-    check(range(start, len(undisturbed[1]), 11), fate, undisturbed, options, monkeypatch)
+    check(range(start, len(undisturbed[1]), 23), fate, undisturbed, options, monkeypatch)
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_a_crash_at_every_operation(fate, undisturbed, options, monkeypatch):
 @pytest.mark.parametrize("fate", FATES)
 def test_two_crashes(fate, undisturbed, options, monkeypatch):
     expected, log = undisturbed
-    for first in range(5, len(log), 29):
+    for first in range(5, len(log), 61):
         there = dataclasses.replace(options, runs=options.runs / str(first))
         stopped_at(first, fate, there, monkeypatch)
         stopped_at(first // 2, fate, there, monkeypatch)
