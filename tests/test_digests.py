@@ -60,6 +60,21 @@ def test_it_is_kept_for_a_state_of_the_files(tmp_path, monkeypatch):
     assert digest("cifar10", tmp_path) != first
 
 
+def test_a_data_set_that_is_not_there_yet_has_no_kept_digest(tmp_path):
+    assert data.state("cifar10", tmp_path) == ""
+    write_npz(tmp_path / "cifar10")
+    first = data.state("cifar10", tmp_path)
+    assert first
+    replace_npz(tmp_path)
+    assert data.state("cifar10", tmp_path) not in ("", first)
+
+
+def test_a_data_set_without_files_is_computed_each_time(tmp_path, monkeypatch):
+    monkeypatch.delattr("benchmark.data.digits.files")
+    assert data.state("digits", tmp_path) == ""
+    assert data._present("digits", tmp_path)
+
+
 def test_replaced_images_are_told(there):
     config = tiny_run(dataset="cifar10", epochs=1, **SMALL)
     summary = run(config, there)

@@ -1,7 +1,8 @@
 """Data sets, one file each, as plain arrays in memory. Nothing here imports torch.
 
-A file declares `load(root, path)`, which returns an `Images`, and `files(root, path)`, the files that it reads; `path`
-is what follows `name:` (`folder:PATH`), of which a file that wants one says so with `TAKES_PATH = True`.
+A file declares `load(root, path)`, which returns an `Images`, and `files(root, path)`, the files that it reads (left
+out if there are none); `path` is what follows `name:` (`folder:PATH`), of which a file that wants one says so with
+`TAKES_PATH = True`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,12 @@ def digest(dataset: str, root: Path, images: Images | None = None) -> str:
     It is computed once for each state of the files (their paths, sizes and times of change), and kept in the user's
     cache folder. Raises `UserError` as `load` does.
     """
-    known = _cache_file(dataset, root)
+    now = state(dataset, root)
+    if not now:
+        return _digest(images or load(dataset, root))
+    from platformdirs import user_cache_path  # here, so that --help is quick
+
+    known = user_cache_path("flowprune") / "data" / now
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if len(text := known.read_text()) == DIGITS:
             return text
@@ -83,28 +89,29 @@ def check_finished(records: Iterable[Record], root: Path) -> None:
             check_data(f"run {record.folder.name}", dataset, then, now[dataset])
 
 
-def _present(dataset: str, root: Path) -> bool:
+def state(dataset: str, root: Path) -> str:
+    """A digest of the paths, sizes and times of change of a data set's files: another one when they have changed.
+
+    Empty for a data set that is not there, or has no files.
+    """
+    files = _files(dataset, root) or []
+    stats = [(str(file.absolute()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.exists()]
+    return hashlib.sha256(json.dumps([dataset, stats]).encode()).hexdigest()[:32] if stats else ""
+
+
+def _files(dataset: str, root: Path) -> list[Path] | None:
+    """What `load` reads; None for a data set that says of no files (it is made by a program)."""
     name, _, path = dataset.partition(":")
+    source = registry.load("data", name)
+    return source.files(Path(root), path) if hasattr(source, "files") else None
+
+
+def _present(dataset: str, root: Path) -> bool:
     try:
-        files = registry.load("data", name).files(Path(root), path)
+        files = _files(dataset, root)
     except UserError:
         return False
-    return bool(files) and all(file.exists() for file in files)
-
-
-def _cache_file(dataset: str, root: Path) -> Path:
-    """Where the digest of the present state of the files is kept."""
-    from platformdirs import user_cache_path  # here, so that --help is quick
-
-    return user_cache_path("flowprune") / "data" / state(dataset, root)
-
-
-def state(dataset: str, root: Path) -> str:
-    """A digest of the paths, sizes and times of change of a data set's files: another one when they have changed."""
-    name, _, path = dataset.partition(":")
-    files = registry.load("data", name).files(Path(root), path)
-    stats = [(str(file.absolute()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.exists()]
-    return hashlib.sha256(json.dumps([dataset, stats]).encode()).hexdigest()[:32]
+    return files is None or (bool(files) and all(file.exists() for file in files))
 
 
 def _digest(images: Images) -> str:
