@@ -227,7 +227,7 @@ def test_a_net_that_memory_is_too_small_for_is_not_called_unfit(tmp_path, monkey
     def exhausted(*_, **__):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("benchmark.train.build", exhausted)
+    monkeypatch.setattr("benchmark.train.build", lambda *_: exhausted)
     with pytest.raises(RuntimeError, match="allocate memory"):
         check_fits("vgg13", 0.5, 10, (32, 32), 2)
 
