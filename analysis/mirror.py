@@ -66,16 +66,20 @@ def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], l
             set_aside.append(f"W&B run {place}/{shortened(mirror.id)} has run_id {name}, which is none of this suite")
     for run_id, same in sorted(known.items()):
         same.sort(key=lambda mirror: (mirror.state == "finished", mirror.updated, mirror.id), reverse=True)
-        try:
-            config = _config(same[0], place)
-            read = [_checked(config, mirror, place) for mirror in same if mirror.ended]
-        except UserError as error:
-            set_aside.append(str(error))
+        configs, read = [], []
+        for mirror in same:  # an odd one does not stand in the way of a whole one
+            try:
+                config = _config(mirror, place)
+                read += [_checked(config, mirror, place)] if mirror.ended else []
+                configs.append(config)
+            except UserError as error:
+                set_aside.append(str(error))
+        if not configs:
             continue
         whole = next((run for run in read if gap(run) is None), None)
         if read and not whole:
             broken.append(run_id)
-        found.append(whole or Run(config, (), (), None))
+        found.append(whole or Run(configs[0], (), (), None))
     return found, broken, set_aside
 
 

@@ -281,6 +281,13 @@ def test_an_odd_run_blocks_no_other(records, server, pull, capsys, part, key, va
     assert len(told) < 800
 
 
+def test_an_odd_copy_of_a_run_does_not_stand_in_the_way_of_a_whole_one(records, server, pull, capsys):
+    plant(server, records[0], PROJECT, "another", heartbeat="2999-01-01T00:00:00Z")
+    server.runs[-1].summary["device"] = 5
+    assert len(load(SOURCE, pull).finished()) == len(records)
+    assert f"{PROJECT}/another, summary: device must be a text" in capsys.readouterr().err
+
+
 def test_local_and_pulled_runs_combine_with_a_filter(records, server, pull, tmp_path):
     frames = load([SOURCE, str(tmp_path / "runs")], replace(pull, filter=("seed=1",)))
     assert len(frames.finished()) == len(records)
