@@ -39,7 +39,7 @@ def gap(run: Run) -> tuple[str, str] | None:
     if rounds != list(range(1, due + 1)):
         return "cuts", f"has {len(rounds)} of {due} cuts, but the run is finished"
     convs = run.summary["plan"]["before"].keys()
-    if not convs or any(cut["kept"].keys() != convs for cut in run.cuts):
+    if any(not cut["kept"] or cut["kept"].keys() != convs for cut in run.cuts):
         return "cuts", "does not say for each conv of the net how many filters are kept"
     return None
 

@@ -17,11 +17,13 @@ from analysis.pull import PREFIX, Pull
 from analysis.pull_cache import PullCache
 from analysis.sources import Run
 from benchmark.errors import UserError
-from benchmark.wandb_api import PATIENCE_SECONDS, THREADS, asking, connect, listed, server
+from benchmark.wandb_api import PATIENCE_SECONDS, THREADS, asking, connect, listed, server, stop_asking
 
 if TYPE_CHECKING:
     from wandb.apis.public import Run as WandbRun
 
+GRACE_SECONDS = 2
+"""How long a pull that failed waits for the runs that are on their way."""
 LATER = "; what was pulled is kept for the next time, and --offline does with it alone"
 
 
@@ -78,11 +80,10 @@ def _fetch(place: str, conditions: dict, cache: PullCache) -> list[Mirror]:
 
 def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]:
     """The runs with their histories, in the order in which they arrive."""
-    import wandb
-
     pool = ThreadPoolExecutor(THREADS)
+    pending: set[Future[Mirror]] = set()
     try:
-        pending: set[Future[Mirror]] = {pool.submit(_mirror, run, cache) for run in found}
+        pending = {pool.submit(_mirror, run, cache) for run in found}
         while pending:
             done, pending = wait(pending, timeout=PATIENCE_SECONDS, return_when=FIRST_COMPLETED)
             if not done:
@@ -91,7 +92,9 @@ def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]
             yield from (future.result() for future in arrived_first)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        wandb.teardown()  # it would go on trying for hours, and the process wait for its threads
+        running = [future for future in pending if not future.cancelled()]
+        if wait(running, timeout=GRACE_SECONDS).not_done:
+            stop_asking()
         raise
     pool.shutdown()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from benchmark.errors import UserError
@@ -20,6 +21,8 @@ CONNECT_SECONDS = 15
 PATIENCE_SECONDS = 90
 """Longest time without an answer. Until then wandb's client tries again, with growing pauses, what failed with a lost
 connection or a status of 429 or 5xx."""
+TEARDOWN_SECONDS = 5
+"""Longest wait for the client's service process to end."""
 THREADS = 8
 """Runs that are read or written at the same time."""
 
@@ -46,6 +49,18 @@ def listed(api: wandb.Api, place: str, conditions: Mapping = {}) -> list[Run]:
     Raises ValueError if there is no such project.
     """
     return list(api.runs(place, filters=dict(conditions), lazy=False, per_page=PAGE))
+
+
+def stop_asking() -> None:
+    """End the client's service process, which would try for hours what the server does not answer.
+
+    Now and then the process does not end while a request is on its way; then it is left to end with ours.
+    """
+    import wandb
+
+    ending = Thread(target=wandb.teardown, daemon=True)
+    ending.start()
+    ending.join(TEARDOWN_SECONDS)
 
 
 @contextmanager

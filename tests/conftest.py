@@ -18,6 +18,7 @@ import torch
 from benchmark.config import RunConfig
 from benchmark.models import Net, build
 from benchmark.options import Options
+from benchmark.wandb_api import stop_asking
 from tests.wandb_server import Server, serving
 
 torch.set_num_threads(1)
@@ -69,7 +70,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         wandb.teardown()  # it remembers the address that it read first
         yield server
         server.release()
-        wandb.teardown()
+        stop_asking()
 
 
 @pytest.fixture
