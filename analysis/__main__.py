@@ -1,5 +1,5 @@
-"""`python -m analysis SOURCE`: the report of runs; `compare A B`: two sources side by side; `dashboard`: in W&B;
-`publish RUNS`: the compact records of a study."""
+"""`python -m analysis SOURCE`: the report of runs; `compare A B`: two sources side by side;
+`dashboard`: in W&B; `publish RUNS`: the compact records of a study."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from analysis.pull import Pull
+from analysis.runs.pull import Pull
 from benchmark.cli import guarded, parse
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from analysis.report import Report
+    from analysis.report.build import Report
     from benchmark.config import RunConfig
 
 DESCRIPTION = "Turn runs into figures, statistics and a verdict on each claim, as one page that needs no network."
@@ -25,20 +25,27 @@ DESCRIPTION = "Turn runs into figures, statistics and a verdict on each claim, a
 
 @dataclass(frozen=True)
 class Command:
-    sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")]
-    """Folders of run records (or of published studies), or W&B projects; runs of several are analysed together."""
+    sources: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")
+    ]
+    """Folders of run records (or of published studies), or W&B projects; runs of several are
+    analysed together."""
     out: Path = Path("report")
     """Folder to write: index.html, claims.json, figures/, tables/."""
     grid: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]] = ()
-    """Sweep file: analyse its runs alone, and say which of them are missing; may be given for several files."""
+    """Sweep file: analyse its runs alone, and say which of them are missing; may be given for
+    several files."""
     pull: tyro.conf.OmitArgPrefixes[Pull] = field(default_factory=Pull)
 
 
 @dataclass(frozen=True)
 class Publish:
-    """Write the finished runs of a study as a few Parquet files, with the figures and claims.json of their report."""
+    """Write the finished runs of a study as a few Parquet files, with the figures and claims.json
+    of their report."""
 
-    sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")]
+    sources: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")
+    ]
     """Folders of run records (or of published studies), or W&B projects."""
     out: Path
     """Folder to write, such as results/STUDY; a source of `python -m analysis` like any other."""
@@ -48,7 +55,8 @@ class Publish:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Make a W&B workspace that compares the measures of a project: convergence, cuts, gradient flow, cost."""
+    """Make a W&B workspace that compares the measures of a project: convergence, cuts, gradient
+    flow, cost."""
 
     project: str
     """W&B project."""
@@ -69,7 +77,8 @@ class Compare:
     measures: tuple[str, ...] = ()
     """Measures to compare: x, or x=y for x of A against y of B (default: each that both have)."""
     fields: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=X=Y")] = ()
-    """Compare runs of A with X in a field to runs of B with Y in it: protocol=paper=exact, for example."""
+    """Compare runs of A with X in a field to runs of B with Y in it: protocol=paper=exact, for
+    example."""
     out: Path | None = None
     """Folder to write compare.html, compare.json and compare.csv into."""
 
@@ -94,7 +103,9 @@ def execute_compare(command: Compare) -> None:
 
 
 def execute(command: Command) -> None:
-    from analysis.report import build  # here, so that --help needs neither pandas nor matplotlib
+    from analysis.report.build import (
+        build,  # here, so that --help needs neither pandas nor matplotlib
+    )
 
     require_source(command.sources)
     report = build(command.sources, command.out, configs(command.grid), command.pull)
@@ -103,7 +114,7 @@ def execute(command: Command) -> None:
 
 
 def execute_publish(command: Publish) -> None:
-    from analysis.archive import publish
+    from analysis.runs.archive import publish
 
     require_source(command.sources)
     show(publish(command.sources, command.out, configs(command.grid)))
@@ -113,7 +124,9 @@ def execute_publish(command: Publish) -> None:
 def require_source(sources: Sequence[str]) -> None:
     """Raise `UserError` if no source is named."""
     if not sources:
-        raise UserError("source is missing: a folder of runs, a published study, or wandb:ENTITY/PROJECT")
+        raise UserError(
+            "source is missing: a folder of runs, a published study, or wandb:ENTITY/PROJECT"
+        )
 
 
 def configs(grids: Sequence[Path]) -> list[RunConfig] | None:
@@ -126,7 +139,9 @@ def configs(grids: Sequence[Path]) -> list[RunConfig] | None:
 
 def execute_dashboard(command: Dashboard) -> None:
     if find_spec("wandb_workspaces") is None:
-        raise UserError("a dashboard needs wandb-workspaces, not installed here: pip install 'flowprune[dashboards]'")
+        raise UserError(
+            "a dashboard needs wandb-workspaces, not installed here: pip install 'flowprune[dashboards]'"
+        )
     from analysis import dashboard
 
     only = dashboard.parsed_filters(command.filter)
@@ -147,28 +162,40 @@ def show(report: Report) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from analysis.report import number_text
+    from analysis.report.build import number_text
 
     colors = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
-    table = Table("claim", "verdict", "effect [95 % interval]", "n", title="Verdicts", title_justify="left")
+    table = Table(
+        "claim", "verdict", "effect [95 % interval]", "n", title="Verdicts", title_justify="left"
+    )
     for item in report.judgements:
         verdict = f"[{colors[item.verdict]}]{item.verdict}[/]"
         if item.verdict_holm != item.verdict:
             verdict += f"\nafter Holm: {item.verdict_holm}"
         effect = f"{number_text(item.number)}\n[dim]{escape(item.number.label)}[/]"
-        table.add_row(f"{item.claim.id}  {item.claim.sentence}", verdict, effect, str(item.number.n))
+        table.add_row(
+            f"{item.claim.id}  {item.claim.sentence}", verdict, effect, str(item.number.n)
+        )
     console = Console()
     console.print(table)
     missing, expected = len(report.completeness.missing), report.completeness.expected
-    console.print(f"{expected - missing} of {expected} runs finished" + (f", {missing} missing" if missing else ""))
+    console.print(
+        f"{expected - missing} of {expected} runs finished"
+        + (f", {missing} missing" if missing else "")
+    )
 
 
 COMMANDS = {
-    "compare": (Compare, execute_compare, "Compare two sources of runs, paired run by run: A minus B."),
+    "compare": (
+        Compare,
+        execute_compare,
+        "Compare two sources of runs, paired run by run: A minus B.",
+    ),
     "dashboard": (Dashboard, execute_dashboard, Dashboard.__doc__),
     "publish": (Publish, execute_publish, Publish.__doc__),
 }
-"""By the first word of the command line; any other is a source of runs, of which a report is made."""
+"""By the first word of the command line; any other is a source of runs, of which a report is
+made."""
 
 
 if __name__ == "__main__":

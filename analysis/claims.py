@@ -1,7 +1,8 @@
 """The paper's claims: each states its sentence, statistic and rule, and only then sees numbers.
 
-A claim is one decorated function: it names the runs that decide (and those that say more), nothing else; the verdict
-follows from intervals alone (`analysis.judgement`). Source of the claims: Lubana & Dick, ICLR 2021 (arXiv 2009.11839).
+A claim is one decorated function: it names the runs that decide (and those that say more), nothing
+else; the verdict follows from intervals alone (`analysis.verdicts`). Source of the claims: Lubana &
+Dick, ICLR 2021 (arXiv 2009.11839).
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from analysis.frame import DENSE, Pairs, pair
-from analysis.judgement import (
+from analysis.outcomes import LEAST_CHANGE, outcomes
+from analysis.runs.frames import AGREEMENT, Frames
+from analysis.settings import DENSE, Pairs, pair
+from analysis.verdicts import (
     INCONCLUSIVE,
     REFUTED,
     RHO,
@@ -27,8 +30,6 @@ from analysis.judgement import (
     judge,
     measured,
 )
-from analysis.outcomes import LEAST_CHANGE, outcomes
-from analysis.sources import AGREEMENT, Frames
 
 __all__ = [
     "CLAIMS", "INCONCLUSIVE", "REFUTED", "SUPPORTED", "Claim", "Criterion", "Evidence", "Judgement", "Number", "Part",
@@ -38,7 +39,8 @@ __all__ = [
 MAGNITUDE = ("magnitude", "l1", "bn_scale")
 """Measures that keep what is large."""
 AGNOSTIC = ("loss", "taylor", "fisher", "fisher_bn", "grasp", "grad_preservation")
-"""Importance measures without a bias to magnitude: orders 1 and 2, the biased ones and the controls left out."""
+"""Importance measures without a bias to magnitude: orders 1 and 2, the biased ones and the controls
+left out."""
 OTHER_ORDERS = (*MAGNITUDE, "grasp", "grad_preservation")
 """Importance measures of orders 0 and 2."""
 EARLY, LATE = 0.1, 0.25
@@ -57,7 +59,8 @@ CLAIMS: dict[str, Claim] = {}
 def claim(
     id: str, *, sentence: str, statistic: str, rule: str, figures: tuple[str, ...]
 ) -> Callable[[Callable[[pd.DataFrame], Evidence]], Claim]:
-    """Declare a claim: the function takes the table of `outcomes.outcomes` and says which runs decide."""
+    """Declare a claim: the function takes the table of `outcomes.outcomes` and says which runs
+    decide."""
 
     def declare(function: Callable[[pd.DataFrame], Evidence]) -> Claim:
         CLAIMS[id] = Claim(id, sentence, statistic, rule, figures, function)
@@ -78,10 +81,15 @@ def claim(
     figures=("loss_after_cut", "epochs_to_threshold", "convergence"),
 )
 def faster_loss(table: pd.DataFrame) -> Evidence:
-    """C1, epochs to a threshold, and the same difference against each agnostic measure and each control alone."""
+    """C1, epochs to a threshold, and the same difference against each agnostic measure and each
+    control alone."""
     label = "training loss, magnitude-based minus magnitude-agnostic"
     decides = Criterion(label, "nats", -1, pair(table, "loss_after_cut", MAGNITUDE, AGNOSTIC))
-    others = [name for name in (*AGNOSTIC, "random", "random_layerwise") if (table["measure"] == name).any()]
+    others = [
+        name
+        for name in (*AGNOSTIC, "random", "random_layerwise")
+        if (table["measure"] == name).any()
+    ]
     details = {
         "epochs to the threshold, magnitude-based minus magnitude-agnostic": (
             pair(table, "epochs_to_threshold", MAGNITUDE, AGNOSTIC), "epochs"),
@@ -106,7 +114,8 @@ def faster_loss(table: pd.DataFrame) -> Evidence:
     figures=("movement", "loss_change", "gradient_flow"),
 )
 def first_order(table: pd.DataFrame) -> Evidence:
-    """C2, the identity behind it in the dense control, and what `loss` does for models cut early."""
+    """C2, the identity behind it in the dense control, and what `loss` does for models cut
+    early."""
     early = table[table["first_cut"] <= EARLY * table["epochs"]]
     loss = ["loss"]
     return Evidence(
@@ -143,13 +152,16 @@ def first_order(table: pd.DataFrame) -> Evidence:
     figures=("loss_change", "agreement"),
 )
 def biased_loss(table: pd.DataFrame) -> Evidence:
-    """C3, magnitude late against early, and what the scores have in common with the truth and with each other."""
+    """C3, magnitude late against early, and what the scores have in common with the truth and with
+    each other."""
     early = table[table["first_cut"] <= EARLY * table["epochs"]]
     late = table[table["first_cut"] >= LATE * table["epochs"]]
     middle = ["loss", "random"]
     by_magnitude = pair(late, "loss_shift", MAGNITUDE, middle)
     if late.empty:
-        by_magnitude = replace(by_magnitude, notes=(f"no cut at or after {LATE:.0%} of the epochs",))
+        by_magnitude = replace(
+            by_magnitude, notes=(f"no cut at or after {LATE:.0%} of the epochs",)
+        )
     details = {
         "change of loss, loss_biased minus loss": (pair(table, "loss_shift", ["loss_biased"], ["loss"]), "decades"),
         "change of loss, loss minus random": (pair(table, "loss_shift", ["loss"], ["random"]), "decades"),
@@ -158,9 +170,18 @@ def biased_loss(table: pd.DataFrame) -> Evidence:
     }  # fmt: skip
     for name in ("loss", "loss_biased", "taylor", "magnitude", "grasp"):
         details[f"rank correlation of {name} and oracle"] = (common(table, name, "oracle"), RHO)
-    details["rank correlation of loss and loss_biased"] = (common(table, "loss", "loss_biased"), RHO)
-    details["rank correlation of loss and magnitude at late cuts"] = (common(late, "loss", "magnitude"), RHO)
-    details["rank correlation of loss and magnitude at early cuts"] = (common(early, "loss", "magnitude"), RHO)
+    details["rank correlation of loss and loss_biased"] = (
+        common(table, "loss", "loss_biased"),
+        RHO,
+    )
+    details["rank correlation of loss and magnitude at late cuts"] = (
+        common(late, "loss", "magnitude"),
+        RHO,
+    )
+    details["rank correlation of loss and magnitude at early cuts"] = (
+        common(early, "loss", "magnitude"),
+        RHO,
+    )
     return Evidence(
         (
             Criterion("loss_biased minus midpoint of loss and random", "decades", -1,
@@ -185,13 +206,19 @@ def raised_loss(table: pd.DataFrame) -> Evidence:
     raised, preserving = ["grasp"], ("loss", "grad_preservation")
     others = [name for name in (*MAGNITUDE, *preserving) if (table["measure"] == name).any()]
     details = {
-        "rank correlation over epochs of θ·Hg and θ·g, dense control": (dense(table, "order_agreement"), RHO),
+        "rank correlation over epochs of θ·Hg and θ·g, dense control": (
+            dense(table, "order_agreement"),
+            RHO,
+        ),
         "rank correlation of grasp and taylor": (common(table, "grasp", "taylor"), RHO),
         "rank correlation of grasp and loss": (common(table, "grasp", "loss"), RHO),
         "rank correlation of grasp and oracle": (common(table, "grasp", "oracle"), RHO),
     }
     for name in others:
-        details[f"change of loss, grasp minus {name}"] = (pair(table, "loss_change", raised, [name]), "nats")
+        details[f"change of loss, grasp minus {name}"] = (
+            pair(table, "loss_change", raised, [name]),
+            "nats",
+        )
     return Evidence(
         (
             Criterion("change of loss, grasp minus loss and grad_preservation", "nats", +1,
@@ -212,7 +239,8 @@ def raised_loss(table: pd.DataFrame) -> Evidence:
     figures=("final_accuracy", "gradient_change"),
 )
 def preserved_gradient(table: pd.DataFrame) -> Evidence:
-    """C5, and whether grad_preservation really changes |g| and the second-order dynamics less, grasp raising |g|."""
+    """C5, and whether grad_preservation really changes |g| and the second-order dynamics less,
+    grasp raising |g|."""
     kept, raised = ["grad_preservation"], ["grasp"]
     label = "final accuracy, grad_preservation minus grasp"
     return Evidence(
@@ -236,17 +264,22 @@ def dense(table: pd.DataFrame, value: str) -> Pairs:
 
 
 def common(table: pd.DataFrame, one: str, other: str) -> Pairs:
-    """The rank correlation of two measures at the cuts of the runs that recorded both, whatever they were cut by."""
+    """The rank correlation of two measures at the cuts of the runs that recorded both, whatever
+    they were cut by."""
     column = AGREEMENT + "|".join(sorted((one, other)))
     if column not in table:
         return pair(table.head(0).assign(**{column: 0.0}), column, [one])
-    rows = table.loc[table[column].notna(), ["group", "task", "seed", "ablation", "outcome", column]]
+    rows = table.loc[
+        table[column].notna(), ["group", "task", "seed", "ablation", "outcome", column]
+    ]
     each = rows.groupby(["task", "seed"], sort=False)[column].transform("mean")
     first = rows.assign(measure=one, **{column: each}).drop_duplicates(["task", "seed"])
     return pair(first, column, [one])
 
 
-def judge_all(frames: Frames, seed: int = 0, claims: Sequence[Claim] | None = None) -> list[Judgement]:
+def judge_all(
+    frames: Frames, seed: int = 0, claims: Sequence[Claim] | None = None
+) -> list[Judgement]:
     """Decide every claim on the finished runs. The same frames and seed give the same numbers."""
     table = outcomes(frames)
     return corrected([judge(claim, table, seed) for claim in claims or CLAIMS.values()])

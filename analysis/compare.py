@@ -1,9 +1,9 @@
 """Two sources of runs side by side (two versions of a measure, say), paired run by run.
 
-A pair is a run of A and a run of B that agree in everything but the source, or, with `--measures x=y`, in everything
-but the measure, x in A and y in B (`none`: the dense control of each run); `--fields protocol=paper=exact` does the
-same for another field. Every difference is A minus B, so that seeds, settings and luck shared by both cancel; identical
-runs differ by exactly 0.
+A pair is a run of A and a run of B that agree in everything but the source, or, with `--measures
+x=y`, in everything but the measure, x in A and y in B (`none`: the dense control of each run);
+`--fields protocol=paper=exact` does the same for another field. Every difference is A minus B, so
+that seeds, settings and luck shared by both cancel; identical runs differ by exactly 0.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import stats, style
-from analysis.frame import DENSE, TASK, named
+from analysis import stats
 from analysis.outcomes import SUMMARISED, outcomes
-from analysis.pull import field_value
-from analysis.sources import Frames, load
+from analysis.report import style
+from analysis.runs.frames import Frames, load
+from analysis.runs.pull import field_value
+from analysis.settings import DENSE, TASK, named
 from benchmark.config import CUT_FIELDS, TRAINED
 from benchmark.errors import UserError, require
 from benchmark.files import write_json
@@ -37,7 +38,8 @@ class Difference:
     """A minus B of one quantity, with its 95 % interval."""
 
     effect: float | None
-    """Mean over settings of the mean over seeds; None without a pair that has the number on both sides."""
+    """Mean over settings of the mean over seeds; None without a pair that has the number on both
+    sides."""
     interval: stats.Interval | None
     """None if a setting has fewer than two seeds."""
     n: int
@@ -72,9 +74,11 @@ class Comparison:
 
     names: tuple[str, str]
     rows: list[Row]
-    """By setting and measure; a measure with more than one setting also has a row for `EVERYWHERE`, first."""
+    """By setting and measure; a measure with more than one setting also has a row for `EVERYWHERE`,
+    first."""
     only: pd.DataFrame
-    """A row per finished run without its like: `source` (A or B), `setting`, `measure`, `seed`, `run_id`."""
+    """A row per finished run without its like: `source` (A or B), `setting`, `measure`, `seed`,
+    `run_id`."""
 
     def to_dict(self) -> dict:
         """The content of compare.json."""
@@ -87,16 +91,21 @@ class Comparison:
         }
 
     def table(self) -> pd.DataFrame:
-        """The rows as a flat table, four columns per quantity: its name, `_low`, `_high` and `_n`."""
+        """The rows as a flat table, four columns per quantity: its name, `_low`, `_high` and
+        `_n`."""
         return pd.DataFrame([_flat(row) for row in self.rows])
 
 
 def compare(a: str, b: str, measures: Sequence[str] = (), fields: Sequence[str] = ()) -> Comparison:
-    """Compare two sources. measures: `x` or `x=y` texts, none for every measure that both have; fields: `name=x=y`.
+    """Compare two sources. measures: `x` or `x=y` texts, none for every measure that both have;
+    fields: `name=x=y`.
 
     Raises `UserError` if a source cannot be loaded, or the two have no pair of finished runs.
     """
-    measured, values = _once("measures", map(_renaming, measures)), _once("fields", map(_values, fields))
+    measured, values = (
+        _once("measures", map(_renaming, measures)),
+        _once("fields", map(_values, fields)),
+    )
     return compare_frames(load(a), load(b), measured, values)
 
 
@@ -108,16 +117,22 @@ def _once(name: str, items: Iterable[tuple]) -> dict:
 
 
 def compare_frames(
-    a: Frames, b: Frames, measures: dict[str, str] | None = None, fields: dict[str, tuple] | None = None
+    a: Frames,
+    b: Frames,
+    measures: dict[str, str] | None = None,
+    fields: dict[str, tuple] | None = None,
 ) -> Comparison:
     """Compare two sources that are loaded.
 
-    measures: {measure of A: measure of B}, none for all that both have; fields: {field: (value in A, value in B)}.
+    measures: {measure of A: measure of B}, none for all that both have; fields: {field: (value in
+    A, value in B)}.
     """
     for frames, names in ((a, measures or ()), (b, (measures or {}).values())):
         for name in names:
             if name not in set(frames.finished()["measure"]):
-                raise UserError(f"measure {name!r} has no finished run in {frames.source}, which has {_names(frames)}")
+                raise UserError(
+                    f"measure {name!r} has no finished run in {frames.source}, which has {_names(frames)}"
+                )
     measures = measures or {name: name for name in {*a.runs["measure"], *b.runs["measure"]}}
     left, right = _sides(a, b, measures, fields or {})
     pairs = {one: _paired(left, right, one, other) for one, other in measures.items()}
@@ -135,7 +150,9 @@ def compare_frames(
         parts = dict(iter(part.groupby("task", sort=False)))
         whole = {EVERYWHERE: part} if len(parts) > 1 else {}
         rows += [_row(setting, label, table, same) for setting, table in (whole | parts).items()]
-    only = pd.concat([_without(left, paired["run_id/a"], "A"), _without(right, paired["run_id/b"], "B")])
+    only = pd.concat(
+        [_without(left, paired["run_id/a"], "A"), _without(right, paired["run_id/b"], "B")]
+    )
     only = only.reset_index(drop=True)
     names = tuple(_with(frames.source, fields or {}, side) for side, frames in enumerate((a, b)))
     return Comparison(names, rows, only)
@@ -143,21 +160,24 @@ def compare_frames(
 
 def write(comparison: Comparison, out: Path) -> Path:
     """Write compare.html, compare.json and compare.csv into the folder `out`; returns the page."""
-    from analysis.page import render
-    from analysis.report import FILTERS, make_folders
+    from analysis.report.build import FILTERS, make_folders
+    from analysis.report.page import render
 
     make_folders(out)
     write_json(out / "compare.json", comparison.to_dict())
     comparison.table().to_csv(out / "compare.csv", index=False)
     page = out / "compare.html"
     filters = FILTERS | {"difference": text}
-    page.write_text(render("compare.html", filters, comparison=comparison, quantities=SUMMARISED), encoding="utf-8")
+    page.write_text(
+        render("compare.html", filters, comparison=comparison, quantities=SUMMARISED),
+        encoding="utf-8",
+    )
     return page
 
 
 def text(item: Difference) -> str:
     """A difference as people read it; a plain 0 where both sides agree in every pair."""
-    from analysis.report import number_text
+    from analysis.report.build import number_text
 
     return "0" if item.effect == 0 and item.interval in (None, (0, 0)) else number_text(item)
 
@@ -168,19 +188,27 @@ def show(comparison: Comparison) -> None:
     from rich.table import Table
 
     console = Console()
-    console.print(f"A: {comparison.names[0]}\nB: {comparison.names[1]}\nA minus B, mean over seeds [95 % interval]")
+    console.print(
+        f"A: {comparison.names[0]}\nB: {comparison.names[1]}\nA minus B, mean over seeds [95 % interval]"
+    )
     settings = list(dict.fromkeys(row.setting for row in comparison.rows))
     for setting in settings if len(settings) <= PRINTED else [EVERYWHERE]:
-        table = Table("measure", "pairs", *(label for label, _ in SUMMARISED.values()), title=setting)
+        table = Table(
+            "measure", "pairs", *(label for label, _ in SUMMARISED.values()), title=setting
+        )
         table.title_justify, table.columns[0].overflow = "left", "fold"
         for row in (row for row in comparison.rows if row.setting == setting):
             cells = (_cell(item) for item in row.differences.values())
             table.add_row(row.measure, _pairs(row), *cells)
         console.print(table)
     if len(settings) > PRINTED:
-        console.print(f"each of the {len(settings) - 1} settings alone: in what --out FOLDER writes")
+        console.print(
+            f"each of the {len(settings) - 1} settings alone: in what --out FOLDER writes"
+        )
     for source, rows in comparison.only.groupby("source"):
-        counts = ", ".join(f"{count} {name}" for name, count in rows["measure"].value_counts().items())
+        counts = ", ".join(
+            f"{count} {name}" for name, count in rows["measure"].value_counts().items()
+        )
         console.print(f"only in {source}: {len(rows)} finished runs ({counts})")
 
 
@@ -210,7 +238,8 @@ def _values(text: str) -> tuple[str, tuple]:
 
 
 def _with(source: str, fields: dict[str, tuple], side: int) -> str:
-    """The name of a side: its source, and the values that its runs have in fields that are compared."""
+    """The name of a side: its source, and the values that its runs have in fields that are
+    compared."""
     return ", ".join([source, *(f"{name} {values[side]}" for name, values in fields.items())])
 
 
@@ -233,17 +262,22 @@ def _sides(
         table = outcomes(frames).assign(task=tasks["task"])
         table = table[table["measure"].isin(set(names))].reset_index()
         for field, values in fields.items():
-            control = (table["measure"] == DENSE) & (serving and field in CUT_FIELDS)  # it has no such field
+            control = (table["measure"] == DENSE) & (
+                serving and field in CUT_FIELDS
+            )  # it has no such field
             table = table[_has(table, field, values[side]) | control]
             if table.empty:
-                raise UserError(f"{name}, {frames.source}, has no finished run with {field} {values[side]}")
+                raise UserError(
+                    f"{name}, {frames.source}, has no finished run with {field} {values[side]}"
+                )
         table["like"] = table[[*TASK, "seed"]].assign(**same).astype(str).agg("|".join, axis=1)
         sides.append(table)
     return sides[0], sides[1]
 
 
 def _paired(left: pd.DataFrame, right: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
-    """A row per pair of runs of two measures; a dense control is the like of every run that it would have been.
+    """A row per pair of runs of two measures; a dense control is the like of every run that it
+    would have been.
 
     `task`: the setting; `shared`: whether settings share their controls.
     """
@@ -264,13 +298,19 @@ def _row(setting: str, measure: str, pairs: pd.DataFrame, same: set[str]) -> Row
     differences = {}
     for name, (_, unit) in SUMMARISED.items():
         ours, theirs = pairs[f"{name}/a"], pairs[f"{name}/b"]
-        gaps = (ours - theirs).mask(np.isclose(ours, theirs, rtol=1e-12, atol=0), 0.0).dropna()  # rounding of a mean
-        if pairs["shared"].any():  # settings that share their controls say nothing independent of each other
+        gaps = (
+            (ours - theirs).mask(np.isclose(ours, theirs, rtol=1e-12, atol=0), 0.0).dropna()
+        )  # rounding of a mean
+        if pairs[
+            "shared"
+        ].any():  # settings that share their controls say nothing independent of each other
             gaps = gaps.groupby(pairs["seed/a"]).mean()
             tasks = [gaps.to_numpy()] if len(gaps) else []
         else:
             tasks = [task.to_numpy() for _, task in gaps.groupby(pairs["task"], sort=False)]
-        if any(len(task) > 1 for task in tasks):  # a setting with one complete seed has no spread of its own
+        if any(
+            len(task) > 1 for task in tasks
+        ):  # a setting with one complete seed has no spread of its own
             tasks = [task for task in tasks if len(task) > 1]
         effect = stats.stratified_mean(tasks) if tasks else None
         effect = 0.0 if effect is not None and abs(effect) < ROUNDING else effect
@@ -279,19 +319,24 @@ def _row(setting: str, measure: str, pairs: pd.DataFrame, same: set[str]) -> Row
     states = pairs["outcome/a"] + " in A, " + pairs["outcome/b"] + " in B"
     other = states[states != "finished in A, finished in B"].value_counts()
     text = "; ".join(f"{count} {state}" for state, count in other.items())
-    return Row(setting, measure, len(pairs), int(pairs["run_id/a"].isin(same).sum()), text, differences)
+    return Row(
+        setting, measure, len(pairs), int(pairs["run_id/a"].isin(same).sum()), text, differences
+    )
 
 
 def _same_histories(a: Frames, b: Frames, pairs: pd.DataFrame) -> set[str]:
     """The run ids of A whose history is that of its like in B, number by number (times apart)."""
     columns = [name for name in HISTORY_KEYS if not name.startswith("time/")]
     ours, theirs = (
-        {run_id: rows[columns].to_numpy() for run_id, rows in frames.history.groupby("run_id")} for frames in (a, b)
+        {run_id: rows[columns].to_numpy() for run_id, rows in frames.history.groupby("run_id")}
+        for frames in (a, b)
     )
     return {
         left
         for left, right in pairs.itertuples(index=False)
-        if left in ours and right in theirs and np.array_equal(ours[left], theirs[right], equal_nan=True)
+        if left in ours
+        and right in theirs
+        and np.array_equal(ours[left], theirs[right], equal_nan=True)
     }
 
 
@@ -302,7 +347,10 @@ def _without(side: pd.DataFrame, paired: pd.Series, source: str) -> pd.DataFrame
 
 
 def _flat(row: Row) -> dict:
-    flat = {name: getattr(row, name) for name in ("setting", "measure", "pairs", "identical", "outcomes")}
+    flat = {
+        name: getattr(row, name)
+        for name in ("setting", "measure", "pairs", "identical", "outcomes")
+    }
     for name, item in row.differences.items():
         low, high = item.interval or (np.nan, np.nan)
         effect = np.nan if item.effect is None else item.effect

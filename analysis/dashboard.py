@@ -1,7 +1,8 @@
 """A W&B workspace that compares measures: convergence, cuts, gradient flow, accuracy against cost.
 
-Runs are grouped by measure, a line is the mean of a group with the standard deviation as its band, and a measure has
-the colour that it has in the figures of the report. The keys are those that `benchmark.track` logs.
+Runs are grouped by measure, a line is the mean of a group with the standard deviation as its band,
+and a measure has the colour that it has in the figures of the report. The keys are those that
+`benchmark.tracking.tracker` logs.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
-from analysis import style
-from analysis.pull import EPOCHS_ALONE
+from analysis.report import style
+from analysis.runs.pull import EPOCHS_ALONE
 from benchmark.config import DEFAULTS, TRAINED, RunConfig
 from benchmark.errors import UserError, require
 from benchmark.measures import MEASURES
 
 MAX_RUNS = 1000
 """Runs that a panel takes in; W&B draws ten unless told otherwise."""
-WIDE, NARROW = ws.SectionLayoutSettings(columns=2, rows=2), ws.SectionLayoutSettings(columns=3, rows=2)
+WIDE, NARROW = (
+    ws.SectionLayoutSettings(columns=2, rows=2),
+    ws.SectionLayoutSettings(columns=3, rows=2),
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ STATES = (
     Quantity("theta_hg", "theta.Hg"),
 )
 """Known before and after each cut."""
-CHANGES = (Quantity("loss_change", "change of the loss"), Quantity("grad_norm_sq_change", "change of |g|^2"))
+CHANGES = (
+    Quantity("loss_change", "change of the loss"),
+    Quantity("grad_norm_sq_change", "change of |g|^2"),
+)
 """Predicted and measured at each cut."""
 
 
@@ -73,44 +80,66 @@ def workspace(project: str, entity: str, only: dict[str, object] | None = None) 
     only = only or {}
     for field in only:
         if field not in DEFAULTS:
-            raise UserError(f"filter must name a field of a run ({', '.join(DEFAULTS)}), got {field!r}")
+            raise UserError(
+                f"filter must name a field of a run ({', '.join(DEFAULTS)}), got {field!r}"
+            )
     chosen = ", ".join(f"{field} {value}" for field, value in only.items())
     return ws.Workspace(
         entity=entity,
         project=project,
         name=f"Measures compared{f' ({chosen})' if chosen else ''}",
         sections=[
-            ws.Section("Convergence", _curves(CONVERGENCE), is_open=True, pinned=True, layout_settings=WIDE),
+            ws.Section(
+                "Convergence", _curves(CONVERGENCE), is_open=True, pinned=True, layout_settings=WIDE
+            ),
             ws.Section("Cuts: before and after", _cuts(), is_open=True, layout_settings=NARROW),
-            ws.Section("Cuts: predicted and actual", _predictions(), is_open=True, layout_settings=WIDE),
+            ws.Section(
+                "Cuts: predicted and actual", _predictions(), is_open=True, layout_settings=WIDE
+            ),
             ws.Section("Gradient flow", _curves(FLOW), is_open=True, layout_settings=NARROW),
             ws.Section("Accuracy against cost", _costs(), is_open=True, layout_settings=NARROW),
             ws.Section("Course of training", _curves(COURSE), layout_settings=NARROW),
         ],
-        settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=MAX_RUNS, tooltip_number_of_runs="all_runs"),
+        settings=ws.WorkspaceSettings(
+            x_axis="epoch", max_runs=MAX_RUNS, tooltip_number_of_runs="all_runs"
+        ),
         runset_settings=ws.RunsetSettings(
             filters=[expr.Config(field) == value for field, value in only.items()],
             groupby=[expr.Config("measure")],
-            group_colors={measure: style.look(measure).color for measure in style.in_order(list(MEASURES))},
-            pinned_columns=["run:displayName", "summary:test/accuracy", "summary:net/params", "summary:outcome"],
+            group_colors={
+                measure: style.look(measure).color for measure in style.in_order(list(MEASURES))
+            },
+            pinned_columns=[
+                "run:displayName",
+                "summary:test/accuracy",
+                "summary:net/params",
+                "summary:outcome",
+            ],
         ),
     )
 
 
 def parsed_filters(texts: tuple[str, ...]) -> dict[str, object]:
-    """{field: value} of `field=value` texts, with values as runs have them. Raises `UserError` for others."""
+    """{field: value} of `field=value` texts, with values as runs have them. Raises `UserError` for
+    others."""
     import yaml
 
     only = {}
     for text in texts:
         field, equals, value = text.partition("=")
         if not equals or field not in DEFAULTS:
-            raise UserError(f"filter must be FIELD=VALUE with a field of a run ({', '.join(DEFAULTS)}), got {text!r}")
+            raise UserError(
+                f"filter must be FIELD=VALUE with a field of a run ({', '.join(DEFAULTS)}), got {text!r}"
+            )
         try:
             parsed = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError):
-            raise UserError(f"filter must be FIELD=VALUE, got {text!r}, whose value is not YAML") from None
-        require(field != "prune_epoch" or parsed != TRAINED, "filter prune_epoch", parsed, EPOCHS_ALONE)
+            raise UserError(
+                f"filter must be FIELD=VALUE, got {text!r}, whose value is not YAML"
+            ) from None
+        require(
+            field != "prune_epoch" or parsed != TRAINED, "filter prune_epoch", parsed, EPOCHS_ALONE
+        )
         only[field] = getattr(RunConfig(**{field: parsed}), field)
     return only
 
@@ -130,7 +159,9 @@ def saved(project: str, entity: str | None, only: dict[str, object]) -> str:
         with contextlib.redirect_stderr(io.StringIO()):  # it says on its own where it saved
             return workspace(project, entity, only).save().url
     except (wandb.Error, OSError, ValueError) as error:
-        raise UserError(f"W&B did not save the workspace ({' '.join(str(error).split())})") from None
+        raise UserError(
+            f"W&B did not save the workspace ({' '.join(str(error).split())})"
+        ) from None
 
 
 def _curves(quantities: tuple[Quantity, ...]) -> list[wr.LinePlot]:
@@ -146,7 +177,11 @@ def _line(title: str, keys: list[str], quantity: Quantity, x: str) -> wr.LinePlo
 
 def _bars(title: str, keys: list[str]) -> wr.BarPlot:
     return wr.BarPlot(
-        title=title, metrics=keys, groupby_aggfunc="mean", groupby_rangefunc="stddev", max_runs_to_show=MAX_RUNS
+        title=title,
+        metrics=keys,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stddev",
+        max_runs_to_show=MAX_RUNS,
     )
 
 
@@ -156,7 +191,9 @@ def _cuts() -> list[wr.LinePlot | wr.BarPlot]:
     for quantity in STATES:
         keys = [f"cut/before/{quantity.key}", f"cut/after/{quantity.key}"]
         panels.append(_bars(f"{quantity.name} before and after the last cut", keys))
-        panels.append(_line(f"{quantity.name} before and after each cut", keys, quantity, "cut/round"))
+        panels.append(
+            _line(f"{quantity.name} before and after each cut", keys, quantity, "cut/round")
+        )
     return panels
 
 
@@ -174,7 +211,12 @@ def _costs() -> list[wr.ScatterPlot | wr.BarPlot]:
     accuracy = wr.SummaryMetric("test/accuracy")
     costs = (Quantity("net/params", "parameters"), Quantity("net/macs", "MACs"))
     against = [
-        wr.ScatterPlot(title=f"test accuracy against {cost.name}", x=wr.SummaryMetric(cost.key), y=accuracy, log_x=True)
+        wr.ScatterPlot(
+            title=f"test accuracy against {cost.name}",
+            x=wr.SummaryMetric(cost.key),
+            y=accuracy,
+            log_x=True,
+        )
         for cost in costs
     ]
     return [_bars("test accuracy after the last epoch", ["test/accuracy"]), *against]

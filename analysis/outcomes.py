@@ -7,12 +7,13 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from analysis.frame import DENSE, named
-from analysis.sources import AGREEMENT, UNFINISHED, Frames
+from analysis.runs.frames import AGREEMENT, UNFINISHED, Frames
+from analysis.settings import DENSE, named
 from benchmark.record import MOVED
 
 LEAST_CHANGE = 1e-3
-"""Nats: smaller changes at a cut count as this one where changes are compared on a logarithmic scale."""
+"""Nats: smaller changes at a cut count as this one where changes are compared on a logarithmic
+scale."""
 
 SUMMARISED = {
     "final_accuracy": ("test accuracy", "accuracy"),
@@ -20,36 +21,48 @@ SUMMARISED = {
     "loss_change": ("change of loss at the cut", "nats"),
     "grad_norm_change": ("change of log10 |g| at the cut", "decades"),
 }
-"""Columns of `outcomes` that tables and comparisons of sources show: what to call them, and their unit."""
+"""Columns of `outcomes` that tables and comparisons of sources show: what to call them, and their
+unit."""
 
 
 @lru_cache(maxsize=2)  # claims, tables and many figures ask for the same
 def outcomes(frames: Frames) -> pd.DataFrame:
-    """A row per finished run: its row of `named(frames).runs` and the numbers that claims are about.
+    """A row per finished run: its row of `named(frames).runs` and the numbers that claims are
+    about.
 
-    After the last cut. `loss_after_cut` (nats): mean of train/loss over the epochs that remain, which is the area under
-    the curve divided by its length. `epochs_to_threshold`: epochs until train/loss is down to `threshold` (nats), the
-    dense control's of the same seed after half of its epochs; the number of epochs that remain where `reached` is 0.
-    `final_accuracy`: test accuracy after the last epoch. `train_ms`: median training time per image (ms; of the dense
-    control over all epochs).
+    After the last cut. `loss_after_cut` (nats): mean of train/loss over the epochs that remain,
+    which is the area under the curve divided by its length. `epochs_to_threshold`: epochs until
+    train/loss is down to `threshold` (nats), the dense control's of the same seed after half of its
+    epochs; the number of epochs that remain where `reached` is 0. `final_accuracy`: test accuracy
+    after the last epoch. `train_ms`: median training time per image (ms; of the dense control over
+    all epochs).
 
-    At cuts. `loss_change` (nats): change of the probe loss, summed over cuts. Means over cuts: `loss_shift` (decades):
-    log10 of its size; `order1_shift` (decades): log10 of the size of the change of d|theta|^2/dt = -2 theta.g (both at
-    least log10 `LEAST_CHANGE`); `grad_norm_change`: change of log10 |g|; `grad_norm_shift`: its size;
-    `second_order_shift`: size of the change of d^2|theta|^2/dt^2 = 2 (|g|^2 + theta.Hg); `agreement.<a>|<b>`: rank
-    correlation of two measures; `moved`: rank correlation of the run's own score with abs(d|w|^2) of its filters in the
-    epoch after the cut.
+    At cuts. `loss_change` (nats): change of the probe loss, summed over cuts. Means over cuts:
+    `loss_shift` (decades): log10 of its size; `order1_shift` (decades): log10 of the size of the
+    change of d|theta|^2/dt = -2 theta.g (both at least log10 `LEAST_CHANGE`); `grad_norm_change`:
+    change of log10 |g|; `grad_norm_shift`: its size; `second_order_shift`: size of the change of
+    d^2|theta|^2/dt^2 = 2 (|g|^2 + theta.Hg); `agreement.<a>|<b>`: rank correlation of two measures;
+    `moved`: rank correlation of the run's own score with abs(d|w|^2) of its filters in the epoch
+    after the cut.
 
-    Along the run (rank correlations over epochs). `norm_identity`: of the change of |theta|^2 with the change -2 lr
-    theta.g that gradient flow predicts; `order_agreement`: of theta.Hg with theta.g.
+    Along the run (rank correlations over epochs). `norm_identity`: of the change of |theta|^2 with
+    the change -2 lr theta.g that gradient flow predicts; `order_agreement`: of theta.Hg with
+    theta.g.
 
-    NaN where the run has no such number: no cut, not every cut made, not every epoch trained to a finite loss.
+    NaN where the run has no such number: no cut, not every cut made, not every epoch trained to a
+    finite loss.
     """
     runs = named(frames).runs
     runs = runs[runs["outcome"] != UNFINISHED].set_index("run_id")
-    columns = {**_after_cut(runs, frames.history), **_at_cuts(runs, frames.cuts), **_along(frames.history)}
+    columns = {
+        **_after_cut(runs, frames.history),
+        **_at_cuts(runs, frames.cuts),
+        **_along(frames.history),
+    }
     columns["moved"] = _moved(runs, frames.history)
-    return pd.concat([runs, pd.DataFrame({name: x.reindex(runs.index) for name, x in columns.items()})], axis=1)
+    return pd.concat(
+        [runs, pd.DataFrame({name: x.reindex(runs.index) for name, x in columns.items()})], axis=1
+    )
 
 
 def _after_cut(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.Series]:
@@ -61,7 +74,11 @@ def _after_cut(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.Series
     whole = per_run["count"] == length
     last = history[history["epoch"] == history["total"]].set_index("run_id")
     threshold = _threshold(runs, history)
-    down = after[after["train/loss"] <= after["run_id"].map(threshold).astype(float)].groupby("run_id")["epoch"].min()
+    down = (
+        after[after["train/loss"] <= after["run_id"].map(threshold).astype(float)]
+        .groupby("run_id")["epoch"]
+        .min()
+    )
     epochs = (down - runs["last_cut"]).reindex(runs.index)
     known = whole & threshold.notna()
     return {
@@ -83,19 +100,38 @@ def _threshold(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series:
 
 
 def _at_cuts(runs: pd.DataFrame, cuts: pd.DataFrame) -> dict[str, pd.Series]:
-    names = ("loss_change", "loss_shift", "order1_shift", "grad_norm_change", "grad_norm_shift", "second_order_shift")
+    names = (
+        "loss_change",
+        "loss_shift",
+        "order1_shift",
+        "grad_norm_change",
+        "grad_norm_shift",
+        "second_order_shift",
+    )
     if cuts.empty:
         return {name: pd.Series(dtype=float) for name in names}
     with np.errstate(divide="ignore", invalid="ignore"):
-        growth = np.log10(cuts["after.grad_norm"] / cuts["before.grad_norm"]).replace([np.inf, -np.inf], np.nan)
-    second = {when: 2 * (cuts[f"{when}.grad_norm"] ** 2 + cuts[f"{when}.theta_hg"]) for when in ("before", "after")}
+        growth = np.log10(cuts["after.grad_norm"] / cuts["before.grad_norm"]).replace(
+            [np.inf, -np.inf], np.nan
+        )
+    second = {
+        when: 2 * (cuts[f"{when}.grad_norm"] ** 2 + cuts[f"{when}.theta_hg"])
+        for when in ("before", "after")
+    }
     change = cuts["actual.loss_change"]
     order1 = 2 * (cuts["after.theta_g"] - cuts["before.theta_g"])
-    columns = (change, _size(change), _size(order1), growth, growth.abs(), (second["after"] - second["before"]).abs())
-    agreement = cuts[[name for name in cuts if name.startswith(AGREEMENT)]]
-    grouped = pd.concat([pd.DataFrame(dict(zip(names, columns, strict=True))), agreement], axis=1).groupby(
-        cuts["run_id"]
+    columns = (
+        change,
+        _size(change),
+        _size(order1),
+        growth,
+        growth.abs(),
+        (second["after"] - second["before"]).abs(),
     )
+    agreement = cuts[[name for name in cuts if name.startswith(AGREEMENT)]]
+    grouped = pd.concat(
+        [pd.DataFrame(dict(zip(names, columns, strict=True))), agreement], axis=1
+    ).groupby(cuts["run_id"])
     made = grouped.size()
     whole = grouped.count().eq(made, axis=0).mul(made == runs["rounds"].reindex(made.index), axis=0)
     result = grouped.mean().assign(loss_change=grouped["loss_change"].sum()).where(whole)
@@ -125,7 +161,11 @@ def _rank_correlation(table: pd.DataFrame, one: str, other: str) -> pd.Series:
     whole = table.dropna(subset=[one, other])
     ranks = whole.groupby("run_id")[[one, other]].rank()
     centred = ranks - ranks.groupby(whole["run_id"]).transform("mean")
-    products = {"cov": centred[one] * centred[other], "a": centred[one] ** 2, "b": centred[other] ** 2}
+    products = {
+        "cov": centred[one] * centred[other],
+        "a": centred[one] ** 2,
+        "b": centred[other] ** 2,
+    }
     sums = pd.DataFrame(products).groupby(whole["run_id"]).agg(["sum", "count"])
     spread = (sums["a", "sum"] * sums["b", "sum"]).where(sums["a", "count"] >= 4)
     return sums["cov", "sum"] / np.sqrt(spread.where(spread > 0))

@@ -1,4 +1,5 @@
-"""`python -m benchmark`: one run. A flag for each field of `RunConfig`, and some for how to execute it."""
+"""`python -m benchmark`: one run. A flag for each field of `RunConfig`, and some for how to execute
+it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import tyro
 from benchmark.cli import guarded, parse
 from benchmark.config import RunConfig
 from benchmark.options import Options
-from benchmark.track import under_agent
+from benchmark.tracking.tracker import under_agent
 
 DESCRIPTION = "Train one net, prune it on the way, and record loss, accuracy and gradient flow."
 
@@ -30,15 +31,18 @@ def main() -> None:
 def from_agent(arguments: Iterable[str]) -> list[str]:
     """Arguments as `wandb agent` passes them, as ours.
 
-    Booleans come as `--score_all=True`; a run that is handed out again gets its whole configuration, in which there is
-    more than a run has fields: `--_wandb={...}`, `--run_id=...`, `--cell=...`, `--rules=...`.
+    Booleans come as `--score_all=True`; a run that is handed out again gets its whole
+    configuration, in which there is more than a run has fields: `--_wandb={...}`, `--run_id=...`,
+    `--cell=...`, `--rules=...`.
     """
     ours = []
     for argument in arguments:
         name, _, value = argument.partition("=")
         if value in ("True", "False"):
             ours.append(name if value == "True" else f"--no-{name.removeprefix('--')}")
-        elif not name.startswith("--_wandb") and not (under_agent() and name in ("--run_id", "--cell", "--rules")):
+        elif not name.startswith("--_wandb") and not (
+            under_agent() and name in ("--run_id", "--cell", "--rules")
+        ):
             ours.append(argument)
     return ours
 

@@ -1,4 +1,5 @@
-"""What the three commands share: parsing with tyro, and one line with exit status 2 for bad input."""
+"""What the three commands share: parsing with tyro, and one line with exit status 2 for bad
+input."""
 
 from __future__ import annotations
 
@@ -20,14 +21,26 @@ T = TypeVar("T")
 BAD_INPUT = 2
 PIPE = 128 + 13
 """Of SIGPIPE."""
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EFBIG,
+)
 """What a full disk, or a folder that cannot be written to, raises."""
 NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.EILSEQ)
-"""What a path raises that cannot be one: too long, links in a circle, a link to nothing where a folder is due."""
+"""What a path raises that cannot be one: too long, links in a circle, a link to nothing where a
+folder is due."""
 
 
-def parse(kind: type[T] | Callable[..., T], prog: str, description: str, argv: Sequence[str] | None = None) -> T:
-    """Parse the command line into `kind`; bad input ends the process with one line and exit status 2."""
+def parse(
+    kind: type[T] | Callable[..., T], prog: str, description: str, argv: Sequence[str] | None = None
+) -> T:
+    """Parse the command line into `kind`; bad input ends the process with one line and exit status
+    2."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -55,8 +68,9 @@ def check_file(name: str, path: Path | None) -> None:
 def guarded(command: Callable[[], int | None]) -> NoReturn:
     """Run a command and exit with its status.
 
-    Bad input, a full disk and a folder that cannot be written to end it with one line and exit status 2. Ctrl-C and
-    SIGTERM end it with 130 and 143, after it has put its things away; a second Ctrl-C ends it at once.
+    Bad input, a full disk and a folder that cannot be written to end it with one line and exit
+    status 2. Ctrl-C and SIGTERM end it with 130 and 143, after it has put its things away; a second
+    Ctrl-C ends it at once.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -76,14 +90,19 @@ def guarded(command: Callable[[], int | None]) -> NoReturn:
             fail(f"path {shortened(str(error.filename))} cannot be used ({error.strerror})")
         if error.errno not in UNWRITABLE:
             raise
-        fail(f"{error.filename or 'a file that is written'}: {error.strerror}; what is finished is intact")
+        fail(
+            f"{error.filename or 'a file that is written'}: {error.strerror}; what is finished is intact"
+        )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         fail(f"out of memory ({first_line(error)}); what is finished is intact")
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
-        print("stopped: finished epochs are kept, and the same command goes on from there", file=sys.stderr)
+        print(
+            "stopped: finished epochs are kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
     sys.exit(status or 0)
 
 
@@ -93,7 +112,9 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _terminate(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would cut the putting away short
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # once is enough: a second one would cut the putting away short
     sys.exit(128 + signal.SIGTERM)
 
 

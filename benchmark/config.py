@@ -1,4 +1,5 @@
-"""One run, described: every field that can change its result, and the identity derived from them."""
+"""One run, described: every field that can change its result, and the identity derived from
+them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ PRECISIONS = ("float32", "tf32", "bf16")
 STATISTICS = ("fresh", "running")
 TRAINED = "trained"
 RULES = 2
-"""Version of the definitions behind every number; part of each identity. Runs of other rules are never mixed."""
+"""Version of the definitions behind every number; part of each identity. Runs of other rules are
+never mixed."""
 
 CUT_FIELDS = (
     "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum", "score_samples", "score_bn",
@@ -51,19 +53,23 @@ class RunConfig:
     arch: str = "vgg13"
     """Architecture."""
     dataset: str = "digits"
-    """Data set: digits, cifar10, cifar100, or folder:PATH (class folders under train/ and test/)."""
+    """Data set: digits, cifar10, cifar100, or folder:PATH (class folders under train/ and
+    test/)."""
     width: float = 1.0
     """Factor on the number of filters of every layer (at least 8 stay)."""
     ratio: float = 0.75
     """Fraction of the prunable filters that all cuts together remove, between 0 and 1."""
     prune_epoch: int | str = 0
-    """Epochs of dense training before the first cut (0: at initialisation), or `trained`: all of them, then restart."""
+    """Epochs of dense training before the first cut (0: at initialisation), or `trained`: all of
+    them, then restart."""
     rounds: int = 1
     """Number of cuts, one epoch apart."""
     retrain: str = "budget"
-    """`budget`: one schedule of `epochs` holds everything. `restart`: it starts anew at the first cut."""
+    """`budget`: one schedule of `epochs` holds everything. `restart`: it starts anew at the first
+    cut."""
     ablation: str = "none"
-    """Sanity check: none, layer_shuffle (permute scores inside layers), reinit (fresh weights after a cut), invert."""
+    """Sanity check: none, layer_shuffle (permute scores inside layers), reinit (fresh weights after
+    a cut), invert."""
     protocol: str = "exact"
     """Rules of ranking: exact, or paper (what the authors' released code does)."""
     cut_momentum: str = "reset"
@@ -83,8 +89,9 @@ class RunConfig:
     score_samples: int = 2560
     """Training images that a cut is decided on, class-balanced."""
     score_bn: str = "fresh"
-    """Batch-norm statistics that scores and the changes at a cut are computed with: fresh (those of the scoring set) or
-    running (those of the training net, as the authors' code has it; always so with protocol=paper)."""
+    """Batch-norm statistics that scores and the changes at a cut are computed with: fresh (those of
+    the scoring set) or running (those of the training net, as the authors' code has it; always so
+    with protocol=paper)."""
     probe_samples: int = 512
     """Training images on which the gradient flow is measured, class-balanced."""
     precision: str = "float32"
@@ -92,7 +99,8 @@ class RunConfig:
     train_limit: int = 0
     """Train on this many images only, class-balanced (0: all)."""
     test_limit: int = 0
-    """Test on this many images only, class-balanced, and on all of them after the last epoch (0: always on all)."""
+    """Test on this many images only, class-balanced, and on all of them after the last epoch (0:
+    always on all)."""
     seed: int = 0
     """Seed of initial weights, data order, augmentation, scoring set and random measures."""
 
@@ -121,7 +129,9 @@ class RunConfig:
         for name, kind in ((name, type(default)) for name, default in DEFAULTS.items()):
             limit = LIMITS.get(name, MOST)
             if kind is int and type(getattr(self, name)) is int:
-                require(abs(getattr(self, name)) <= limit, name, getattr(self, name), f"at most {limit}")
+                require(
+                    abs(getattr(self, name)) <= limit, name, getattr(self, name), f"at most {limit}"
+                )
         require(0 < self.ratio < 1, "ratio", self.ratio, "between 0 and 1, both excluded")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         self._check_timing()
@@ -132,14 +142,19 @@ class RunConfig:
         epoch, retrain = _timing(self)
         if retrain == "budget":
             allowed = f"from 0 to epochs - rounds = {self.epochs - self.rounds} (or use retrain='restart')"
-            require(0 <= epoch <= self.epochs - self.rounds, "prune_epoch", self.prune_epoch, allowed)
+            require(
+                0 <= epoch <= self.epochs - self.rounds, "prune_epoch", self.prune_epoch, allowed
+            )
         else:
             allowed = f"from 0 to epochs = {self.epochs}"
             require(0 <= epoch <= self.epochs, "prune_epoch", self.prune_epoch, allowed)
-            require(self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}")
+            require(
+                self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}"
+            )
 
     def check_components(self) -> None:
-        """Raise `UserError` unless the measure, the architecture and the data set are installed here.
+        """Raise `UserError` unless the measure, the architecture and the data set are installed
+        here.
 
         A record can be read without them; a run cannot begin.
         """
@@ -159,16 +174,21 @@ class RunConfig:
 
     def dense(self) -> RunConfig:
         """The dense control of this run: what it is before its first cut."""
-        return dataclasses.replace(self, measure="none", **{name: DEFAULTS[name] for name in CUT_FIELDS})
+        return dataclasses.replace(
+            self, measure="none", **{name: DEFAULTS[name] for name in CUT_FIELDS}
+        )
 
     @cached_property
     def cell(self) -> str:
-        """Identity but for the seed: a digest (12 hex digits) of `RULES` and of what differs from the defaults.
+        """Identity but for the seed: a digest (12 hex digits) of `RULES` and of what differs from
+        the defaults.
 
         A field that is added later, with a default that keeps old behaviour, renames no old run.
         """
         run = self.canonical()
-        science = {k: v for k in DEFAULTS if k != "seed" and (v := getattr(run, k)) != DEFAULTS[k]} | {"rules": RULES}
+        science = {
+            k: v for k in DEFAULTS if k != "seed" and (v := getattr(run, k)) != DEFAULTS[k]
+        } | {"rules": RULES}
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -200,13 +220,15 @@ DEFAULTS: dict[str, object] = {field.name: field.default for field in dataclasse
 
 
 def stream_seed(stream: str, config: RunConfig, *fields: str, epoch: int = 0) -> int:
-    """Seed (63 bits) of a named random stream; it depends on the named fields, the seed and the epoch alone."""
+    """Seed (63 bits) of a named random stream; it depends on the named fields, the seed and the
+    epoch alone."""
     key = [stream, config.seed, epoch, *(getattr(config, name) for name in fields)]
     return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
 
 
 def _timing(config: RunConfig) -> tuple[int, str]:
-    """The epoch of the first cut and what follows it, in words that do not depend on how they were put."""
+    """The epoch of the first cut and what follows it, in words that do not depend on how they were
+    put."""
     if config.prune_epoch == TRAINED:
         return config.epochs, "restart"
     if config.prune_epoch == 0:  # there is no dense phase to restart after
@@ -221,7 +243,9 @@ def _check_types(config: RunConfig) -> None:
         if name == "prune_epoch" and value == TRAINED:
             continue
         if kind is float and type(value) is int:
-            object.__setattr__(config, name, float(value))  # frozen, but 1 and 1.0 are the same width
+            object.__setattr__(
+                config, name, float(value)
+            )  # frozen, but 1 and 1.0 are the same width
         elif type(value) is not kind or (kind is float and not isfinite(value)):
             noun = {int: "a whole number", float: "a number", str: "a text"}[kind]
             also = f" or {TRAINED!r}" if name == "prune_epoch" else ""

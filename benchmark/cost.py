@@ -1,4 +1,5 @@
-"""What a net costs: live filters, parameters and multiply-accumulates. Masked filters are not counted."""
+"""What a net costs: live filters, parameters and multiply-accumulates. Masked filters are not
+counted."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from benchmark.models import Net
 
 
 def cost(model: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
-    """`net/filters` (live, of the prunable layers), `net/params`, `net/macs` (forward, one image of this size)."""
+    """`net/filters` (live, of the prunable layers), `net/params`, `net/macs` (forward, one image of
+    this size)."""
     live = {name: int(model.mask(name).sum()) for name in model.convs}
     params = sum(p.numel() for p in model.parameters())
     macs = _macs(model, size)
@@ -26,13 +28,16 @@ def cost(model: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
 def _macs(model: Net, size: tuple[int, int]) -> dict[str, int]:
     """Multiply-accumulates of each layer: a weight is used once per output pixel.
 
-    Torch's FLOP counter says the same, but imports torch's compiler, which takes longer than all of torch.
+    Torch's FLOP counter says the same, but imports torch's compiler, which takes longer than all of
+    torch.
     """
     macs = {}
     layers = {name: model.get_submodule(name) for name in (*model.convs, model.head)}
     hooks = [
         layer.register_forward_hook(
-            lambda layer, _, out, name=name: macs.update({name: layer.weight.numel() * out[0, 0].numel()})
+            lambda layer, _, out, name=name: macs.update(
+                {name: layer.weight.numel() * out[0, 0].numel()}
+            )
         )
         for name, layer in layers.items()
     ]

@@ -9,11 +9,13 @@ class UserError(ValueError):
 
 
 class ShortageError(UserError):
-    """What is missing is memory, or a right to read: the input may be good, and another attempt may succeed."""
+    """What is missing is memory, or a right to read: the input may be good, and another attempt may
+    succeed."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch raises RuntimeErrors, which have it in their text alone."""
+    """Whether an error says that memory ran out; torch raises RuntimeErrors, which have it in their
+    text alone."""
     said = str(error)
     return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
 

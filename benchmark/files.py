@@ -1,6 +1,8 @@
-"""Files that survive a kill at any moment, and a power cut: every file of a record is written and read here.
+"""Files that survive a kill at any moment, and a power cut: every file of a record is written and
+read here.
 
-The order is what counts: what a later file relies on is on the disk before it (POSIX: fsync, then rename).
+The order is what counts: what a later file relies on is on the disk before it (POSIX: fsync, then
+rename).
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ BINARY = getattr(os, "O_BINARY", 0)
 
 
 def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Replace `path` by a file with this content, on disk before it takes the name; keep the old one as `previous`."""
+    """Replace `path` by a file with this content, on disk before it takes the name; keep the old
+    one as `previous`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     _write(temporary, content, os.O_CREAT | os.O_TRUNC, durable=True)
     if previous and path.exists():
@@ -69,7 +72,8 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read a file that `write_json` wrote. Raises `UserError` that names a missing or broken one."""
+    """Read a file that `write_json` wrote. Raises `UserError` that names a missing or broken
+    one."""
     try:
         return _parsed(path.read_bytes(), f"record file {path}")
     except FileNotFoundError:
@@ -84,11 +88,14 @@ def append_line(path: Path, row: dict) -> None:
 
 def write_lines(path: Path, rows: list[dict]) -> None:
     """Replace a file of JSON lines."""
-    write_atomically(path, "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows).encode())
+    write_atomically(
+        path, "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows).encode()
+    )
 
 
 def read_lines(path: Path) -> list[dict]:
-    """All rows of a file of JSON lines; a last line without its end (a killed writer's) does not count."""
+    """All rows of a file of JSON lines; a last line without its end (a killed writer's) does not
+    count."""
     if not path.exists():
         return []
     *lines, _ = path.read_bytes().split(b"\n")
@@ -98,7 +105,10 @@ def read_lines(path: Path) -> list[dict]:
         rows = []
     if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows):
         return rows
-    return [_parsed(line, f"record file {path}, line {number},") for number, line in enumerate(lines, start=1)]
+    return [
+        _parsed(line, f"record file {path}, line {number},")
+        for number, line in enumerate(lines, start=1)
+    ]
 
 
 def last_line(path: Path) -> dict | None:

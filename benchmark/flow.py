@@ -1,8 +1,9 @@
-"""Gradient flow: loss, gradient g and Hessian-gradient product Hg, in evaluation mode (BN statistics fixed).
+"""Gradient flow: loss, gradient g and Hessian-gradient product Hg, in evaluation mode (BN
+statistics fixed).
 
-L is the mean cross-entropy of logits / T. Under d theta/dt = -g: dL/dt = -|g|^2, d|theta|^2/dt = -2 theta.g,
-d^2|theta|^2/dt^2 = 2 (|g|^2 + theta.Hg), d|g|^2/dt = -2 g.Hg (Lubana & Dick, ICLR 2021, section 3).
-Nothing here touches `.grad`, the BN statistics, the mode or the random state.
+L is the mean cross-entropy of logits / T. Under d theta/dt = -g: dL/dt = -|g|^2, d|theta|^2/dt = -2
+theta.g, d^2|theta|^2/dt^2 = 2 (|g|^2 + theta.Hg), d|g|^2/dt = -2 g.Hg (Lubana & Dick, ICLR 2021,
+section 3). Nothing here touches `.grad`, the BN statistics, the mode or the random state.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmark.autograd import graph_alone
-from benchmark.batches import normalise
+from benchmark.data._batches import normalise
 from benchmark.errors import UserError
+from benchmark.models._autograd import graph_alone
 
 M = TypeVar("M", bound=nn.Module)
 Vectors = dict[str, torch.Tensor]
@@ -28,7 +29,8 @@ Vectors = dict[str, torch.Tensor]
 STATISTICS_BATCH = 128
 """Images per batch of which fresh batch-norm statistics are taken."""
 GRADIENT_BATCH, HESSIAN_BATCH = 64, 32
-"""Images at once on a CPU at most: graphs then stay in cache and below 1.3 GB. A GPU gets whole batches."""
+"""Images at once on a CPU at most: graphs then stay in cache and below 1.3 GB. A GPU gets whole
+batches."""
 
 
 @contextmanager
@@ -70,12 +72,14 @@ def dot(a: Vectors, b: Vectors) -> torch.Tensor:
 def with_statistics_of(model: M, images: torch.Tensor) -> M:
     """A copy of a net whose batch norms have the statistics of these images (uint8 [N, H, W, 3]).
 
-    They are the means over batches of 128 of what batch norm takes into its running statistics in training, weighted by
-    the sizes of the batches; everything but batch norm is in evaluation mode. Raises `UserError` if the last batch is
-    of one image, of which a channel is a single value.
+    They are the means over batches of 128 of what batch norm takes into its running statistics in
+    training, weighted by the sizes of the batches; everything but batch norm is in evaluation mode.
+    Raises `UserError` if the last batch is of one image, of which a channel is a single value.
     """
     result, seen = copy.deepcopy(model), 0
-    norms = [module for module in result.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module for module in result.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     momenta = [norm.momentum for norm in norms]
     with evaluating(result):
         for norm in norms:
@@ -105,7 +109,8 @@ class Gradients:
     mean: dict[float, Vectors]
     """g for each temperature: the gradient of the mean loss over all images."""
     mean_square: Vectors
-    """mean_b(g_b^2), g_b the mean gradient of batch b, for the temperature it was asked for (else empty)."""
+    """mean_b(g_b^2), g_b the mean gradient of batch b, for the temperature it was asked for (else
+    empty)."""
     loss: float
     """Mean loss at the first temperature."""
     accuracy: float
@@ -120,7 +125,8 @@ def gradients(
     batch_size: int = 128,
     squares_at: float | None = None,
 ) -> Gradients:
-    """One pass over `images` (uint8 [N, H, W, 3]): gradients at all temperatures from one forward per batch.
+    """One pass over `images` (uint8 [N, H, W, 3]): gradients at all temperatures from one forward
+    per batch.
 
     Squares are of the gradients of batches of `batch_size`, which a CPU computes in parts.
     """
@@ -135,12 +141,16 @@ def gradients(
     with evaluating(model), torch.enable_grad():
         for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             batch_share = len(batch[1]) / len(labels)
-            batch_mean = {t: zeros() for t in temperatures}  # whether squares are wanted changes no bit of a mean
+            batch_mean = {
+                t: zeros() for t in temperatures
+            }  # whether squares are wanted changes no bit of a mean
             for x, y, share in _batches(model, *batch, part_size):
                 logits = model(x)
                 for t in temperatures:
                     loss = cross_entropy(logits / t, y)
-                    grads = torch.autograd.grad(loss, list(theta.values()), retain_graph=t != temperatures[-1])
+                    grads = torch.autograd.grad(
+                        loss, list(theta.values()), retain_graph=t != temperatures[-1]
+                    )
                     for name, grad in zip(theta, grads, strict=True):
                         batch_mean[t][name].add_(grad, alpha=share)
                     if t == temperatures[0]:
@@ -150,7 +160,9 @@ def gradients(
                 for name, grad in batch_mean[t].items():
                     mean[t][name].add_(grad, alpha=batch_share)
             for name in square:
-                square[name].addcmul_(batch_mean[squares_at][name], batch_mean[squares_at][name], value=batch_share)
+                square[name].addcmul_(
+                    batch_mean[squares_at][name], batch_mean[squares_at][name], value=batch_share
+                )
     return Gradients(mean, square, float(loss_sum), float(correct) / len(labels))
 
 
@@ -162,10 +174,11 @@ def hessian_gradients(
     *,
     batch_size: int = 128,
 ) -> dict[float, Vectors]:
-    """Hg for each temperature in `g` (held constant), H the Hessian of the mean loss over all parameters.
+    """Hg for each temperature in `g` (held constant), H the Hessian of the mean loss over all
+    parameters.
 
-    One forward per batch, and one double backward for each temperature; memory is bounded by the batch. `batch_size` is
-    an upper limit.
+    One forward per batch, and one double backward for each temperature; memory is bounded by the
+    batch. `batch_size` is an upper limit.
     """
     batch_size = _limited(batch_size, HESSIAN_BATCH, images)
     theta = parameters(model)
@@ -178,8 +191,12 @@ def hessian_gradients(
                 with graph_alone():
                     grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
                 # a sum, because torch would import sympy to check vectors that are given to it
-                inner = sum((grad * g[t][name]).sum() for name, grad in zip(theta, grads, strict=True))
-                products = torch.autograd.grad(inner, list(theta.values()), retain_graph=t != list(g)[-1])
+                inner = sum(
+                    (grad * g[t][name]).sum() for name, grad in zip(theta, grads, strict=True)
+                )
+                products = torch.autograd.grad(
+                    inner, list(theta.values()), retain_graph=t != list(g)[-1]
+                )
                 for name, product in zip(theta, products, strict=True):
                     result[t][name].add_(product, alpha=share)
     return result
@@ -195,7 +212,9 @@ class Flow:
     hg: Vectors
 
 
-def measure_flow(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, temperature: float) -> Flow:
+def measure_flow(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, temperature: float
+) -> Flow:
     """All flow quantities of `model` on a probe set (uint8 [N, H, W, 3], int64 [N])."""
     passed = gradients(model, images, labels, (temperature,))
     g = passed.mean[temperature]

@@ -1,4 +1,5 @@
-"""Locks between processes. The operating system frees a lock when its owner dies, also over a kill -9."""
+"""Locks between processes. The operating system frees a lock when its owner dies, also over a kill
+-9."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class BusyError(Exception):
 
 @contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock `path`, whose folder exists. If another process has it: wait for it, or raise `BusyError`.
+    """Hold the lock `path`, whose folder exists. If another process has it: wait for it, or raise
+    `BusyError`.
 
     The file is removed by its owner; who waited for a removed one starts over with a new one.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import UserError, require
-from benchmark.track import MODES, default_mode
+from benchmark.tracking.tracker import MODES, default_mode
 
 if TYPE_CHECKING:
     import torch
@@ -30,11 +30,14 @@ class Options:
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda, cuda:1, ..."""
     threads: int = 1
-    """CPU threads of each run. Another number changes the last bits of its results, and is in its record."""
+    """CPU threads of each run. Another number changes the last bits of its results, and is in its
+    record."""
     wandb: str = field(default_factory=default_mode)
-    """Mirror to Weights & Biases: offline, online or disabled (unless told: online under `wandb agent`)."""
+    """Mirror to Weights & Biases: offline, online or disabled (unless told: online under `wandb
+    agent`)."""
     wandb_full: bool = False
-    """Also send W&B the suite's git commit and the machine's load (never host name, arguments or paths)."""
+    """Also send W&B the suite's git commit and the machine's load (never host name, arguments or
+    paths)."""
     flow_every: int = 1
     """Measure the gradient flow every so many epochs."""
     score_all: bool = False
@@ -43,7 +46,9 @@ class Options:
     def __post_init__(self) -> None:
         require(self.wandb in MODES, "wandb", self.wandb, "one of " + ", ".join(MODES))
         require(self.flow_every >= 1, "flow_every", self.flow_every, "at least 1")
-        require(1 <= self.threads <= MOST_THREADS, "threads", self.threads, f"from 1 to {MOST_THREADS}")
+        require(
+            1 <= self.threads <= MOST_THREADS, "threads", self.threads, f"from 1 to {MOST_THREADS}"
+        )
 
     def torch_device(self) -> torch.device:
         """The device to train on. Raises `UserError` for one that is not there."""
@@ -55,9 +60,16 @@ class Options:
             device = torch.device(self.device)
         except RuntimeError:
             device = None
-        require(device is not None and device.type in ("cpu", "cuda"), "device", self.device, "auto, cpu or cuda[:N]")
+        require(
+            device is not None and device.type in ("cpu", "cuda"),
+            "device",
+            self.device,
+            "auto, cpu or cuda[:N]",
+        )
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(f"device must be one of {torch.cuda.device_count()} CUDA devices, got {self.device!r}")
+            raise UserError(
+                f"device must be one of {torch.cuda.device_count()} CUDA devices, got {self.device!r}"
+            )
         return device
 
     def device_name(self) -> str:
@@ -89,7 +101,8 @@ class Options:
 
 
 def _keep_memory() -> None:
-    """Reuse large blocks: glibc gives each back to the kernel, and page faults then cost more than the arithmetic."""
+    """Reuse large blocks: glibc gives each back to the kernel, and page faults then cost more than
+    the arithmetic."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         trim_threshold, mmap_threshold = -1, -3

@@ -16,13 +16,20 @@ CODE = ("analysis", "benchmark", "sweeps", "pyproject.toml")
 
 @cache
 def commit() -> str:
-    """The commit of this checkout (12 hex digits), with `-dirty` if its code differs from it; "" if there is none."""
-    if not (ROOT / ".git").exists():  # git would find a repository further up, such as that of a user's project
+    """The commit of this checkout (12 hex digits), with `-dirty` if its code differs from it; "" if
+    there is none."""
+    if not (
+        ROOT / ".git"
+    ).exists():  # git would find a repository further up, such as that of a user's project
         return ""
     git = ["git", "-C", str(ROOT)]
     try:
-        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *CODE], capture_output=True, check=False)
+        name = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            [*git, "diff", "--quiet", "HEAD", "--", *CODE], capture_output=True, check=False
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return name.stdout.strip() + "-dirty" * bool(changed.returncode)

@@ -35,7 +35,8 @@ DENSE = "_dense"
 """Folder of the shared dense phases, beside the runs."""
 
 OUTCOMES = FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
-"""Outcomes of a run: it came to its end, its numbers ceased to be finite, or a cut left no net to train."""
+"""Outcomes of a run: it came to its end, its numbers ceased to be finite, or a cut left no net to
+train."""
 
 FLOW_KEYS = ("grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg")
 NET_KEYS = ("net/filters", "net/params", "net/macs")
@@ -45,7 +46,8 @@ HISTORY_KEYS = (
 )  # fmt: skip
 """The keys of every row of a history, in their order."""
 MOVED = "moved/"
-"""Prefix of further keys in the row after a cut, one per recorded measure (see `benchmark.ranks.movement`)."""
+"""Prefix of further keys in the row after a cut, one per recorded measure (see
+`benchmark.pruning.ranks.movement`)."""
 
 
 def _file(name: str) -> property:
@@ -81,17 +83,23 @@ class Record:
         write_json(self.config_file, {"rules": RULES, **config.to_dict()})
 
     def config(self) -> RunConfig:
-        """The run's configuration. Raises `UserError` for a run of other rules, whose numbers mean something else."""
+        """The run's configuration. Raises `UserError` for a run of other rules, whose numbers mean
+        something else."""
         values = read_json(self.config_file)
         check_rules(f"run folder {self.folder}", values.pop("rules", 1))
         return RunConfig.from_dict(values)
 
     def checked_config(self) -> RunConfig:
-        """The run's configuration. Raises `UserError` if it is missing, broken, or another run's than the folder's."""
+        """The run's configuration. Raises `UserError` if it is missing, broken, or another run's
+        than the folder's."""
         try:
             config = self.config()
         except ValueError as error:
-            raise error if str(self.folder) in str(error) else UserError(f"{self.config_file}: {error}") from None
+            raise (
+                error
+                if str(self.folder) in str(error)
+                else UserError(f"{self.config_file}: {error}")
+            ) from None
         if config.run_id != self.folder.name:
             raise UserError(
                 f"run folder {self.folder} holds the configuration of another run, {config.run_id} ({config.label}): "
@@ -100,7 +108,8 @@ class Record:
         return config
 
     def history(self) -> list[dict]:
-        """One row per epoch, from 0 on. Raises `UserError` for a row that is broken, missing or there twice."""
+        """One row per epoch, from 0 on. Raises `UserError` for a row that is broken, missing or
+        there twice."""
         return _numbered(self.history_file, read_lines(self.history_file), "epoch", first=0)
 
     def last_epoch(self) -> int:
@@ -112,7 +121,8 @@ class Record:
         return epoch
 
     def cuts(self) -> list[dict]:
-        """One row per cut, from round 1 on. Raises `UserError` for a row that is broken, missing or there twice."""
+        """One row per cut, from round 1 on. Raises `UserError` for a row that is broken, missing or
+        there twice."""
         return _numbered(self.cuts_file, read_lines(self.cuts_file), "round", first=1)
 
     def summary(self) -> dict:
@@ -143,8 +153,15 @@ class Record:
         return read_json(self.failure_file) if self.failure_file.exists() else None
 
     def finish(self, summary: dict) -> None:
-        """Write the summary, which makes the run finished, after all else is on the disk; then drop the checkpoints."""
-        for path in (self.history_file, self.cuts_file, self.scores_folder, self.folder, self.folder.parent):
+        """Write the summary, which makes the run finished, after all else is on the disk; then drop
+        the checkpoints."""
+        for path in (
+            self.history_file,
+            self.cuts_file,
+            self.scores_folder,
+            self.folder,
+            self.folder.parent,
+        ):
             if path.exists():
                 sync(path)
         write_json(self.summary_file, summary)
@@ -157,7 +174,8 @@ class Record:
             remove(path)
 
     def tidy(self) -> None:
-        """Remove what killed processes left, unless one is at work or the folder is not ours to write to."""
+        """Remove what killed processes left, unless one is at work or the folder is not ours to
+        write to."""
         with contextlib.suppress(BusyError, OSError), held(self.lock_file, wait=False):
             self._remove_temporaries()
             if self.finished:
@@ -171,12 +189,15 @@ class Record:
 def check_rules(what: str, rules: object, remedy: str = "move it away, or delete it") -> None:
     """Raise `UserError` unless a record was made by the definitions of this version."""
     if rules == 1:
-        raise UserError(f"{what} was made by flowprune 0.1, whose definitions were others: {remedy}")
+        raise UserError(
+            f"{what} was made by flowprune 0.1, whose definitions were others: {remedy}"
+        )
     require(rules == RULES, f"{what}: rules", rules, f"{RULES} in this version")
 
 
 class DenseFolder:
-    """The states of a shared dense phase: `epoch-NNNN.pt`, and `epoch-NNNN.wanted` where a run starts from one."""
+    """The states of a shared dense phase: `epoch-NNNN.pt`, and `epoch-NNNN.wanted` where a run
+    starts from one."""
 
     lock_file = _file(".lock")
 
@@ -189,7 +210,9 @@ class DenseFolder:
 
     def nearest(self, epoch: int) -> Path | None:
         """The furthest state that is not beyond `epoch`."""
-        return max((p for p in self.folder.glob("epoch-*.pt") if p <= self.state_file(epoch)), default=None)
+        return max(
+            (p for p in self.folder.glob("epoch-*.pt") if p <= self.state_file(epoch)), default=None
+        )
 
     def want(self, epoch: int) -> None:
         """Ask whoever trains to keep the state after `epoch` epochs."""
@@ -205,7 +228,8 @@ class DenseFolder:
 
 
 def run_folders(runs: Path) -> list[Path]:
-    """The folders of all runs, finished or not, sorted by name. Raises `UserError` if there is no such folder."""
+    """The folders of all runs, finished or not, sorted by name. Raises `UserError` if there is no
+    such folder."""
     if not Path(runs).is_dir():
         raise UserError(f"runs folder {runs} does not exist")
     return sorted(path.parent for path in Path(runs).glob("*/config.json"))

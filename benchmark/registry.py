@@ -1,6 +1,7 @@
 """Which components there are: one file each, and the file's name is the component's name.
 
-Listing names imports nothing, so a configuration can be checked (and `--help` printed) without torch.
+Listing names imports nothing, so a configuration can be checked (and `--help` printed) without
+torch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def check(field: str, kind: str, name: str) -> None:
-    """Raise `UserError` unless `name` is a component of this kind (the data set `folder:PATH` counts as `folder`)."""
+    """Raise `UserError` unless `name` is a component of this kind (the data set `folder:PATH`
+    counts as `folder`)."""
     if (name.partition(":")[0] if kind == "data" else name) not in names(kind):
         raise UserError(f"{field} must be one of {', '.join(names(kind))}, got {name!r}")
 
@@ -46,11 +48,12 @@ class Measure:
     order: int | str
     """Time-order of the parameter norm it belongs to (0, 1, 2), or `control`, or `truth`."""
     needs: tuple[str, ...]
-    """The function's parameter names; `benchmark.scoring` says what each one is."""
+    """The function's parameter names; `benchmark.measures._scoring` says what each one is."""
     temperature: float
     """Its own T: the loss is the cross-entropy of logits / T."""
     at_init: bool
-    """Whether it tells filters apart at initialisation; a grid has no cuts at epoch 0 by one that does not."""
+    """Whether it tells filters apart at initialisation; a grid has no cuts at epoch 0 by one that
+    does not."""
     function: Callable
 
     @property
@@ -59,7 +62,9 @@ class Measure:
         return "net" in self.needs
 
 
-def measure(*, order: int | str, temperature: float = 5.0, at_init: bool = True) -> Callable[[Callable], Measure]:
+def measure(
+    *, order: int | str, temperature: float = 5.0, at_init: bool = True
+) -> Callable[[Callable], Measure]:
     """Declare a measure: the function's name is the measure's, its parameters are what it needs."""
 
     def declare(function: Callable) -> Measure:

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmark import state as states
 from benchmark.config import RunConfig
 from benchmark.cost import cost
-from benchmark.cut import CutError, make_cut
 from benchmark.data import check_finished
-from benchmark.dense import dense_state, start
 from benchmark.locks import held
 from benchmark.models import default_plan
 from benchmark.options import Options
 from benchmark.provenance import environment
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
-from benchmark.state import State
-from benchmark.track import Tracker, replay, require_key, tracked
-from benchmark.train import Problem, advance, make_problem
+from benchmark.tracking.tracker import Tracker, replay, require_key, tracked
+from benchmark.training import state as states
+from benchmark.training.cut import CutError, make_cut
+from benchmark.training.dense import dense_state, start
+from benchmark.training.epoch import Problem, advance, make_problem
+from benchmark.training.state import State
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,14 @@ class Progress:
 Watch = Callable[[Progress], None]
 
 
-def run(config: RunConfig, options: Options, watch: Watch = lambda progress: None, *, wait: bool = True) -> dict:
-    """Bring a run to its end, from wherever it is, and return its summary. A finished run is left as it is.
+def run(
+    config: RunConfig, options: Options, watch: Watch = lambda progress: None, *, wait: bool = True
+) -> dict:
+    """Bring a run to its end, from wherever it is, and return its summary. A finished run is left
+    as it is.
 
-    While another process executes it, or trains the dense phase that it starts from: wait, or raise `BusyError`.
+    While another process executes it, or trains the dense phase that it starts from: wait, or raise
+    `BusyError`.
     """
     config.check_components()
     with options.own_threads():
@@ -67,7 +71,9 @@ def _brought_to_its_end(config: RunConfig, options: Options, watch: Watch, wait:
         record.start(config)
         report, resume = _reporter(config, watch), bool(_checkpoints(record))
         begin = partial(_begin, config, problem, record, options, report, wait)
-        state = None if wait else begin()  # W&B need not hear of a look at a dense phase that is busy
+        state = (
+            None if wait else begin()
+        )  # W&B need not hear of a look at a dense phase that is busy
         with tracked(config, options.runs, options.wandb, resume, options.wandb_full) as tracker:
             summary = _run(state or begin(), config, problem, record, options, tracker, report)
             tracker.finish(summary)
@@ -75,7 +81,8 @@ def _brought_to_its_end(config: RunConfig, options: Options, watch: Watch, wait:
 
 
 def _reported(config: RunConfig, record: Record, options: Options) -> dict:
-    """The summary of a finished run; a server that follows runs gets what it does not have of it."""
+    """The summary of a finished run; a server that follows runs gets what it does not have of
+    it."""
     summary = record.summary()
     if options.wandb == "online":
         with tracked(config, options.runs, options.wandb, True, options.wandb_full) as tracker:
@@ -96,14 +103,26 @@ def _reporter(config: RunConfig, watch: Watch) -> Callable[[State], None]:
 
 
 def _begin(
-    config: RunConfig, problem: Problem, record: Record, options: Options, report: Callable[[State], None], wait: bool
+    config: RunConfig,
+    problem: Problem,
+    record: Record,
+    options: Options,
+    report: Callable[[State], None],
+    wait: bool,
 ) -> State:
-    """Where the run goes on from: its checkpoint, or the dense phase that it shares, or an untrained net."""
+    """Where the run goes on from: its checkpoint, or the dense phase that it shares, or an
+    untrained net."""
     if state := _resumed(record, config, problem):
         return state
     if dense := schedule(config).dense:
         return dense_state(
-            config, problem, options.runs, dense, flow_every=options.flow_every, report=report, wait=wait
+            config,
+            problem,
+            options.runs,
+            dense,
+            flow_every=options.flow_every,
+            report=report,
+            wait=wait,
         )
     return start(config, problem)
 
@@ -131,10 +150,20 @@ def _run(
                 break
         if state.epoch == timetable.total:
             break
-        row = advance(state, problem, config, timetable.lr(state.epoch), flow_every=options.flow_every)
+        row = advance(
+            state, problem, config, timetable.lr(state.epoch), flow_every=options.flow_every
+        )
         record.append_epoch(row)
-        states.save(record.checkpoint_file, state, config, problem.digest, previous=record.previous_checkpoint_file)
-        tracker.log(state.history[-2], _cut_at(state, state.epoch - 1))  # before, a kill could undo its cut
+        states.save(
+            record.checkpoint_file,
+            state,
+            config,
+            problem.digest,
+            previous=record.previous_checkpoint_file,
+        )
+        tracker.log(
+            state.history[-2], _cut_at(state, state.epoch - 1)
+        )  # before, a kill could undo its cut
         report(state)
         outcome = _outcome(state)
     tracker.log(state.history[-1], _cut_at(state, state.epoch))
@@ -152,10 +181,14 @@ def _resumed(record: Record, config: RunConfig, problem: Problem) -> State | Non
 
 def _checkpoints(record: Record) -> list[Path]:
     """The latest checkpoint and the one before it, as far as they are there."""
-    return [file for file in (record.checkpoint_file, record.previous_checkpoint_file) if file.exists()]
+    return [
+        file for file in (record.checkpoint_file, record.previous_checkpoint_file) if file.exists()
+    ]
 
 
-def _cut(state: State, problem: Problem, config: RunConfig, record: Record, options: Options) -> dict:
+def _cut(
+    state: State, problem: Problem, config: RunConfig, record: Record, options: Options
+) -> dict:
     scores_file = record.scores_folder / f"cut-{len(state.cuts) + 1:02d}.npz"
     return make_cut(state, problem, config, scores_file, score_every=options.score_all)
 
@@ -170,7 +203,9 @@ def _cut_at(state: State, epoch: int) -> dict | None:
     return next((cut for cut in state.cuts if cut["epoch"] == epoch), None)
 
 
-def _summary(state: State, problem: Problem, config: RunConfig, options: Options, outcome: str) -> dict:
+def _summary(
+    state: State, problem: Problem, config: RunConfig, options: Options, outcome: str
+) -> dict:
     plan = default_plan(config.arch, config.width)
     after = {name: int(mask.sum()) for name, mask in state.model.masks().items()}
     return {

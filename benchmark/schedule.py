@@ -46,6 +46,7 @@ def step_lr(lr: float, epoch: int, epochs: int) -> float:
 
 
 def kept_fraction(ratio: float, round: int, rounds: int) -> float:
-    """Fraction of the filters left after `round` of `rounds` cuts: n(1-p) / (kp + n(1-p)), front-loaded."""
+    """Fraction of the filters left after `round` of `rounds` cuts: n(1-p) / (kp + n(1-p)),
+    front-loaded."""
     left = rounds * (1 - ratio)
     return left / (round * ratio + left)

@@ -1,4 +1,5 @@
-"""`python -m sweeps plan|run|status|push`: a grid of runs, here or on a Ray cluster; finished ones sent to W&B."""
+"""`python -m sweeps plan|run|status|push`: a grid of runs, here or on a Ray cluster; finished ones
+sent to W&B."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ DESCRIPTION = "Work through a grid of runs: W&B sweep files, executed by worker 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a grid holds: cells, epochs, what the shared dense phase saves, and how long it would take here."""
+    """What a grid holds: cells, epochs, what the shared dense phase saves, and how long it would
+    take here."""
 
     grid: tyro.conf.Positional[Path]
     """Sweep file (YAML)."""
@@ -43,7 +45,8 @@ class Run:
     engine: Literal["local", "ray"] = "local"
     """Worker processes on this machine, or tasks on a Ray cluster."""
     address: str | None = None
-    """Ray cluster, HOST:PORT (default: RAY_ADDRESS, or the one that runs on this machine, or a new one on it alone)."""
+    """Ray cluster, HOST:PORT (default: RAY_ADDRESS, or the one that runs on this machine, or a new
+    one on it alone)."""
     retries: int = 2
     """Further attempts at a run that failed."""
     epoch_limit: float = 0.0
@@ -52,7 +55,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Status:
-    """Which runs are finished, running, stopped, failed or missing, by cell. Exit status 1 while any is missing."""
+    """Which runs are finished, running, stopped, failed or missing, by cell. Exit status 1 while
+    any is missing."""
 
     grid: tyro.conf.Positional[Path]
     """Sweep file (YAML)."""
@@ -64,7 +68,8 @@ class Status:
 
 @dataclass(frozen=True)
 class Push:
-    """Send finished runs to a W&B project. What is there already is left alone. Exit status 1 if some runs failed."""
+    """Send finished runs to a W&B project. What is there already is left alone. Exit status 1 if
+    some runs failed."""
 
     runs: tyro.conf.Positional[Path]
     """Folder of the run records."""
@@ -100,7 +105,12 @@ def execute(command: Plan | Run | Status | Push) -> int:
     grid = load(command.grid)
     if isinstance(command, Status):
         return commands.status(grid, command.runs, json=command.json)
-    require(0 <= command.workers <= MOST_WORKERS, "workers", command.workers, f"from 0 to {MOST_WORKERS}")
+    require(
+        0 <= command.workers <= MOST_WORKERS,
+        "workers",
+        command.workers,
+        f"from 0 to {MOST_WORKERS}",
+    )
     options = grid.options(command.options)
     if isinstance(command, Plan):
         return commands.plan(grid, options, command.workers)
@@ -108,10 +118,16 @@ def execute(command: Plan | Run | Status | Push) -> int:
 
 
 def engine(command: Run) -> partial:
-    """The engine's `drive`, with what the command says about it. Raises `UserError` for what is not there."""
+    """The engine's `drive`, with what the command says about it. Raises `UserError` for what is not
+    there."""
     require(command.retries >= 0, "retries", command.retries, "at least 0")
     require(command.epoch_limit >= 0, "epoch_limit", command.epoch_limit, "at least 0")
-    require(0 <= command.per_gpu <= MOST_WORKERS, "per_gpu", command.per_gpu, f"from 0 to {MOST_WORKERS}")
+    require(
+        0 <= command.per_gpu <= MOST_WORKERS,
+        "per_gpu",
+        command.per_gpu,
+        f"from 0 to {MOST_WORKERS}",
+    )
     settings = {
         "workers": command.workers,
         "per_gpu": command.per_gpu,
@@ -120,13 +136,15 @@ def engine(command: Run) -> partial:
     }
     if command.engine == "ray":
         if find_spec("ray") is None:
-            raise UserError("engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'")
-        from sweeps.ray_engine import drive
+            raise UserError(
+                "engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'"
+            )
+        from sweeps.engines.ray import drive
 
         return partial(drive, address=command.address, **settings)
     if command.address is not None:
         raise UserError(f"address is for --engine ray alone, got {command.address!r}")
-    from sweeps.local import drive
+    from sweeps.engines.local import drive
 
     return partial(drive, **settings)
 

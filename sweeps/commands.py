@@ -10,7 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from benchmark.config import DEFAULTS, RunConfig
@@ -19,11 +26,11 @@ from benchmark.locks import is_held
 from benchmark.options import Options
 from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
 from benchmark.schedule import schedule
-from benchmark.track import require_key
+from benchmark.tracking.tracker import require_key
+from sweeps.engines.jobs import Outcome
+from sweeps.engines.worker import Done, Epoch, Event, Failed, Lost
 from sweeps.grid import Grid
-from sweeps.jobs import Outcome
 from sweeps.placement import placement
-from sweeps.worker import Done, Epoch, Event, Failed, Lost
 
 MISSING = 1
 LOG_LINES = 5
@@ -38,12 +45,18 @@ def plan(grid: Grid, options: Options, workers: int) -> int:
     """Print what a grid holds and what it would cost."""
     finished = sum(Record(options.runs / config.run_id).finished for config in grid.configs)
     cells = {config.cell for config in grid.configs}
-    print(f"{grid.name}: {len(grid.configs)} runs in {len(cells)} cells ({grid.points} grid points)")
+    print(
+        f"{grid.name}: {len(grid.configs)} runs in {len(cells)} cells ({grid.points} grid points)"
+    )
     if grid.blind:
         measures = " and ".join(sorted({config.measure for config in grid.blind}))
-        print(f"left out: {len(grid.blind)} runs cut at initialisation, where all filters score alike, by {measures}")
+        print(
+            f"left out: {len(grid.blind)} runs cut at initialisation, where all filters score alike, by {measures}"
+        )
     print(f"finished in {options.runs}: {finished} of {len(grid.configs)}")
-    print(f"epochs: {grid.epochs():,} if each run trained alone; the shared dense phase saves {grid.shared_epochs():,}")
+    print(
+        f"epochs: {grid.epochs():,} if each run trained alone; the shared dense phase saves {grid.shared_epochs():,}"
+    )
     print(_estimate(grid, options, workers))
     return 0
 
@@ -59,7 +72,13 @@ def _estimate(grid: Grid, options: Options, workers: int) -> str:
         hours = seconds_to_train(grid.epochs_to_train, options) / workers / 3600
     except UserError as error:
         return f"estimate: none ({error})"
-    text = f"{hours:,.0f} h" if hours > 10 else f"{hours:.1f} h" if hours > 1 else f"{hours * 60:.0f} min"
+    text = (
+        f"{hours:,.0f} h"
+        if hours > 10
+        else f"{hours:.1f} h"
+        if hours > 1
+        else f"{hours * 60:.0f} min"
+    )
     return (
         f"estimate: {text} with {workers} workers on {device}, at the rates of the dense nets timed "
         "just now, tests and cuts not counted (pruned nets are faster)"
@@ -67,7 +86,8 @@ def _estimate(grid: Grid, options: Options, workers: int) -> str:
 
 
 def run(grid: Grid, options: Options, drive: Callable[..., Outcome]) -> int:
-    """Run what is missing, with a progress display; the exit status is 1 while any run is missing."""
+    """Run what is missing, with a progress display; the exit status is 1 while any run is
+    missing."""
     if options.wandb == "online":
         require_key()
     console = Console()
@@ -86,12 +106,18 @@ def run(grid: Grid, options: Options, drive: Callable[..., Outcome]) -> int:
 
 
 def status(grid: Grid, runs: Path, *, json: bool = False) -> int:
-    """Print the states of a grid's runs, by cell or as JSON; the exit status is 1 while any run is missing."""
+    """Print the states of a grid's runs, by cell or as JSON; the exit status is 1 while any run is
+    missing."""
     found = [state(config, runs) for config in grid.configs]
     counts = Counter(run.state for run in found)
     complete = all(run.ended for run in found)
     if json:
-        document = {"grid": grid.name, "complete": complete, "states": counts, "runs": [asdict(run) for run in found]}
+        document = {
+            "grid": grid.name,
+            "complete": complete,
+            "states": counts,
+            "runs": [asdict(run) for run in found],
+        }
         print(dumps(document, indent=1))
     else:
         _print_table(grid, found)
@@ -107,7 +133,8 @@ class RunState:
     cell: str
     label: str
     state: str
-    """finished, diverged or collapsed (it has ended); running, stopped (begun), failed; or missing."""
+    """finished, diverged or collapsed (it has ended); running, stopped (begun), failed; or
+    missing."""
     epoch: int
     """Epochs trained so far."""
     total: int
@@ -153,11 +180,19 @@ def _print_table(grid: Grid, found: list[RunState]) -> None:
     for cell, members in cells.items():
         epochs = f"{sum(run.epoch for run in members)}/{sum(run.total for run in members)}"
         error = next((run.error for run in reversed(members) if run.error), "")
-        table.add_row(cell, names[cell], _counted(Counter(run.state for run in members)), epochs, escape(error))
+        table.add_row(
+            cell,
+            names[cell],
+            _counted(Counter(run.state for run in members)),
+            epochs,
+            escape(error),
+        )
     console.print(table)
     failed = [run for run in found if run.state == "failed"]
     for run in failed[:LOGS_SHOWN]:
-        console.print(f"failed: {run.run_id} {run.label}: {run.error}", markup=False, soft_wrap=True)
+        console.print(
+            f"failed: {run.run_id} {run.label}: {run.error}", markup=False, soft_wrap=True
+        )
         for line in run.log:
             console.print(f"    {line}", markup=False, soft_wrap=True)
     if len(failed) > LOGS_SHOWN:
@@ -166,12 +201,22 @@ def _print_table(grid: Grid, found: list[RunState]) -> None:
 
 def _cell_names(grid: Grid) -> dict[str, str]:
     """{cell: the label without its seed, and what else tells the cells of this grid apart}."""
-    dense, cut = ([c for c in grid.configs if (c.measure == "none") is control] for control in (True, False))
+    dense, cut = (
+        [c for c in grid.configs if (c.measure == "none") is control] for control in (True, False)
+    )
     free = [name for name in DEFAULTS if name not in LABEL_FIELDS]
-    others = [name for name in free if any(len({getattr(c, name) for c in group}) > 1 for group in (dense, cut))]
+    others = [
+        name
+        for name in free
+        if any(len({getattr(c, name) for c in group}) > 1 for group in (dense, cut))
+    ]
     names = {}
     for config in grid.configs:
-        extra = [f"{name}={getattr(config, name)}" for name in others if getattr(config, name) != DEFAULTS[name]]
+        extra = [
+            f"{name}={getattr(config, name)}"
+            for name in others
+            if getattr(config, name) != DEFAULTS[name]
+        ]
         names[config.cell] = " ".join([config.label.rpartition(" ")[0], *extra])
     return names
 
@@ -188,18 +233,25 @@ class _Board:
         self.labels = {config.run_id: config.label for config in configs}
         self.totals = {config.run_id: schedule(config).total for config in configs}
         before = {run_id for run_id in self.labels if Record(runs / run_id).finished}
-        self.epoch = {run_id: total if run_id in before else 0 for run_id, total in self.totals.items()}
+        self.epoch = {
+            run_id: total if run_id in before else 0 for run_id, total in self.totals.items()
+        }
         self.rate: dict[str, float] = {}
         self.ended: Counter[str] = Counter()
         if before:
             self.ended["finished before"] = len(before)
-            console.print(f"{len(before)} of {len(configs)} runs were finished before", highlight=False)
+            console.print(
+                f"{len(before)} of {len(configs)} runs were finished before", highlight=False
+            )
         self.progress = Progress(
             BarColumn(), MofNCompleteColumn(), TextColumn("epochs  {task.fields[counts]}"), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), console=console, speed_estimate_period=600,
         )  # fmt: skip
         self.task = self.progress.add_task(
-            "grid", total=sum(self.totals.values()), completed=sum(self.epoch.values()), counts=self._counts()
+            "grid",
+            total=sum(self.totals.values()),
+            completed=sum(self.epoch.values()),
+            counts=self._counts(),
         )
 
     def show(self, event: Event) -> None:
@@ -209,13 +261,18 @@ class _Board:
             self.rate[event.run_id] = event.row["time/images_per_second"] or 0
         elif isinstance(event, Lost):
             self.rate.pop(event.run_id, None)
-            self.console.print(f"its machine is gone, it goes on elsewhere: {self.labels[event.run_id]}", markup=False)
+            self.console.print(
+                f"its machine is gone, it goes on elsewhere: {self.labels[event.run_id]}",
+                markup=False,
+            )
         else:
             self.rate.pop(event.run_id, None)
             self.epoch[event.run_id] = self.totals[event.run_id]
             self._end(event)
         speed = f"  {sum(self.rate.values()):.0f} images/s" if self.rate else ""
-        self.progress.update(self.task, completed=sum(self.epoch.values()), counts=f"{self._counts()}{speed}")
+        self.progress.update(
+            self.task, completed=sum(self.epoch.values()), counts=f"{self._counts()}{speed}"
+        )
 
     def _counts(self) -> str:
         return ", ".join(f"{count} {name}" for name, count in self.ended.items())

@@ -12,11 +12,12 @@ from torch.nn.functional import cross_entropy
 from benchmark import data, registry
 from benchmark.config import RunConfig
 from benchmark.options import Options
-from benchmark.state import initial_net, prepared
-from benchmark.train import check_fits
+from benchmark.training.epoch import check_fits
+from benchmark.training.state import initial_net, prepared
 
 FEW, MORE = 2, 16
-"""Images of the two timed steps on a CPU, from which follows the time of a whole batch; a GPU gets whole batches."""
+"""Images of the two timed steps on a CPU, from which follows the time of a whole batch; a GPU gets
+whole batches."""
 
 
 def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
@@ -31,7 +32,15 @@ def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
         if config.dataset not in sizes:
             sizes[config.dataset] = train_size(config.dataset, options.data)
         size = sizes[config.dataset]
-        net = (config.arch, config.width, config.batch_size, config.precision, size.classes, size.height, size.width)
+        net = (
+            config.arch,
+            config.width,
+            config.batch_size,
+            config.precision,
+            size.classes,
+            size.height,
+            size.width,
+        )
         if net not in per_image:
             check_fits(config.arch, config.width, size.classes, (size.height, size.width), FEW)
             per_image[net] = _seconds_per_image(config, size, options.torch_device())
@@ -60,8 +69,8 @@ def train_size(dataset: str, root: Path) -> TrainSize:
 def _seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) -> float:
     """Seconds of a forward and a backward pass per image.
 
-    The update of the weights, some percent of a step, is left out: making an optimizer makes torch import its compiler,
-    which takes longer than all else here.
+    The update of the weights, some percent of a step, is left out: making an optimizer makes torch
+    import its compiler, which takes longer than all else here.
     """
     net = prepared(initial_net(config, size.classes), device)
 

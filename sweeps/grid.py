@@ -18,7 +18,16 @@ from benchmark.measures import MEASURES
 from benchmark.options import Options
 from benchmark.schedule import schedule
 
-FILE_KEYS = ("name", "description", "project", "program", "command", "method", "metric", "parameters")
+FILE_KEYS = (
+    "name",
+    "description",
+    "project",
+    "program",
+    "command",
+    "method",
+    "metric",
+    "parameters",
+)
 MOST_POINTS = 1_000_000
 MOST_PARTS = 100_000
 """Values in a sweep file, each counted as often as it is referred to."""
@@ -49,7 +58,8 @@ class Grid:
 
     @cached_property
     def epochs_to_train(self) -> dict[RunConfig, int]:
-        """{dense control: epochs of the runs that share its dense phase, this phase counted once}."""
+        """{dense control: epochs of the runs that share its dense phase, this phase counted
+        once}."""
         after: Counter[RunConfig] = Counter()
         longest: dict[RunConfig, int] = {}
         for config in self.configs:
@@ -66,7 +76,8 @@ class Grid:
 def load(path: Path) -> Grid:
     """Read a sweep file. Raises `UserError` that names the file, the key and what is allowed.
 
-    Equal runs are one (`none` knows no timing), and so is left out what cannot mean anything: `Grid.blind`.
+    Equal runs are one (`none` knows no timing), and so is left out what cannot mean anything:
+    `Grid.blind`.
     """
     content = _read(path)
     for key in content:
@@ -76,14 +87,19 @@ def load(path: Path) -> Grid:
         raise UserError(f"{path}: method must be 'grid', got {content.get('method')!r}")
     parameters = content.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
-        raise UserError(f"{path}: parameters must be a mapping of fields to value or values, got {parameters!r}")
+        raise UserError(
+            f"{path}: parameters must be a mapping of fields to value or values, got {parameters!r}"
+        )
     axes = {name: _values(path, name, entry) for name, entry in parameters.items()}
     settings = {name: _single(path, name, axes.pop(name)) for name in OPTION_FIELDS if name in axes}
     try:
         _check_settings(settings)
         count = math.prod(map(len, axes.values()))
         require(count <= MOST_POINTS, "points of the grid", count, f"at most {MOST_POINTS:,}")
-        points = [RunConfig(**dict(zip(axes, point, strict=True))) for point in itertools.product(*axes.values())]
+        points = [
+            RunConfig(**dict(zip(axes, point, strict=True)))
+            for point in itertools.product(*axes.values())
+        ]
         for config in {(p.measure, p.arch, p.dataset): p for p in points}.values():
             config.check_components()
     except UserError as error:
@@ -106,8 +122,13 @@ def _read(path: Path) -> dict:
         raise UserError(f"grid file {path} does not exist") from None
     except OSError as error:
         raise UserError(f"grid file {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError) as error:  # of text that is no UTF-8, or of a date that is none
-        raise UserError(f"grid file {path} is not valid YAML ({' '.join(str(error).split())})") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # of text that is no UTF-8, or of a date that is none
+        raise UserError(
+            f"grid file {path} is not valid YAML ({' '.join(str(error).split())})"
+        ) from None
     except RecursionError:
         raise UserError(f"grid file {path} is nested too deeply") from None
     if not isinstance(content, dict):
@@ -133,16 +154,21 @@ def _values(path: Path, name: str, entry: object) -> list:
         known = ", ".join((*DEFAULTS, *OPTION_FIELDS))
         raise UserError(f"{path}: unknown parameter {name!r}; the parameters are {known}")
     if not isinstance(entry, dict) or set(entry) not in ({"value"}, {"values"}):
-        raise UserError(f"{path}: parameter {name!r} must have either value or values (none nested), got {entry!r}")
+        raise UserError(
+            f"{path}: parameter {name!r} must have either value or values (none nested), got {entry!r}"
+        )
     if "value" in entry:
         return [_number(name, entry["value"])]
     if not isinstance(entry["values"], list) or not entry["values"]:
-        raise UserError(f"{path}: values of {name!r} must be a list that is not empty, got {entry['values']!r}")
+        raise UserError(
+            f"{path}: values of {name!r} must be a list that is not empty, got {entry['values']!r}"
+        )
     return [_number(name, value) for value in entry["values"]]
 
 
 def _number(name: str, value: object) -> object:
-    """The number that a text stands for, in a field of numbers: YAML takes 1e-4 for a text, a flag does not."""
+    """The number that a text stands for, in a field of numbers: YAML takes 1e-4 for a text, a flag
+    does not."""
     kind = type(DEFAULTS.get(name, ""))
     if isinstance(value, str) and kind in (int, float):
         with contextlib.suppress(ValueError):
@@ -153,7 +179,9 @@ def _number(name: str, value: object) -> object:
 def _check_settings(settings: dict[str, object]) -> None:
     for name, value in settings.items():
         kind = type(getattr(Options, name))
-        require(type(value) is kind, name, value, {int: "a whole number", bool: "true or false"}[kind])
+        require(
+            type(value) is kind, name, value, {int: "a whole number", bool: "true or false"}[kind]
+        )
     Options(**settings)
 
 

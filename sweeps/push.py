@@ -1,4 +1,5 @@
-"""Finished local runs and the figures of a report, replayed to a W&B project; what is there is left alone."""
+"""Finished local runs and the figures of a report, replayed to a W&B project; what is there is left
+alone."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmark.errors import UserError, require
 from benchmark.files import read_json
 from benchmark.record import Record, run_folders
-from benchmark.track import WandbTracker, lean_settings, replay
-from benchmark.wandb_api import THREADS, asking, connect, listed, told
+from benchmark.tracking.api import THREADS, asking, connect, listed, told
+from benchmark.tracking.tracker import WandbTracker, lean_settings, replay
 
 if TYPE_CHECKING:
     from wandb.apis.public import Run as WandbRun
@@ -53,9 +54,15 @@ class Target:
 def push(runs: Path, project: str, entity: str | None = None, figures: Path | None = None) -> int:
     """Bring all finished runs to W&B, each once, and the figures of a report as one more run.
 
-    The exit status is 1 if some failed. Raises `UserError`: no finished run, no such report, no server, no key.
+    The exit status is 1 if some failed. Raises `UserError`: no finished run, no such report, no
+    server, no key.
     """
-    require(bool(project) and not set(project) & set(FORBIDDEN), "project", project, f"a name without {FORBIDDEN}")
+    require(
+        bool(project) and not set(project) & set(FORBIDDEN),
+        "project",
+        project,
+        f"a name without {FORBIDDEN}",
+    )
     finished = [record for record in map(Record, run_folders(runs)) if record.finished]
     if not finished:
         raise UserError(f"runs folder {runs} has no finished run")
@@ -89,9 +96,11 @@ def _run_task(record: Record, there: Sequence[WandbRun], target: Target) -> Task
 
 
 def _push_run(record: Record, same: Sequence[WandbRun], target: Target) -> str:
-    """Replay a record, unless a W&B run has all of it; its own unfinished one is gone on with where that is possible.
+    """Replay a record, unless a W&B run has all of it; its own unfinished one is gone on with where
+    that is possible.
 
-    `same`: the W&B runs with this run_id. Those of agents have ids of their own, and are never written to.
+    `same`: the W&B runs with this run_id. Those of agents have ids of their own, and are never
+    written to.
     """
     config = record.checked_config().canonical()
     history, cuts, summary = record.history(), record.cuts(), record.summary()
@@ -99,7 +108,9 @@ def _push_run(record: Record, same: Sequence[WandbRun], target: Target) -> str:
         return THERE
     own = next((_epochs(run) for run in same if run.id == config.run_id), set())
     resume = own == set(range(len(own)))
-    tracker = WandbTracker(config, target.files, "online", resume, project=target.project, entity=target.entity)
+    tracker = WandbTracker(
+        config, target.files, "online", resume, project=target.project, entity=target.entity
+    )
     replay(history, cuts, summary, tracker)
     return PUSHED
 
@@ -120,17 +131,26 @@ def _epochs(run: WandbRun) -> set[int]:
 def _images(report: Path) -> list[Path]:
     images = sorted((report / "figures").glob("*.png"))
     if not images:
-        raise UserError(f"report folder {report} has no figures/*.png: `python -m analysis` makes one")
+        raise UserError(
+            f"report folder {report} has no figures/*.png: `python -m analysis` makes one"
+        )
     return images
 
 
-def _figures_task(report: Path, images: Sequence[Path], there: Sequence[WandbRun], target: Target) -> Task:
+def _figures_task(
+    report: Path, images: Sequence[Path], there: Sequence[WandbRun], target: Target
+) -> Task:
     """One W&B run per state of a report, named by a digest of it."""
     claims = report / "claims.json"
     verdicts = _verdicts(claims)
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in [claims, *images])).hexdigest()[:12]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in [claims, *images])).hexdigest()[
+        :12
+    ]
     known = any(run.id == f"report-{digest}" and run.state == "finished" for run in there)
-    return Task(f"report-{digest}", lambda: THERE if known else _push_figures(digest, verdicts, images, target))
+    return Task(
+        f"report-{digest}",
+        lambda: THERE if known else _push_figures(digest, verdicts, images, target),
+    )
 
 
 def _verdicts(file: Path) -> dict[str, str]:
@@ -138,10 +158,14 @@ def _verdicts(file: Path) -> dict[str, str]:
     try:
         return {claim["id"]: claim["verdict"] for claim in claims}
     except (KeyError, TypeError):
-        raise UserError(f"file {file} must be a report's, with claims that have id and verdict") from None
+        raise UserError(
+            f"file {file} must be a report's, with claims that have id and verdict"
+        ) from None
 
 
-def _push_figures(digest: str, verdicts: dict[str, str], images: Sequence[Path], target: Target) -> str:
+def _push_figures(
+    digest: str, verdicts: dict[str, str], images: Sequence[Path], target: Target
+) -> str:
     import wandb
 
     run = wandb.init(
@@ -159,7 +183,8 @@ def _push_figures(digest: str, verdicts: dict[str, str], images: Sequence[Path],
 
 
 def _work(tasks: Sequence[Task], place: str) -> int:
-    """Execute the tasks in threads, with a progress bar and a line for each that failed; returns the exit status."""
+    """Execute the tasks in threads, with a progress bar and a line for each that failed; returns
+    the exit status."""
     console = Console(stderr=True)
     counts, failed = {PUSHED: 0, THERE: 0}, 0
     with Progress(
@@ -171,8 +196,15 @@ def _work(tasks: Sequence[Task], place: str) -> int:
                 counts[outcome] += 1
             else:
                 failed += 1
-                console.print(f"failed: {task.name}: {told(outcome)}", markup=False, highlight=False, soft_wrap=True)
-    told_counts = ", ".join(f"{count} {name}" for name, count in (*counts.items(), ("failed", failed)))
+                console.print(
+                    f"failed: {task.name}: {told(outcome)}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+    told_counts = ", ".join(
+        f"{count} {name}" for name, count in (*counts.items(), ("failed", failed))
+    )
     print(f"{len(tasks)} runs for W&B project {place}: {told_counts}")
     return FAILED if failed else 0
 
@@ -196,6 +228,8 @@ def _outcomes(tasks: Sequence[Task]) -> Iterator[tuple[Task, str | Exception]]:
                 if in_a_row == GIVE_UP:
                     hopeless.set()
                 yield futures[future], error or future.result()
-        except BaseException:  # stopped: those at work end their runs, the others stay for next time
+        except (
+            BaseException
+        ):  # stopped: those at work end their runs, the others stay for next time
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -18,8 +18,8 @@ import torch
 from benchmark.config import RunConfig
 from benchmark.models import Net, build
 from benchmark.options import Options
-from benchmark.wandb_api import stop_asking
-from tests.wandb_server import Server, serving
+from benchmark.tracking.api import stop_asking
+from tests.support.wandb_server import Server, serving
 
 torch.set_num_threads(1)
 os.fsync = lambda descriptor: None  # no test cuts the power, so none needs to wait for the disk
@@ -50,13 +50,21 @@ def tiny_images(count: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
 
 def tiny_run(**fields: object) -> RunConfig:
     """A run on digits of about a second."""
-    small = {"width": 0.0625, "epochs": 3, "train_limit": 120, "batch_size": 40, "score_samples": 60}
+    small = {
+        "width": 0.0625,
+        "epochs": 3,
+        "train_limit": 120,
+        "batch_size": 40,
+        "score_samples": 60,
+    }
     return RunConfig(**{**small, "probe_samples": 30, "ratio": 0.5, **fields})
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> Options:
-    return Options(runs=tmp_path / "runs", data=tmp_path / "data", wandb="disabled", device="cpu", threads=1)
+    return Options(
+        runs=tmp_path / "runs", data=tmp_path / "data", wandb="disabled", device="cpu", threads=1
+    )
 
 
 @pytest.fixture
@@ -75,9 +83,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def our_sums(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of `tests.test_data.write_pickles` pass for the official ones."""
+    """The files of `tests.benchmark.test_data.write_pickles` pass for the official ones."""
     from benchmark.data import cifar10
-    from tests.test_data import write_pickles
+    from tests.benchmark.test_data import write_pickles
 
     folder = write_pickles(tmp_path_factory.mktemp("official"))
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}

@@ -1,8 +1,8 @@
 """Data sets, one file each, as plain arrays in memory. Nothing here imports torch.
 
-A file declares `load(root, path)`, which returns an `Images`, and `files(root, path)`, the files that it reads (left
-out if there are none); `path` is what follows `name:` (`folder:PATH`), of which a file that wants one says so with
-`TAKES_PATH = True`.
+A file declares `load(root, path)`, which returns an `Images`, and `files(root, path)`, the files
+that it reads (left out if there are none); `path` is what follows `name:` (`folder:PATH`), of which
+a file that wants one says so with `TAKES_PATH = True`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class Images:
 
 
 def digest(dataset: str, root: Path, images: Images | None = None) -> str:
-    """A digest (12 hex digits) of the arrays and class names of a data set. `images`: what was just loaded of it.
+    """A digest (12 hex digits) of the arrays and class names of a data set. `images`: what was just
+    loaded of it.
 
-    It is computed once for each state of the files (their paths, sizes and times of change), and kept in the user's
-    cache folder. Raises `UserError` as `load` does.
+    It is computed once for each state of the files (their paths, sizes and times of change), and
+    kept in the user's cache folder. Raises `UserError` as `load` does.
     """
     now = state(dataset, root)
     if not now:
@@ -64,7 +65,8 @@ def digest(dataset: str, root: Path, images: Images | None = None) -> str:
 
 
 def check_data(what: str, dataset: str, then: str, now: str) -> None:
-    """Raise `UserError` if something was computed with another state of a data set than the present one."""
+    """Raise `UserError` if something was computed with another state of a data set than the present
+    one."""
     if then != now:
         raise UserError(
             f"data set {dataset} has changed: its digest is {now}, but {what} was computed with {then}; put the old "
@@ -73,7 +75,8 @@ def check_data(what: str, dataset: str, then: str, now: str) -> None:
 
 
 def check_finished(records: Iterable[Record], root: Path) -> None:
-    """Raise `UserError` if a finished run was computed with another state of its data set than the present one, if any.
+    """Raise `UserError` if a finished run was computed with another state of its data set than the
+    present one, if any.
 
     Records that cannot be read are passed over.
     """
@@ -90,12 +93,17 @@ def check_finished(records: Iterable[Record], root: Path) -> None:
 
 
 def state(dataset: str, root: Path) -> str:
-    """A digest of the paths, sizes and times of change of a data set's files: another one when they have changed.
+    """A digest of the paths, sizes and times of change of a data set's files: another one when they
+    have changed.
 
     Empty for a data set that is not there, or has no files.
     """
     files = _files(dataset, root) or []
-    stats = [(str(file.absolute()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.exists()]
+    stats = [
+        (str(file.absolute()), (stat := file.stat()).st_size, stat.st_mtime_ns)
+        for file in files
+        if file.exists()
+    ]
     return hashlib.sha256(json.dumps([dataset, stats]).encode()).hexdigest()[:32] if stats else ""
 
 
@@ -126,11 +134,17 @@ def _digest(images: Images) -> str:
 def load(dataset: str, root: Path) -> Images:
     """Load a data set (`digits`, `cifar10`, `cifar100`, `folder:PATH`) from the folder `root`.
 
-    Raises `UserError` that names the file that is missing, cut short or wrong, and says how to get it.
+    Raises `UserError` that names the file that is missing, cut short or wrong, and says how to get
+    it.
     """
     name, _, path = dataset.partition(":")
     source = registry.load("data", name)
-    require(not path or getattr(source, "TAKES_PATH", False), "dataset", dataset, f"{name}, which takes no path")
+    require(
+        not path or getattr(source, "TAKES_PATH", False),
+        "dataset",
+        dataset,
+        f"{name}, which takes no path",
+    )
     images = source.load(Path(root), path)
     for split, x, y in (
         ("train", images.train_images, images.train_labels),
@@ -142,7 +156,9 @@ def load(dataset: str, root: Path) -> Images:
 
 def _check(what: str, images: np.ndarray, labels: np.ndarray, classes: int) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(f"{what}: images must be uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
+        raise UserError(
+            f"{what}: images must be uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}"
+        )
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         wanted = f"int64 [{len(images)}]"
         raise UserError(f"{what}: labels must be {wanted}, got {labels.dtype} {list(labels.shape)}")

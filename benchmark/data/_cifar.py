@@ -1,4 +1,5 @@
-"""Reading CIFAR in the forms it comes in: our npz arrays, the official pickles, or torchvision's download."""
+"""Reading CIFAR in the forms it comes in: our npz arrays, the official pickles, or torchvision's
+download."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Release:
 
 
 def load(release: Release, root: Path) -> Images:
-    """The data set from `root`: `<name>/{train,test}.npz`, or the official folder, or else downloaded."""
+    """The data set from `root`: `<name>/{train,test}.npz`, or the official folder, or else
+    downloaded."""
     arrays, official = root / release.name, root / release.folder
     if arrays.is_dir():
         return _from_arrays(arrays)
@@ -87,7 +89,9 @@ def _from_arrays(folder: Path) -> Images:
 
 def _read_npz(path: Path) -> tuple[np.ndarray, ...]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        require(set(KEYS) <= set(arrays), f"data file {path}: keys", sorted(arrays), " and ".join(KEYS))
+        require(
+            set(KEYS) <= set(arrays), f"data file {path}: keys", sorted(arrays), " and ".join(KEYS)
+        )
         return tuple(arrays[key] for key in KEYS)
 
 
@@ -96,7 +100,9 @@ def _from_pickles(release: Release, folder: Path) -> Images:
         return _guarded(folder / name, lambda path: _unpickled(path, release.sums[name]))
 
     def split(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-        images, labels = zip(*(_arrays(content(name), release.labels) for name in names), strict=True)
+        images, labels = zip(
+            *(_arrays(content(name), release.labels) for name in names), strict=True
+        )
         return np.concatenate(images), np.concatenate(labels)
 
     names = content(release.meta)[release.classes]
@@ -105,7 +111,9 @@ def _from_pickles(release: Release, folder: Path) -> Images:
 
 
 def _arrays(batch: dict, key: bytes) -> tuple[np.ndarray, np.ndarray]:
-    images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    images = (
+        np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    )
     return images, np.asarray(batch[key], dtype=np.int64)
 
 
@@ -138,10 +146,14 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
     except FileNotFoundError:
         raise UserError(f"data file {path} is missing; {HOW}") from None
     except OSError as error:
-        raise ShortageError(f"data file {path} cannot be read ({error.strerror or error})") from None
+        raise ShortageError(
+            f"data file {path} cannot be read ({error.strerror or error})"
+        ) from None
     except Exception as error:  # a garbled pickle or archive can raise anything
         said = " ".join(str(error).split())
-        raise UserError(f"data file {path} is cut short or corrupt ({said}); delete it and {HOW}") from None
+        raise UserError(
+            f"data file {path} is cut short or corrupt ({said}); delete it and {HOW}"
+        ) from None
 
 
 def _download(release: Release, root: Path, missing: str) -> None:

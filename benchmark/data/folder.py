@@ -1,4 +1,5 @@
-"""`folder:PATH`: any images, in one folder per class under PATH/train and PATH/test, all of one size."""
+"""`folder:PATH`: any images, in one folder per class under PATH/train and PATH/test, all of one
+size."""
 
 from __future__ import annotations
 
@@ -21,9 +22,15 @@ def load(root: Path, path: str) -> Images:
     classes = tuple(child.name for child in _seen(folder / "train") if child.is_dir())
     if not classes:
         raise UserError(f"data folder {folder / 'train'} has no class folders; {LAYOUT}")
-    strangers = [child.name for child in _seen(folder / "test") if child.is_dir() and child.name not in classes]
+    strangers = [
+        child.name
+        for child in _seen(folder / "test")
+        if child.is_dir() and child.name not in classes
+    ]
     if strangers:
-        raise UserError(f"data folder {folder / 'test'} has classes that train has not: {', '.join(strangers)}")
+        raise UserError(
+            f"data folder {folder / 'test'} has classes that train has not: {', '.join(strangers)}"
+        )
     _require_read(folder)
     train, test = (_split(folder / split, classes) for split in ("train", "test"))
     if train[0].shape[1:] != test[0].shape[1:]:
@@ -35,7 +42,9 @@ def load(root: Path, path: str) -> Images:
 
 def files(root: Path, path: str) -> list[Path]:
     folder = _folder(path)
-    classes = [child for split in ("train", "test") for child in _seen(folder / split) if child.is_dir()]
+    classes = [
+        child for split in ("train", "test") for child in _seen(folder / split) if child.is_dir()
+    ]
     return [image for child in classes for image in _images(child)]
 
 
@@ -53,9 +62,12 @@ def _folder(path: str) -> Path:
 
 
 def _seen(folder: Path) -> list[Path]:
-    """What is in a folder, sorted by name, but for what systems and archives leave there (.DS_Store, ._x.png)."""
+    """What is in a folder, sorted by name, but for what systems and archives leave there
+    (.DS_Store, ._x.png)."""
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX")
+        return sorted(
+            p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX"
+        )
     except PermissionError as error:
         raise ShortageError(f"data folder {folder} cannot be read ({error.strerror})") from None
 
@@ -65,7 +77,8 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _require_read(folder: Path) -> None:
-    """Raise `UserError` if there is a file that would not be read: what is trained on is all that is there."""
+    """Raise `UserError` if there is a file that would not be read: what is trained on is all that
+    is there."""
     unread = []
     for split in ("train", "test"):
         for child in _seen(folder / split):
@@ -73,7 +86,9 @@ def _require_read(folder: Path) -> None:
     if unread:
         count = f"{len(unread)} files or folders" if len(unread) > 1 else "a file or folder"
         kinds = " ".join(sorted(SUFFIXES))
-        raise UserError(f"data folder {folder} has {count} that cannot be read, first {unread[0]}; {LAYOUT} ({kinds})")
+        raise UserError(
+            f"data folder {folder} has {count} that cannot be read, first {unread[0]}; {LAYOUT} ({kinds})"
+        )
 
 
 def _split(folder: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +114,12 @@ def _read(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            require(image.mode[0] not in WIDE_MODES, f"data file {path}", image.mode, "an image of 8 bits per channel")
+            require(
+                image.mode[0] not in WIDE_MODES,
+                f"data file {path}",
+                image.mode,
+                "an image of 8 bits per channel",
+            )
             return np.asarray(image.convert("RGB"))
     except PermissionError as error:
         raise ShortageError(f"data file {path} cannot be read ({error.strerror})") from None

@@ -1,7 +1,7 @@
 """Importance measures, one file each: a function from what it needs to one score per filter.
 
-The lowest score is pruned first, for every measure. This module and the files beside it import no torch, so
-that the measures' names, orders and needs are known without it.
+The lowest score is pruned first, for every measure. This module and the files beside it import no
+torch, so that the measures' names, orders and needs are known without it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def score(
 ) -> dict[str, torch.Tensor]:
     """Score every filter of `model` with one measure.
 
-    images: uint8 [N, H, W, 3], labels: int64 [N]; they are normalised here. temperature: None takes the
-    measure's own. initial: {conv: weight at initialisation}, for the measures that need it. Only `fisher*`
-    depend on batch_size (for the others it bounds memory). generator: a CPU generator, for the random measures.
-    bn: batch-norm statistics, `running` (those of the model) or `fresh` (those of the images, on a copy).
-    Returns {conv name: scores [filters]} in the order of `named_modules`. The model is left as it was: weights,
-    gradients, BN statistics, mode and the global random state. Raises `UserError` for an unknown measure or kind of
-    statistics.
+    images: uint8 [N, H, W, 3], labels: int64 [N]; they are normalised here. temperature: None takes
+    the measure's own. initial: {conv: weight at initialisation}, for the measures that need it.
+    Only `fisher*` depend on batch_size (for the others it bounds memory). generator: a CPU
+    generator, for the random measures. bn: batch-norm statistics, `running` (those of the model) or
+    `fresh` (those of the images, on a copy). Returns {conv name: scores [filters]} in the order of
+    `named_modules`. The model is left as it was: weights, gradients, BN statistics, mode and the
+    global random state. Raises `UserError` for an unknown measure or kind of statistics.
     """
-    from benchmark import scoring  # here, because it imports torch
+    from benchmark.measures import _scoring as scoring  # here, because it imports torch
 
     scores = scoring.score_all(
         model, [measure], images, labels,

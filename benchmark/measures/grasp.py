@@ -5,8 +5,8 @@ from benchmark.registry import measure
 def grasp(weight, hessian_gradient):
     """sum w (Hg), signed, T = 200.
 
-    Order 2: removing w changes |g|^2 by about -2 w (Hg), so pruning the lowest scores increases the gradient
-    norm. Source: Wang et al., ICLR 2020 (GraSP), summed per filter as in Lubana & Dick, ICLR 2021, section 4.3.
-    Unlike `grad_preservation` the sign counts.
+    Order 2: removing w changes |g|^2 by about -2 w (Hg), so pruning the lowest scores increases the
+    gradient norm. Source: Wang et al., ICLR 2020 (GraSP), summed per filter as in Lubana & Dick,
+    ICLR 2021, section 4.3. Unlike `grad_preservation` the sign counts.
     """
     return (weight * hessian_gradient).sum(dim=1)

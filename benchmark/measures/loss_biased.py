@@ -5,7 +5,7 @@ from benchmark.registry import measure
 def loss_biased(weight, gradient):
     """sum |w^2 g|.
 
-    Order 1: loss preservation weighted by magnitude. Source: Lubana & Dick, ICLR 2021, section 4.2. Unlike `loss`
-    it prefers to keep large weights.
+    Order 1: loss preservation weighted by magnitude. Source: Lubana & Dick, ICLR 2021, section 4.2.
+    Unlike `loss` it prefers to keep large weights.
     """
     return (weight.square() * gradient).abs().sum(dim=1)

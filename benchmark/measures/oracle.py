@@ -5,12 +5,13 @@ from benchmark.registry import measure
 def oracle(net):
     """The change of the loss when that filter alone is really removed (masked), measured; signed.
 
-    The truth that first-order scores approximate. Source: Molchanov et al., ICLR 2017 (oracle ranking). Unlike
-    `taylor` nothing is extrapolated, at one evaluation per filter. A depthwise conv has its producer's scores.
+    The truth that first-order scores approximate. Source: Molchanov et al., ICLR 2017 (oracle
+    ranking). Unlike `taylor` nothing is extrapolated, at one evaluation per filter. A depthwise
+    conv has its producer's scores.
     """
     import copy
 
-    from benchmark.selection import follow
+    from benchmark.pruning.selection import follow
 
     model = copy.deepcopy(net.model)
     masks, before, changes = model.masks(), net.loss(model), {}
@@ -28,5 +29,6 @@ def oracle(net):
             model.set_mask(one, mask)
     producer = {stream: writers[-1] for stream, writers in model.writers.items()}
     return {
-        name: changes[producer[conv.reads] if conv.depthwise else name].clone() for name, conv in model.convs.items()
+        name: changes[producer[conv.reads] if conv.depthwise else name].clone()
+        for name, conv in model.convs.items()
     }

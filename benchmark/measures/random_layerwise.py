@@ -5,8 +5,9 @@ from benchmark.registry import measure
 def random_layerwise(weight, uniform):
     """The scores of `magnitude`, shuffled among the live filters of each layer.
 
-    A control: a random order with the layer densities that `magnitude` chooses, at any ratio. Source: the random
-    layer-wise control of Frankle et al., ICLR 2021. Unlike `random` only the choice inside a layer is chance.
+    A control: a random order with the layer densities that `magnitude` chooses, at any ratio.
+    Source: the random layer-wise control of Frankle et al., ICLR 2021. Unlike `random` only the
+    choice inside a layer is chance.
     """
     norms = weight.norm(dim=1)
     live = norms.nonzero().flatten()

@@ -6,24 +6,32 @@ FINAL_KEPT = 0.05
 
 @measure(order=0)
 def synflow(net):
-    """Order of removal by sum |w dR/dw|, scored again after each of 100 small cuts; from 0 (first) to 1 (last).
+    """Order of removal by sum |w dR/dw|, scored again after each of 100 small cuts; from 0 (first)
+    to 1 (last).
 
-    R is the sum of the outputs of the linearised net (no biases, BN as the scale |gamma| / sd) with the absolute
-    values of its parameters, on an all-ones input. Order 0. Source: Tanaka et al., NeurIPS 2020 (synaptic flow),
-    summed per filter. Unlike `magnitude` a filter counts for the paths through it, and it is iterated, so that no
-    layer is emptied early.
+    R is the sum of the outputs of the linearised net (no biases, BN as the scale |gamma| / sd) with
+    the absolute values of its parameters, on an all-ones input. Order 0. Source: Tanaka et al.,
+    NeurIPS 2020 (synaptic flow), summed per filter. Unlike `magnitude` a filter counts for the
+    paths through it, and it is iterated, so that no layer is emptied early.
     """
     import copy
     import warnings
 
     import torch
 
-    from benchmark.pruning import mask_filters, select
+    from benchmark.pruning import select
+    from benchmark.pruning.masks import mask_filters
 
     model = copy.deepcopy(net.model).double().eval()
     for name, tensor in model.state_dict().items():
         tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
-    ones = torch.ones(1, *net.images.shape[3:], *net.images.shape[1:3], dtype=torch.float64, device=net.images.device)
+    ones = torch.ones(
+        1,
+        *net.images.shape[3:],
+        *net.images.shape[1:3],
+        dtype=torch.float64,
+        device=net.images.device,
+    )
     removed = {name: torch.zeros(filters) for name, filters in model.plan.items()}
     for step in range(1, ITERATIONS + 1):
         weights = {name: model.get_submodule(name).weight for name in model.convs}
@@ -34,10 +42,14 @@ def synflow(net):
             for (name, weight), slope in zip(weights.items(), slopes, strict=True)
         }
         if not all(layer.isfinite().all() for layer in saliency.values()):  # the weights are not
-            return {name: torch.full_like(layer, torch.nan).float() for name, layer in saliency.items()}
+            return {
+                name: torch.full_like(layer, torch.nan).float() for name, layer in saliency.items()
+            }
         before = model.masks()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the floors forbid the last, small budgets is of no concern here
+            warnings.simplefilter(
+                "ignore"
+            )  # that the floors forbid the last, small budgets is of no concern here
             keep = select(model, saliency, 1 - FINAL_KEPT ** (step / ITERATIONS))
         mask_filters(model, keep)
         largest = max(float(layer.max()) for layer in saliency.values())

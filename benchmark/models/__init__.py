@@ -21,12 +21,14 @@ def default_plan(arch: str, width: float = 1.0) -> dict[str, int]:
     return scaled(registry.load("models", arch).CONVS, width)
 
 
-def build(arch: str, num_classes: int = 10, width: float = 1.0, plan: dict[str, int] | None = None) -> Net:
+def build(
+    arch: str, num_classes: int = 10, width: float = 1.0, plan: dict[str, int] | None = None
+) -> Net:
     """A freshly initialised net (torch's default initialisation, from the global random state).
 
     plan: {conv name: number of filters}; without one, the default plan times `width`. Input: float
-    [N, 3, H, W] (32 x 32 at least); output: logits [N, num_classes]. Raises `UserError` for an unknown
-    architecture or a plan that does not fit it.
+    [N, 3, H, W] (32 x 32 at least); output: logits [N, num_classes]. Raises `UserError` for an
+    unknown architecture or a plan that does not fit it.
     """
     module = registry.load("models", arch)
     net = module.build(default_plan(arch, width) if plan is None else plan, num_classes)
@@ -35,30 +37,40 @@ def build(arch: str, num_classes: int = 10, width: float = 1.0, plan: dict[str, 
 
 
 def load_authors(arch: str, path: Path) -> Net:
-    """A net from a checkpoint of the authors' code: {"net": state dict, ...}, keys with or without `module.`.
+    """A net from a checkpoint of the authors' code: {"net": state dict, ...}, keys with or without
+    `module.`.
 
-    The plan is read off the shapes of the conv weights, so checkpoints that were pruned physically load too; the zero
-    rows that the authors leave in a pruned ResNet stay, as zeros. Raises `UserError` for a file that does not fit.
+    The plan is read off the shapes of the conv weights, so checkpoints that were pruned physically
+    load too; the zero rows that the authors leave in a pruned ResNet stay, as zeros. Raises
+    `UserError` for a file that does not fit.
     """
     import torch
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"checkpoint {path} cannot be read ({' '.join(str(error).split())})") from None
+        raise UserError(
+            f"checkpoint {path} cannot be read ({' '.join(str(error).split())})"
+        ) from None
     state = content.get("net", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
         raise UserError(f"checkpoint {path} must be {{'net': state dict}} or a state dict")
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     names = [f"{conv.name}.weight" for conv in registry.load("models", arch).CONVS]
     heads = [name for name in state if name in ("linear.weight", "classifier.weight")]
     absent = [name for name in names if name not in state]
     if absent or not heads:
-        raise UserError(f"checkpoint {path} is not of {arch}: it lacks {(absent or ['the classifier'])[0]}")
+        raise UserError(
+            f"checkpoint {path} is not of {arch}: it lacks {(absent or ['the classifier'])[0]}"
+        )
     plan = {name.removesuffix(".weight"): len(state[name]) for name in names}
     net = build(arch, num_classes=len(state[heads[0]]), plan=plan)
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"checkpoint {path} does not fit {arch} ({' '.join(str(error).split())})") from None
+        raise UserError(
+            f"checkpoint {path} does not fit {arch} ({' '.join(str(error).split())})"
+        ) from None
     return net

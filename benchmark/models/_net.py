@@ -1,9 +1,9 @@
 """What every architecture shares: filters, streams, and a batch norm that can mask channels.
 
-A *filter* is one output channel of one conv: what is scored and masked. A *stream* is a channel axis that
-tensors share (the residual stream of a ResNet stage; a pointwise conv and the depthwise conv after it): what
-can be physically removed. Each architecture declares which stream each conv reads and writes; masks,
-compaction and costs read that table alone.
+A *filter* is one output channel of one conv: what is scored and masked. A *stream* is a channel
+axis that tensors share (the residual stream of a ResNet stage; a pointwise conv and the depthwise
+conv after it): what can be physically removed. Each architecture declares which stream each conv
+reads and writes; masks, compaction and costs read that table alone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmark import autograd, batch_norm
 from benchmark.errors import UserError
+from benchmark.models import _autograd as autograd
+from benchmark.models import _batch_norm as batch_norm
 
 IMAGE = "image"
 IMAGE_CHANNELS = 3
@@ -42,16 +43,21 @@ class Conv:
 
     @property
     def depthwise(self) -> bool:
-        """A depthwise conv works on one stream, channel by channel: it follows the convs that write it."""
+        """A depthwise conv works on one stream, channel by channel: it follows the convs that write
+        it."""
         return self.reads == self.writes
 
 
 class Conv2d(nn.Conv2d):
-    """A conv without bias whose backward and double backward are cheap (see `benchmark.autograd`)."""
+    """A conv without bias whose backward and double backward are cheap (see
+    `benchmark.models._autograd`)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         stride = self.stride
-        if self.kernel_size == (1, 1):  # torch 2.15 writes past the weight gradient of such a conv with a stride
+        if self.kernel_size == (
+            1,
+            1,
+        ):  # torch 2.15 writes past the weight gradient of such a conv with a stride
             x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
         if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             return functional.conv2d(x, self.weight, None, stride, self.padding, 1, self.groups)
@@ -59,7 +65,8 @@ class Conv2d(nn.Conv2d):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose masked channels are zero, in training and evaluation alike (see `benchmark.batch_norm`)."""
+    """Batch norm whose masked channels are zero, in training and evaluation alike (see
+    `benchmark.models._batch_norm`)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -78,12 +85,14 @@ class BatchNorm2d(nn.BatchNorm2d):
 class Net(nn.Module):
     """A net built from a plan, {conv name: number of filters}.
 
-    `plan` is what it has, `original` what it had before any cut, `convs` the table {conv name: Conv} in the order
-    of `named_modules`, `writers` {stream: names of the convs that write it, not depthwise}, `head` the name of its
-    linear classifier, which reads the stream `head_reads`.
+    `plan` is what it has, `original` what it had before any cut, `convs` the table {conv name:
+    Conv} in the order of `named_modules`, `writers` {stream: names of the convs that write it, not
+    depthwise}, `head` the name of its linear classifier, which reads the stream `head_reads`.
     """
 
-    def __init__(self, convs: list[Conv], plan: dict[str, int], *, head: str, head_reads: str) -> None:
+    def __init__(
+        self, convs: list[Conv], plan: dict[str, int], *, head: str, head_reads: str
+    ) -> None:
         super().__init__()
         self.convs = {conv.name: conv for conv in convs}
         self.head, self.head_reads = head, head_reads
@@ -100,7 +109,15 @@ class Net(nn.Module):
         conv = self.convs[name]
         inputs = self.channels[conv.reads]
         groups = inputs if conv.depthwise else 1
-        return Conv2d(inputs, self.plan[name], kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False)
+        return Conv2d(
+            inputs,
+            self.plan[name],
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            groups=groups,
+            bias=False,
+        )
 
     def norm2d(self, name: str) -> BatchNorm2d:
         """The batch norm behind the conv of this name."""
@@ -114,7 +131,9 @@ class Net(nn.Module):
         """Which filters of a conv are live: bool [filters]."""
         mask = self.get_submodule(self.convs[name].norm).mask
         if mask is None:
-            return torch.ones(self.plan[name], dtype=torch.bool, device=self.get_submodule(name).weight.device)
+            return torch.ones(
+                self.plan[name], dtype=torch.bool, device=self.get_submodule(name).weight.device
+            )
         return mask.bool()
 
     def set_mask(self, name: str, live: torch.Tensor) -> None:
@@ -128,14 +147,17 @@ class Net(nn.Module):
 
 
 def scaled(convs: list[Conv], width: float) -> dict[str, int]:
-    """The default plan times `width`, with at least 8 filters (or the default number, if that is less) a layer."""
+    """The default plan times `width`, with at least 8 filters (or the default number, if that is
+    less) a layer."""
     return {c.name: max(min(8, c.filters), round(c.filters * width)) for c in convs}
 
 
 def _checked(plan: dict[str, int], convs: dict[str, Conv]) -> dict[str, int]:
     if set(plan) != set(convs):
         wrong = sorted(set(plan) ^ set(convs))
-        raise UserError(f"plan must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}")
+        raise UserError(
+            f"plan must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}"
+        )
     widths: dict[str, tuple[str, int]] = {}
     for name, conv in convs.items():
         filters = int(plan[name])
@@ -143,5 +165,7 @@ def _checked(plan: dict[str, int], convs: dict[str, Conv]) -> dict[str, int]:
             raise UserError(f"plan[{name!r}] must be at least 1, got {filters}")
         writer, width = widths.setdefault(conv.writes, (name, filters))
         if width != filters:
-            raise UserError(f"plan[{name!r}] must equal plan[{writer!r}] = {width} (one stream), got {filters}")
+            raise UserError(
+                f"plan[{name!r}] must equal plan[{writer!r}] = {width} (one stream), got {filters}"
+            )
     return {name: int(plan[name]) for name in convs}

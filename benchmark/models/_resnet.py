@@ -1,7 +1,8 @@
-"""CIFAR ResNets (He et al. 2016): a 3x3 stem of stride 1, stages of two-conv blocks, 1x1-conv shortcuts with BN.
+"""CIFAR ResNets (He et al. 2016): a 3x3 stem of stride 1, stages of two-conv blocks, 1x1-conv
+shortcuts with BN.
 
-The residual stream of a stage is named after the stage. conv1 of a block writes a stream of its own; conv2 and
-the shortcut write the stage's.
+The residual stream of a stage is named after the stage. conv1 of a block writes a stream of its
+own; conv2 and the shortcut write the stage's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from benchmark.models._net import IMAGE, Conv, Net
 
 def table(widths: tuple[int, ...], blocks: tuple[int, ...]) -> list[Conv]:
     """The convs of a ResNet with `blocks[i]` blocks of `widths[i]` filters in stage i."""
-    convs = [Conv(name="conv1", norm="bn1", reads=IMAGE, writes="layer1", filters=widths[0], prunable=False)]
+    convs = [
+        Conv(
+            name="conv1",
+            norm="bn1",
+            reads=IMAGE,
+            writes="layer1",
+            filters=widths[0],
+            prunable=False,
+        )
+    ]
     before = "layer1"
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
         stream = f"layer{stage}"
@@ -24,12 +34,24 @@ def table(widths: tuple[int, ...], blocks: tuple[int, ...]) -> list[Conv]:
             inner = f"{block}.conv1"
             convs += [
                 Conv(name=inner, norm=f"{block}.bn1", reads=before, writes=inner, filters=width),
-                Conv(name=f"{block}.conv2", norm=f"{block}.bn2", reads=inner, writes=stream, filters=width),
+                Conv(
+                    name=f"{block}.conv2",
+                    norm=f"{block}.bn2",
+                    reads=inner,
+                    writes=stream,
+                    filters=width,
+                ),
             ]
             if before != stream:
                 shortcut = f"{block}.shortcut"
                 convs.append(
-                    Conv(name=f"{shortcut}.0", norm=f"{shortcut}.1", reads=before, writes=stream, filters=width)
+                    Conv(
+                        name=f"{shortcut}.0",
+                        norm=f"{shortcut}.1",
+                        reads=before,
+                        writes=stream,
+                        filters=width,
+                    )
                 )
             before = stream
     return convs
@@ -59,9 +81,15 @@ class ResNet(Net):
         self.conv1 = self.conv2d("conv1", 3)
         self.bn1 = self.norm2d("conv1")
         for stage in stages:
-            count = sum(name.startswith(f"{stage}.") and name.endswith(".conv1") for name in self.convs)
+            count = sum(
+                name.startswith(f"{stage}.") and name.endswith(".conv1") for name in self.convs
+            )
             strides = [1 if i or stage == stages[0] else 2 for i in range(count)]
-            setattr(self, stage, nn.Sequential(*(Block(self, f"{stage}.{i}", s) for i, s in enumerate(strides))))
+            setattr(
+                self,
+                stage,
+                nn.Sequential(*(Block(self, f"{stage}.{i}", s) for i, s in enumerate(strides))),
+            )
         self.linear = self.linear_head(num_classes)
         self.stages = stages
 

@@ -1,4 +1,5 @@
-"""MobileNet-V1 (Howard et al. 2017) in its CIFAR form: stem of stride 1, thirteen depthwise-separable blocks."""
+"""MobileNet-V1 (Howard et al. 2017) in its CIFAR form: stem of stride 1, thirteen
+depthwise-separable blocks."""
 
 import torch
 from torch import nn
@@ -7,7 +8,11 @@ from torch.nn.functional import relu
 from benchmark.models._net import IMAGE, Conv, Net
 
 STEM = 32
-BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)) + 5 * ((512, 1),) + ((1024, 2), (1024, 1))
+BLOCKS = (
+    ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2))
+    + 5 * ((512, 1),)
+    + ((1024, 2), (1024, 1))
+)
 
 
 def _table() -> list[Conv]:
@@ -48,7 +53,9 @@ class MobileNet(Net):
         super().__init__(CONVS, plan, head="linear", head_reads=CONVS[-1].writes)
         self.conv1 = self.conv2d("conv1", 3)
         self.bn1 = self.norm2d("conv1")
-        self.layers = nn.Sequential(*(Block(self, f"layers.{i}", stride) for i, (_, stride) in enumerate(BLOCKS)))
+        self.layers = nn.Sequential(
+            *(Block(self, f"layers.{i}", stride) for i, (_, stride) in enumerate(BLOCKS))
+        )
         self.linear = self.linear_head(num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

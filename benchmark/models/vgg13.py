@@ -1,4 +1,5 @@
-"""VGG-13 for CIFAR as Lubana & Dick (ICLR 2021) have it: ten convs, each conv -> ReLU -> BN, five max-pools."""
+"""VGG-13 for CIFAR as Lubana & Dick (ICLR 2021) have it: ten convs, each conv -> ReLU -> BN, five
+max-pools."""
 
 import torch
 from torch import nn
@@ -15,7 +16,9 @@ def _table() -> list[Conv]:
             index += 1
             continue
         name = f"features.{index}"
-        convs.append(Conv(name=name, norm=f"features.{index + 2}", reads=reads, writes=name, filters=filters))
+        convs.append(
+            Conv(name=name, norm=f"features.{index + 2}", reads=reads, writes=name, filters=filters)
+        )
         reads, index = name, index + 3
     return convs
 

@@ -1,0 +1,285 @@
+"""The report: a folder with a self-contained page, its figures as files, its tables as CSV, and
+claims.json."""
+
+from __future__ import annotations
+
+import base64
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis import stats
+from analysis.claims import Judgement, Number, judge_all
+from analysis.outcomes import SUMMARISED
+from analysis.report import tables
+from analysis.report.figures import FIGURES, Plot, save
+from analysis.report.page import render
+from analysis.report.page.explorer import comparison
+from analysis.runs.frames import UNFINISHED, Frames, load
+from analysis.runs.pull import Pull
+from analysis.settings import Completeness, completeness, named
+from benchmark import __version__
+from benchmark.config import RunConfig
+from benchmark.errors import UserError
+from benchmark.files import write_json
+from benchmark.provenance import commit
+from benchmark.record import FINISHED
+
+MOST_LETTERS = 100
+"""Of a group in the name of a file."""
+PARALLEL = 200
+"""Runs from which drawing in several processes saves more than starting them costs."""
+LIBRARIES = ("numpy", "scipy", "pandas", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    index: Path
+    judgements: list[Judgement]
+    completeness: Completeness
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure on the page."""
+
+    name: str
+    """Of the figure, the same in every group."""
+    anchor: str
+    title: str
+    caption: str
+    image: str
+    """As a data URI."""
+
+
+def build(
+    source: str | Sequence[str],
+    out: Path,
+    grid: Sequence[RunConfig] | None = None,
+    pull: Pull | None = None,
+) -> Report:
+    """Write the report of a source (or several) into the folder `out`; with a grid, of the grid's
+    runs alone.
+
+    Raises `UserError` if the source has no finished run (of the grid), or `out` cannot be a folder.
+    """
+    frames = load(source, pull)
+    whole = completeness(frames, grid)
+    frames = named(frames.of(grid))
+    make_folders(out, out / "figures", out / "tables")
+    for old in [*(out / "figures").glob("*.png"), *(out / "figures").glob("*.svg")]:
+        old.unlink()
+    with _drawing(frames, out / "figures") as drawings:
+        return _write(frames, whole, out, drawings)
+
+
+def _write(
+    frames: Frames, whole: Completeness, out: Path, drawings: Iterable[tuple[str, list[Drawing]]]
+) -> Report:
+    judgements = judge_all(frames)
+    facts = provenance(frames)
+    write_json(
+        out / "claims.json",
+        {"claims": [item.to_dict() for item in judgements], "provenance": facts},
+    )
+    summary = tables.summary(frames)
+    files = {
+        "summary": summary,
+        "runs": tables.runs(frames),
+        "cuts": frames.cuts,
+        "densities": tables.densities(frames),
+        "missing": whole.missing,
+        "verdicts": tables.verdicts(judgements),
+    }
+    for name, table in files.items():
+        table.to_csv(out / "tables" / f"{name}.csv", index=False)
+    page = render(
+        "report.html",
+        FILTERS,
+        judgements=judgements,
+        comparison=comparison(frames),
+        drawings=dict(drawings),
+        summary=list(summary.itertuples(index=False)),
+        runs=list(files["runs"].itertuples(index=False)),
+        quantities=SUMMARISED,
+        coverage=tables.coverage(frames, whole),
+        completeness=whole,
+        set_aside=frames.set_aside,
+        provenance=facts,
+        files=sorted(files),
+    )
+    index = out / "index.html"
+    index.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return Report(index, judgements, whole)
+
+
+def provenance(frames: Frames) -> dict:
+    """Where the numbers come from."""
+    finished = frames.finished()
+    return {
+        "source": frames.source,
+        "runs": len(finished),
+        "unfinished": int((frames.runs["outcome"] == UNFINISHED).sum()),
+        "diverged or collapsed": int((finished["outcome"] != FINISHED).sum()),
+        "run ids (digest)": frames.digest(),
+        "nets and data": nets_and_data(frames),
+        "data (digest)": sorted(set((finished["dataset"] + " " + finished["data"]).str.strip())),
+        "rules": sorted(set(finished["rules"].tolist())),
+        "trained with": sorted(set(finished["versions"]) - {""}),
+        "commit of the runs": sorted(set(finished["commit"]) - {""}),
+        "trained on": sorted(
+            set(map(_machine, finished["device"], finished["processor"], finished["threads"]))
+        ),
+        "hours of training": round(_seconds(frames) / 3600, 3),
+        "analysed with": [
+            f"flowprune {__version__}",
+            f"python {platform.python_version()}",
+            *(f"{name} {version(name)}" for name in LIBRARIES),
+        ],
+        "commit of the analysis": commit() or "unknown (not a git checkout)",
+        "intervals": f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} resamples, widened for "
+        "few seeds; each claim at its own level, and beside it corrected for the number of claims (Holm)",
+    }
+
+
+def _seconds(frames: Frames) -> float:
+    """Seconds of training, tests and cuts of all finished runs; those of a dense phase, which its
+    runs share, once."""
+    runs, history = frames.finished().set_index("run_id"), frames.history
+    at_cut = history[
+        history["epoch"] == history["run_id"].map(runs["first_cut"].where(runs["first_cut"] > 0))
+    ]
+    shared = at_cut.set_index("run_id")["time/seconds"].reindex(runs.index).fillna(0.0)
+    elsewhere = shared[~runs["dense_id"].isin(runs.index)]
+    return float((runs["seconds"] - shared).sum() + elsewhere.groupby(runs["dense_id"]).max().sum())
+
+
+def nets_and_data(frames: Frames) -> list[str]:
+    """The scale of the runs: a text for each net, width, data set, number of images and epochs."""
+    texts, fields = [], ["arch", "width", "dataset", "images", "train_limit", "epochs"]
+    groups = frames.finished().groupby(fields, sort=False, dropna=False)
+    for (arch, width, dataset, images, limit, epochs), runs in groups:
+        count = limit if np.isnan(images) else int(images)
+        amount = f"{count:,} images" if count else "all images"
+        seeds = runs["seed"].nunique()
+        texts.append(
+            f"{arch} at width {width:g} on {amount} of {dataset}, {epochs} epochs, {seeds} seeds"
+        )
+    return texts
+
+
+def _machine(device: str, processor: str, threads: float) -> str:
+    if not processor:  # flowprune 0.1 did not record it
+        return device
+    return f"{device}: {processor}, {threads:.0f} thread{'s' * (threads != 1)}"
+
+
+def make_folders(*folders: Path) -> None:
+    """Make the folders that a report is written into; raises `UserError` if one cannot be made."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"report folder {folder} cannot be made ({error.strerror})") from None
+
+
+@contextmanager
+def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
+    """All figures of each group (architecture and data set), also written as PNG and SVG; of many
+    runs, by processes that draw while the caller does something else."""
+    groups = frames.finished().groupby("group", sort=False)
+    parts = {group: named(frames.only(runs["run_id"])) for group, runs in groups}
+    workers = min(len(parts), os.cpu_count() or 1)
+    arguments = [list(parts.values()), [folder / name for name in file_names(list(parts))]]
+    if workers < 2 or len(frames.runs) < PARALLEL:
+        yield zip(parts, map(_draw_group, *arguments), strict=True)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield zip(parts, pool.map(_draw_group, *arguments), strict=True)
+
+
+def _draw_group(frames: Frames, place: Path) -> list[Drawing]:
+    """`place`: the folder, and what the names of this group's files end with."""
+    drawn = ((plot, plot.draw(frames)) for plot in FIGURES.values())
+    return [_save(plot, canvas, frames, place) for plot, canvas in drawn if canvas is not None]
+
+
+def _save(plot: Plot, canvas: Figure, frames: Frames, place: Path) -> Drawing:
+    anchor = f"{plot.name}-{place.name}"
+    image = (
+        "data:image/png;base64," + base64.b64encode(save(canvas, place.with_name(anchor))).decode()
+    )
+    return Drawing(plot.name, anchor, plot.title, plot.caption_for(frames), image)
+
+
+def file_names(groups: Sequence[str]) -> list[str]:
+    """Groups' names as parts of file names, such as `vgg13-digits`; numbered where they would be
+    the same."""
+    names: list[str] = []
+    for group in groups:
+        text = group.replace(" on ", "-")
+        text = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
+        text = (
+            text
+            if len(text) <= MOST_LETTERS
+            else text[: MOST_LETTERS // 2] + "..." + text[-MOST_LETTERS // 2 :]
+        )
+        same = sum(name == text or name.startswith(f"{text}~") for name in names)
+        names.append(f"{text}~{same + 1}" if same else text)
+    return names
+
+
+def number_text(number: Number) -> str:
+    """A difference and its interval as people read them, accuracies in percentage points."""
+    if number.effect is None:
+        return "no data"
+    scale, unit = (100, "pp") if number.unit == "accuracy" else (1, number.unit)
+    if number.interval is None:
+        return f"{signed(number.effect * scale)} {unit} (no interval)"
+    low, high = (signed(bound * scale) for bound in number.interval)
+    return f"{signed(number.effect * scale)} {unit} [{low}, {high}]"
+
+
+def signed(value: float) -> str:
+    """Three significant digits with a sign."""
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def mean_text(row: NamedTuple, name: str) -> str:
+    """A mean and its interval in a row of `tables.summary`, accuracies in percent."""
+    scale = 100 if name == "final_accuracy" else 1
+    mean, low, high = (getattr(row, key) * scale for key in (name, f"{name}_low", f"{name}_high"))
+    return short(mean) if np.isnan(low) else f"{short(mean)} [{short(low)}, {short(high)}]"
+
+
+def short(value: float) -> str:
+    """Three significant digits, a dash for what is no number."""
+    return "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def plain(value: float | None) -> str:
+    """A number to sort by: empty for what is none."""
+    return "" if value is None or np.isnan(value) else f"{value:.6g}"
+
+
+FILTERS = {
+    "number": number_text,
+    "signed": signed,
+    "mean": mean_text,
+    "short": short,
+    "plain": plain,
+    "words": lambda name: name.replace("_", " "),
+}
+"""What the pages' templates write numbers with."""

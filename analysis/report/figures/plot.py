@@ -1,0 +1,174 @@
+"""What all figures share: their declaration, panels, legend, and how they are written."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from analysis.report import style
+from analysis.runs.frames import UNFINISHED, Frames
+from analysis.settings import DENSE
+from benchmark.record import FINISHED
+
+matplotlib.use("Agg")
+
+COLUMNS = 3
+"""Panels beside each other."""
+PANEL_HEIGHT = 1.75
+RIGHT = 0.1
+"""Inches left free at the right for half of an axis's last number."""
+BAND = "95 % bootstrap intervals over seeds (widened for few seeds)"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure, before any data."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Frames], Figure | None]
+    """None where the frames hold nothing to draw."""
+
+    def caption_for(self, frames: Frames) -> str:
+        """The caption, with the number of runs behind what is drawn."""
+        return f"{self.caption} {sample_size(frames)}"
+
+
+FIGURES: dict[str, Plot] = {}
+
+
+def figure(title: str, caption: str) -> Callable[[Callable[[Frames], Figure | None]], Plot]:
+    """Declare a figure: its title and caption stand beside the code that draws it."""
+
+    def declare(function: Callable[[Frames], Figure | None]) -> Plot:
+        def draw(frames: Frames) -> Figure | None:
+            with matplotlib.rc_context(style.RC):
+                return function(frames)
+
+        FIGURES[function.__name__] = Plot(function.__name__, title, caption, draw)
+        return FIGURES[function.__name__]
+
+    return declare
+
+
+def save(canvas: Figure, stem: Path) -> bytes:
+    """Write `<stem>.png` (256 colours, a third of the size) and `<stem>.svg`, reproducibly; returns
+    the PNG."""
+    image = io.BytesIO()
+    with matplotlib.rc_context(style.RC):
+        canvas.get_layout_engine().execute(canvas)
+        canvas.set_layout_engine(None)  # the layout is made: writing two files must not repeat it
+        canvas.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
+        canvas.set_dpi(style.RC["savefig.dpi"])
+        agg = FigureCanvasAgg(canvas)
+        agg.draw()
+    drawn = Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")
+    drawn.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        image, format="png"
+    )
+    stem.with_name(f"{stem.name}.png").write_bytes(image.getvalue())
+    return image.getvalue()
+
+
+def sample_size(frames: Frames) -> str:
+    """How many seeds stand behind each mean, in words."""
+    runs = drawn(frames)
+    seeds = runs[runs["measure"] != DENSE].groupby(["setting", "measure"]).size()
+    if seeds.empty:
+        return "No pruned run."
+    span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    lost = int((runs["outcome"] != FINISHED).sum())
+    lost = f", of which {lost} diverged or collapsed" if lost else ""
+    text = f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} runs{lost})."
+    return text if seeds.max() > 1 else f"{text} One seed gives no interval."
+
+
+def drawn(frames: Frames) -> pd.DataFrame:
+    """The finished runs without an ablation."""
+    runs = frames.runs
+    return runs[(runs["outcome"] != UNFINISHED) & (runs["ablation"] == "none")]
+
+
+def new_canvas(
+    panels: list[str], rows: int, *, height: float, sharex: bool = False, sharey: bool = True
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with one block of `rows` axes per panel, at most `COLUMNS` blocks beside each
+    other."""
+    columns = min(len(panels), COLUMNS)
+    lines = -(-len(panels) // columns)
+    width = style.FULL_WIDTH if columns > 1 else style.FULL_WIDTH * 0.56
+    canvas = Figure(figsize=(width, lines * rows * height + 0.5), layout="constrained")
+    grid = canvas.subplots(
+        lines * rows, columns, squeeze=False, sharex=sharex, sharey="row" if sharey else False
+    )
+    titles = [
+        textwrap.fill(_unbroken(panel), width=26 if columns == COLUMNS else 34) for panel in panels
+    ]
+    blocks = []
+    for number in range(lines * columns):
+        line, column = divmod(number, columns)
+        block = [grid[line * rows + row, column] for row in range(rows)]
+        if number >= len(panels):
+            for ax in block:
+                ax.set_axis_off()
+            continue
+        block[-1].tick_params(labelbottom=True)
+        block[0].set_title(titles[number])
+        blocks.append(block)
+        if sharey and column:
+            for ax in block:
+                ax.get_tightbbox = _unmeasured
+        elif (
+            sharey
+        ):  # the first panel of a line stands for all: measuring each takes a quarter of the time
+            most = max(title.count("\n") for title in titles[number : number + columns])
+            block[0].set_title("\n" * (most - titles[number].count("\n")) + titles[number])
+    if sharey and columns > 1:
+        canvas.get_layout_engine().set(rect=(0, 0, 1 - RIGHT / width, 1))
+    return canvas, blocks
+
+
+def _unmeasured(*args: object, **kwargs: object) -> None:
+    """Axes whose labels the layout may pass over."""
+
+
+def _unbroken(panel: str) -> str:
+    """A panel's name that can be broken within its timing, but not between a field and its
+    value."""
+    timing, *fields = panel.split(", ")
+    return ", ".join([timing, *(text.replace(" ", "\N{NO-BREAK SPACE}") for text in fields)])
+
+
+def legend(canvas: Figure, measures: list[str], *, line: bool = True) -> None:
+    """One legend for all panels, above them."""
+    handles = []
+    for measure in measures:
+        look = style.look(measure).curve()
+        if not line:
+            look |= {"linestyle": "", "marker": look["marker"] or "x"}
+            look |= (
+                {}
+                if style.look(measure).marker
+                else {"markeredgecolor": look["color"], "markeredgewidth": 1.5}
+            )
+        handles.append(Line2D([], [], label=style.name(measure), markersize=5, **look))
+    fitting = 3 if canvas.get_figwidth() <= 5 else 6 if len(handles) <= 6 else 5
+    canvas.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=min(len(handles), fitting),
+        handlelength=2.6,
+    )

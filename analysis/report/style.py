@@ -1,0 +1,144 @@
+"""How figures look: one colour, marker and line per measure everywhere, and sizes for a two-column
+paper.
+
+Families are recognisable by hue (order 0 blue, 1 orange, 2 green, truth purple, controls grey) and
+their members by lightness, marker and dashes, so that figures survive colour blindness and grey
+print. The hues are those of Okabe & Ito (2008). A measure that is not listed gets the hue of its
+order and a marker of its own.
+"""
+
+from __future__ import annotations
+
+import zlib
+from colorsys import hls_to_rgb, rgb_to_hls
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
+
+from benchmark.measures import MEASURES
+
+FULL_WIDTH = 7.0
+"""Inches over both columns of a paper."""
+DARK_PAGE = "#1d1f22"
+"""What figures of the page lie on in its dark scheme."""
+
+RC = {
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.h_pad": 0.05,
+    "figure.constrained_layout.w_pad": 0.05,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "flowprune",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.titley": 1.0,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+}
+"""Settings of matplotlib for every figure."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a measure is drawn."""
+
+    color: str
+    marker: str
+    line: str | tuple = "-"
+
+    def curve(self) -> dict:
+        """Keywords for a line with markers."""
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
+        return {"color": self.color, "marker": self.marker, "linestyle": self.line, **edge}
+
+
+DASHED, DOTTED, DASH_DOT = (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))
+
+LOOKS = {
+    "magnitude": Look("#0072B2", "o"),
+    "l1": Look("#56B4E9", "s", DASHED),
+    "bn_scale": Look("#08306B", "H", DOTTED),
+    "synflow": Look("#7A8FD0", "P", DASH_DOT),
+    "loss": Look("#D55E00", "^"),
+    "taylor": Look("#F0A030", "v", DASHED),
+    "loss_biased": Look("#8C3800", "<", DOTTED),
+    "loss_biased_init": Look("#B88256", ">", DASH_DOT),
+    "fisher": Look("#E8B800", "p", DASHED),
+    "fisher_bn": Look("#9A7B00", "h", DOTTED),
+    "grad_preservation": Look("#2BB38A", "X"),
+    "grasp": Look("#00543D", "D", DASHED),
+    "oracle": Look("#CC79A7", "d"),
+    "random": Look("#8C8C8C", "P", DOTTED),
+    "random_layerwise": Look("#BDBDBD", "8", DASH_DOT),
+    "none": Look("#1A1A1A", "", (0, (6, 2))),
+}
+FAMILIES = {0: "#3E6FA3", 1: "#C9732B", 2: "#3B8F5A", "truth": "#A56BA0", "control": "#6E6E6E"}
+"""Colour of a measure that has no look of its own, by order."""
+SPARE_MARKERS = "Hd8ph"
+ORDER = tuple(LOOKS)
+
+
+def look(measure: str) -> Look:
+    """The look of a measure, the same in every figure."""
+    if measure in LOOKS:
+        return LOOKS[measure]
+    order = MEASURES[measure].order if measure in MEASURES else "control"
+    return Look(
+        FAMILIES[order], SPARE_MARKERS[zlib.crc32(measure.encode()) % len(SPARE_MARKERS)], DASHED
+    )
+
+
+def on_dark(color: str) -> str:
+    """The same hue for a dark page: lightened until it stands out as on a white one, and 4.5 to 1
+    at least."""
+    hue, light, saturation = rgb_to_hls(*to_rgb(color))
+    wanted = max(contrast(color, "white"), 4.5)
+    lighter = (to_hex(hls_to_rgb(hue, level, saturation)) for level in np.linspace(light, 1, 101))
+    return next((shade for shade in lighter if contrast(shade, DARK_PAGE) >= wanted), "#ffffff")
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, 1 to 21. Source: WCAG 2.2, relative luminance."""
+    lights = []
+    for color in (one, other):
+        rgb = np.array(to_rgb(color))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        lights.append(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
+    return max(lights) / min(lights)
+
+
+def name(measure: str) -> str:
+    """The name of a measure in a figure."""
+    return "dense (no cut)" if measure == "none" else measure.replace("_", " ")
+
+
+def in_order(measures: set[str] | list[str]) -> list[str]:
+    """Measures in the order of legends: by family, the dense control last, unknown ones by name
+    after their peers."""
+    families = list(FAMILIES)
+
+    def key(measure: str) -> tuple:
+        order = MEASURES[measure].order if measure in MEASURES else "control"
+        place = ORDER.index(measure) if measure in ORDER else len(ORDER)
+        return measure == "none", families.index(order), place, measure
+
+    return sorted(measures, key=key)

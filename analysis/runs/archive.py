@@ -1,0 +1,204 @@
+"""The records of a study in a few small Parquet files, to be published with it: a source like any
+other."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from analysis.runs.check import STATES, check_values, gap
+from analysis.runs.frames import TABLES, Frames, Run, least_columns, load
+from benchmark.config import DEFAULTS, RULES, RunConfig
+from benchmark.errors import UserError
+from benchmark.record import FINISHED, NET_KEYS, check_rules
+
+if TYPE_CHECKING:
+    from analysis.report.build import Report
+
+TEXTS = (
+    "run_id",
+    "cell",
+    "dense_id",
+    "label",
+    "outcome",
+    "device",
+    "processor",
+    "commit",
+    "versions",
+    "data",
+    "conv",
+)
+"""Columns of texts, beside the fields of a run."""
+FIRST = DEFAULTS | {
+    "rules": 1, "score_bn": "running", "images": np.nan, "data": "", "processor": "", "commit": "", "threads": np.nan,
+}  # fmt: skip
+"""Columns of runs that archives of flowprune 0.1 lack, with what is true of its runs."""
+
+
+def publish(
+    source: str | Sequence[str], out: Path, grid: Sequence[RunConfig] | None = None
+) -> Report:
+    """Write the finished runs of a source, or of several (and of a grid), as an archive into `out`,
+    and beside it their report's claims.json and figures (PNG).
+
+    Raises `UserError` as `sources.load` and `report.build` do.
+    """
+    from analysis.report.build import build  # here, because it draws
+
+    frames = load(source).of(grid)
+    write(frames.only(frames.finished()["run_id"]), out)
+    with tempfile.TemporaryDirectory() as folder:
+        report = build(str(out), Path(folder), grid)
+        shutil.rmtree(out / "figures", ignore_errors=True)
+        (out / "figures").mkdir()
+        for figure in sorted(Path(folder).glob("figures/*.png")):
+            shutil.copy(figure, out / "figures")
+        shutil.copy(Path(folder) / "claims.json", out)
+    return report
+
+
+def write(frames: Frames, folder: Path) -> None:
+    """One Parquet file per frame."""
+    from analysis.report.build import make_folders  # here, because it draws
+
+    make_folders(folder)
+    for name in TABLES:
+        getattr(frames, name).to_parquet(
+            folder / f"{name}.parquet", index=False, compression="zstd"
+        )
+
+
+def read(folder: Path) -> Frames:
+    """The frames of an archive, of the runs that are whole; the others are in `set_aside`.
+
+    Raises `UserError` that names a file which is missing, broken or none of ours.
+    """
+    parts = {}
+    for name, columns in least_columns().items():
+        file = folder / f"{name}.parquet"
+        try:
+            table = pd.read_parquet(file)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            raise UserError(
+                f"archive file {file} cannot be read ({' '.join(str(error).split())})"
+            ) from None
+        if name == "runs":
+            table = _as_stored(table, file)
+        if lacking := columns - set(table):
+            raise UserError(f"archive file {file} lacks the columns {', '.join(sorted(lacking))}")
+        _check_types(file, table)
+        parts[name] = table
+    _check_rows(folder, parts)
+    return _whole(Frames(str(folder), **parts))
+
+
+def _check_types(file: Path, table: pd.DataFrame) -> None:
+    """Raise `UserError` unless columns of numbers hold numbers."""
+    for name in table:
+        texts = name in TEXTS or type(DEFAULTS.get(name)) is str
+        if not (texts or is_numeric_dtype(table[name]) or name == "prune_epoch"):
+            raise UserError(
+                f"archive file {file}: column {name} must hold numbers, got {table[name].dtype}"
+            )
+
+
+def _check_rows(folder: Path, parts: dict[str, pd.DataFrame]) -> None:
+    """Raise `UserError` unless each run is there once, and all rows belong to runs."""
+    runs = parts["runs"]
+    if (twice := runs["run_id"].duplicated()).any():
+        raise UserError(
+            f"archive file {folder / 'runs.parquet'} has run {runs['run_id'][twice].iloc[0]} twice"
+        )
+    for name, table in parts.items():
+        if not table["run_id"].isin(runs["run_id"]).all():
+            raise UserError(
+                f"archive file {folder / name}.parquet has rows of runs that are not in runs.parquet"
+            )
+
+
+def _whole(frames: Frames) -> Frames:
+    """The runs whose record is whole; the others are set aside with a reason."""
+    tables = {name: _by_run(getattr(frames, name)) for name in TABLES}
+    reasons = {}
+    for run_id, (row,) in tables["runs"].items():
+        try:
+            _check(row, _run(row, tables))
+        except UserError as error:
+            reasons[run_id] = f"archive {frames.source}, run {run_id}: {error}"
+    good = frames.only(run_id for run_id in tables["runs"] if run_id not in reasons)
+    return replace(good, set_aside=tuple(reasons.values()))
+
+
+def _by_run(table: pd.DataFrame) -> dict[str, list[dict]]:
+    """The rows of each run as a record has them: with None for NaN."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        found.setdefault(row["run_id"], []).append(row)
+    return found
+
+
+def _check(row: dict, run: Run) -> None:
+    """Raise `UserError` unless the record of a run is whole, and the identity that of its
+    fields."""
+    if row["rules"] == RULES and run.config.run_id != row["run_id"]:
+        raise UserError(f"its fields are those of run {run.config.run_id}")
+    check_values(run, "row", "cut", "run")
+    if found := gap(run):
+        part, reason = found
+        raise UserError(f"{part} {reason}")
+
+
+def _run(row: dict, tables: dict[str, dict[str, list[dict]]]) -> Run:
+    """The record of a run, as far as frames tell it."""
+    history, cuts, kept = (tables[name].get(row["run_id"], []) for name in TABLES[1:])
+    history = [{key: value for key, value in entry.items() if key != "run_id"} for entry in history]
+    config = RunConfig.from_dict({name: row[name] for name in DEFAULTS})
+    whole_run = row["outcome"] == FINISHED or not history
+    summary = {
+        **{key: row[key] for key in ("outcome", "data", "device", "commit", "processor")},
+        **{key: row[key] for key in ("seconds", "threads")},
+        "epoch": row["total"] if whole_run else history[-1]["epoch"],
+        "versions": {},
+        "samples": {} if row["images"] is None else {"train": row["images"]},
+        "plan": {"before": {entry["conv"]: entry["original"] for entry in kept}},
+        **{when: {key: row[f"{key}/{when}"] for key in NET_KEYS} for when in ("before", "after")},
+    }
+    return Run(config, history, [_cut(cut, kept) for cut in cuts], summary)
+
+
+def _cut(row: dict, kept: list[dict]) -> dict:
+    """A cut as its record has it."""
+    groups: dict[str, dict] = {state: {} for state in (*STATES, "agreement")}
+    for name, value in row.items():
+        state, _, key = name.partition(".")
+        if key:
+            groups[state][key] = value
+    mine = {entry["conv"]: entry["kept"] for entry in kept if entry["round"] == row["round"]}
+    return {**{key: row[key] for key in ("round", "epoch", "seconds")}, "kept": mine, **groups}
+
+
+def _as_stored(runs: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """The table with the columns that came after it. Identities tell whether later fields keep old
+    behaviour."""
+    if "run_id" not in runs:
+        return runs
+    if "rules" not in runs:
+        return runs.assign(**{name: value for name, value in FIRST.items() if name not in runs})
+    for rules in runs["rules"].unique().tolist():
+        check_rules(f"archive file {file}", rules)
+    later = {field: value for field, value in DEFAULTS.items() if field not in runs}
+    if not later:
+        return runs
+    filled = runs.assign(**later)
+    configs = [RunConfig.from_dict(row) for row in filled[list(DEFAULTS)].to_dict("records")]
+    same = [config.run_id for config in configs] == filled["run_id"].tolist()
+    return filled if same else runs

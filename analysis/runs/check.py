@@ -1,0 +1,110 @@
+"""Whether the record of a finished run is one: whole, and of the kinds of values that a run
+writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmark.config import MOST
+from benchmark.errors import UserError, require
+from benchmark.record import FINISHED, OUTCOMES, Record
+from benchmark.schedule import schedule
+
+if TYPE_CHECKING:
+    from analysis.runs.frames import Run
+
+MOST_FLOAT = 1e300
+STATES = ("before", "after", "after_fresh", "predicted", "actual")
+"""The groups of numbers in the row of a cut."""
+
+
+def check_values(run: Run, history: str, cuts: str, summary: str) -> None:
+    """Raise `UserError` unless rows and summary of a finished run have the kinds of values that a
+    run writes.
+
+    history, cuts, summary: what messages call a row (its number follows) and the summary.
+    """
+    for number, row in enumerate(run.history, start=1):
+        _numbers(f"{history} {number}", row)
+    for number, cut in enumerate(run.cuts, start=1):
+        _cut(f"{cuts} {number}", cut)
+    _summary(summary, run.summary)
+
+
+def gap(run: Run) -> tuple[str, str] | None:
+    """What is missing of the rows of a finished run: (history or cuts, in words); None if nothing
+    is."""
+    told, epochs, rounds = (
+        run.summary["epoch"],
+        [row["epoch"] for row in run.history],
+        [c["round"] for c in run.cuts],
+    )
+    if epochs != list(range(len(epochs))) or len(epochs) - 1 != told:
+        found = f"rows up to epoch {epochs[-1]}" if epochs else "no rows"
+        return "history", f"has {found}, but the summary is of epoch {told}"
+    due = len(schedule(run.config).cuts) if run.summary["outcome"] == FINISHED else len(rounds)
+    if rounds != list(range(1, due + 1)):
+        return "cuts", f"has {len(rounds)} of {due} cuts, but the run is finished"
+    convs = run.summary["plan"]["before"].keys()
+    if any(not cut["kept"] or cut["kept"].keys() != convs for cut in run.cuts):
+        return "cuts", "does not say for each conv of the net how many filters are kept"
+    return None
+
+
+def check(record: Record, run: Run) -> None:
+    """Raise `UserError` that names the file, the place and what is wrong there, unless a record is
+    whole."""
+    files = {"history": record.history_file, "cuts": record.cuts_file}
+    places = {name: f"record file {file}, line" for name, file in files.items()}
+    check_values(run, **places, summary=f"record file {record.summary_file}")
+    if found := gap(run):
+        part, reason = found
+        raise UserError(f"record file {files[part]} {reason}")
+
+
+def _cut(place: str, cut: dict) -> None:
+    _counts(place, {"epoch": cut.get("epoch"), "round": cut.get("round")})
+    _numbers(place, {"seconds": cut.get("seconds")})
+    _counts(f"{place}, kept", cut.get("kept"))
+    _numbers(f"{place}, agreement", cut.get("agreement", {}))
+    for state in STATES:
+        _numbers(f"{place}, {state}", cut.get(state))
+
+
+def _summary(place: str, summary: dict) -> None:
+    require(
+        summary.get("outcome") in OUTCOMES,
+        f"{place}: outcome",
+        summary.get("outcome"),
+        " or ".join(OUTCOMES),
+    )
+    for key in ("data", "device", "commit", "processor"):
+        require(isinstance(summary.get(key), str), f"{place}: {key}", summary.get(key), "a text")
+    require(
+        isinstance(summary.get("versions"), dict),
+        f"{place}: versions",
+        summary.get("versions"),
+        "an object",
+    )
+    require(
+        isinstance(summary.get("plan"), dict), f"{place}: plan", summary.get("plan"), "an object"
+    )
+    _numbers(place, {"seconds": summary.get("seconds"), "threads": summary.get("threads")})
+    _counts(f"{place}, samples", summary.get("samples"))
+    _numbers(f"{place}, plan.before", summary["plan"].get("before"))
+    for when in ("before", "after"):
+        _numbers(f"{place}, {when}", summary.get(when))
+
+
+def _numbers(place: str, values: object) -> None:
+    require(isinstance(values, dict), place, values, "an object of numbers")
+    for key, value in values.items():
+        good = value is None or (type(value) in (int, float) and abs(value) <= MOST_FLOAT)
+        require(good, f"{place}: {key}", value, "a number or null")
+
+
+def _counts(place: str, values: object) -> None:
+    require(isinstance(values, dict), place, values, "an object of numbers")
+    for key, value in values.items():
+        good = type(value) in (int, float) and 0 <= value <= MOST and value == int(value)
+        require(good, f"{place}: {key}", value, "a whole number")

@@ -1,0 +1,306 @@
+"""Sources of runs: whatever they come from, they give the same tidy frames."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.runs.check import STATES, check
+from analysis.runs.pull import PREFIX, Pull
+from benchmark.config import DEFAULTS, RULES, RunConfig
+from benchmark.errors import UserError, require
+from benchmark.record import HISTORY_KEYS, MOVED, NET_KEYS, Record, run_folders
+from benchmark.schedule import schedule
+
+UNFINISHED = "unfinished"
+"""The outcome of a run that has no summary yet."""
+SHOWN = 5
+"""Records that are left out, named one by one."""
+TABLES = ("runs", "history", "cuts", "kept")
+"""The frames of a source, and the files of an archive."""
+AGREEMENT = "agreement."
+"""Prefix of the columns of `Frames.cuts` with rank correlations between measures."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its record tells it, wherever the record lies."""
+
+    config: RunConfig
+    history: Sequence[dict]
+    cuts: Sequence[dict]
+    summary: dict | None
+    """None while the run is unfinished."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """All runs of a source as tidy frames; `run_id` joins them. They are read, never changed.
+
+    Only finished runs (diverged ones too) have rows in `history`, `cuts` and `kept`.
+    """
+
+    source: str
+    runs: pd.DataFrame
+    """A row per run: the fields of its canonical configuration, `run_id`, `cell`, `dense_id` (the
+    run_id of its dense control), `rules`, `label`, `first_cut` and `last_cut` (epochs; NaN for the
+    dense control), `total` (epochs), `outcome`, `<key>/before` and `/after` for filters, parameters
+    and MACs, `images` (trained on), `data` (digest), `device`, `processor`, `threads`, `commit`,
+    `seconds`, `versions` (`name version` texts, joined)."""
+    history: pd.DataFrame
+    """A row per run and epoch: `run_id`, `record.HISTORY_KEYS`, and `moved/<measure>` for each
+    measure that some run recorded; NaN where a value was not measured."""
+    cuts: pd.DataFrame
+    """A row per run and cut: `run_id`, `round`, `epoch`, `seconds`, `before.loss`,
+    `predicted.loss_change` ..., and `agreement.<a>|<b>` for each pair of measures that some run
+    recorded."""
+    kept: pd.DataFrame
+    """A row per run, cut and conv: `run_id`, `round`, `layer` (position of the conv), `conv`,
+    `kept` and `original` numbers of filters."""
+    set_aside: tuple[str, ...] = ()
+    """A reason for each record that could not be read, and is left out."""
+
+    def only(self, run_ids: Iterable[str]) -> Frames:
+        """The same frames, of these runs alone."""
+        wanted = set(run_ids)
+        parts = {name: getattr(self, name) for name in TABLES}
+        chosen = {
+            name: part[part["run_id"].isin(wanted)].reset_index(drop=True)
+            for name, part in parts.items()
+        }
+        return replace(self, **chosen)
+
+    def of(self, grid: Sequence[RunConfig] | None) -> Frames:
+        """The same frames, of a grid's runs alone (None: all). Raises `UserError` if none of them
+        is finished."""
+        if grid is None:
+            return self
+        frames = self.only(config.run_id for config in grid)
+        if frames.finished().empty:
+            raise UserError(f"source {self.source} has no finished run of the grid")
+        return frames
+
+    def finished(self) -> pd.DataFrame:
+        """The rows of `runs` that came to their end."""
+        return self.runs[self.runs["outcome"] != UNFINISHED]
+
+    def digest(self) -> str:
+        """A digest (12 hex digits) of the finished runs' ids: equal for equal sets of runs."""
+        return hashlib.sha256("\n".join(sorted(self.finished()["run_id"])).encode()).hexdigest()[
+            :12
+        ]
+
+
+def load(source: str | Sequence[str], pull: Pull | None = None) -> Frames:
+    """The frames of a source: a folder of run records, an archive of them
+    (`analysis.runs.archive`), or a W&B project as `wandb:ENTITY/PROJECT`, pulled as told; or of
+    several together, where a run that more than one has counts once.
+
+    Records that cannot be read are left out, with a line each. Raises `UserError` if there is no
+    such source, or no finished run in it.
+    """
+    names = [source] if isinstance(source, str) else list(source)
+    pulled = any(name.startswith(PREFIX) for name in names)
+    allowed = f"{PREFIX}ENTITY/PROJECT if --filter, --offline or --cache is given"
+    require(pulled or not pull or pull == Pull(), "source", names[0], allowed)
+    frames = _together([_read(name, pull or Pull(), alone=len(names) == 1) for name in names])
+    if frames.finished().empty:
+        if frames.set_aside:
+            others = len(frames.set_aside) - 1
+            raise UserError(
+                frames.set_aside[0] + (f"; nor can {others} more records be read" if others else "")
+            )
+        found = f"{len(frames.runs)} unfinished" if len(frames.runs) else "none at all"
+        kind = (
+            "sources"
+            if len(names) > 1
+            else "W&B project"
+            if frames.source.startswith(PREFIX)
+            else "runs folder"
+        )
+        raise UserError(f"{kind} {frames.source} has no finished run ({found})")
+    _tell(frames.set_aside)
+    return frames
+
+
+def _tell(set_aside: Sequence[str]) -> None:
+    """Print which records are left out."""
+    for reason in set_aside[:SHOWN]:
+        print(f"warning: left out: {reason}", file=sys.stderr)
+    if len(set_aside) > SHOWN:
+        print(f"warning: left out: {len(set_aside) - SHOWN} more records", file=sys.stderr)
+
+
+def _read(source: str, pull: Pull, *, alone: bool) -> Frames:
+    if source.startswith(PREFIX):
+        from analysis.runs.wandb import pulled_runs  # here, because it imports this module
+
+        return to_frames(*pulled_runs(source, pull), source)
+    if (Path(source) / f"{TABLES[0]}.parquet").is_file():
+        from analysis.runs.archive import read  # here, because it imports this module
+
+        try:
+            return read(Path(source))
+        except UserError as error:
+            if alone:
+                raise
+            return to_frames((), (str(error),), source)
+    runs, set_aside = [], []
+    for folder in run_folders(Path(source)):
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            set_aside.append(str(error))
+    return to_frames(runs, set_aside, source)
+
+
+def _together(sources: list[Frames]) -> Frames:
+    """All runs, each from the first source in which it is finished (else the first that has it)."""
+    if len(sources) == 1:
+        return sources[0]
+    set_aside = tuple(reason for frames in sources for reason in frames.set_aside)
+    sources = [frames for frames in sources if len(frames.runs)] or sources[:1]
+    rules = {frames.source: set(frames.runs["rules"]) for frames in sources if len(frames.runs)}
+    if len(set().union(*rules.values())) > 1:
+        named = ", ".join(
+            f"{source} by rules {min(found)}" for source, found in rules.items() if found
+        )
+        raise UserError(
+            f"sources must be made by the same rules to be analysed together, got {named}"
+        )
+    runs = pd.concat([frames.runs.assign(place=place) for place, frames in enumerate(sources)])
+    chosen = runs.assign(waiting=runs["outcome"] == UNFINISHED).sort_values(
+        ["waiting", "place"], kind="stable"
+    )
+    chosen = chosen.drop_duplicates("run_id").groupby("place")["run_id"]
+    parts = [sources[place].only(run_ids) for place, run_ids in chosen]
+    tables = {
+        name: pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+        for name in TABLES
+    }
+    return Frames(" + ".join(frames.source for frames in sources), **tables, set_aside=set_aside)
+
+
+def read_run(folder: Path) -> Run:
+    """The record of one run. Raises `UserError` that names a missing, broken or truncated file."""
+    record = Record(folder)
+    config = record.checked_config().canonical()
+    if not record.finished:
+        return Run(config, (), (), None)
+    run = Run(config, record.history(), record.cuts(), record.summary())
+    check(record, run)
+    return run
+
+
+def least_columns() -> dict[str, set[str]]:
+    """The columns that each frame of a source has at least, whatever its runs recorded."""
+    empty = to_frames((), (), "")
+    columns = {name: set(getattr(empty, name)) for name in TABLES}
+    return columns | {"runs": set(_run_row(Run(RunConfig(), (), (), None)))}
+
+
+def to_frames(runs: Iterable[Run], set_aside: Sequence[str], source: str) -> Frames:
+    """Tidy frames from parsed records: the one place where every kind of source comes together."""
+    rows, histories, cuts, kept = [], [], [], []
+    for run in runs:
+        run_id = run.config.run_id
+        rows.append(_run_row(run))
+        histories.extend((run_id, row) for row in run.history)
+        cuts.extend(_cut_row(run_id, cut) for cut in run.cuts)
+        kept.extend(row for cut in run.cuts for row in _kept_rows(run_id, cut, run.summary))
+    return Frames(
+        source,
+        pd.DataFrame(rows, columns=None if rows else ["run_id", "outcome", *DEFAULTS]),
+        _history_frame(histories),
+        _numeric(
+            pd.DataFrame(cuts, columns=None if cuts else ["run_id", "round", "epoch", "seconds"])
+        ),
+        pd.DataFrame(kept, columns=["run_id", "round", "layer", "conv", "kept", "original"]).astype(
+            {"round": int, "layer": int, "kept": int, "original": float}
+        ),
+        tuple(set_aside),
+    )
+
+
+def _run_row(run: Run) -> dict:
+    summary = run.summary or {}
+    timetable = schedule(run.config)
+    cuts = timetable.cuts or (np.nan,)
+    net = {
+        f"{key}/{when}": summary.get(when, {}).get(key, np.nan)
+        for key in NET_KEYS
+        for when in ("before", "after")
+    }
+    return {
+        "run_id": run.config.run_id,
+        "cell": run.config.cell,
+        "dense_id": run.config.dense().run_id,
+        "rules": RULES,
+        "label": run.config.label,
+        **run.config.to_dict(),
+        "first_cut": cuts[0],
+        "last_cut": cuts[-1],
+        "total": timetable.total,
+        "outcome": summary.get("outcome", UNFINISHED),
+        **net,
+        "images": summary.get("samples", {}).get("train", np.nan),
+        **{key: summary.get(key, "") for key in ("data", "device", "processor", "commit")},
+        "threads": summary.get("threads", np.nan),
+        "seconds": summary.get("seconds", np.nan),
+        "versions": ", ".join(
+            f"{name} {version}" for name, version in sorted(summary.get("versions", {}).items())
+        ),
+    }
+
+
+def _cut_row(run_id: str, cut: dict) -> dict:
+    flat = {f"{state}.{key}": value for state in STATES for key, value in cut[state].items()}
+    flat |= {
+        f"{AGREEMENT}{pair}": value for pair, value in sorted(cut.get("agreement", {}).items())
+    }
+    return {
+        "run_id": run_id,
+        "round": cut["round"],
+        "epoch": cut["epoch"],
+        "seconds": cut.get("seconds"),
+        **flat,
+    }
+
+
+def _kept_rows(run_id: str, cut: dict, summary: dict | None) -> list[tuple]:
+    original = (summary or {}).get("plan", {}).get("before", {})
+    return [
+        (run_id, cut["round"], layer, conv, kept, original.get(conv, np.nan))
+        for layer, (conv, kept) in enumerate(cut["kept"].items())
+    ]
+
+
+def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
+    """One array per key; null becomes NaN."""
+    moved = sorted(
+        {
+            key
+            for _, row in rows
+            if len(row) > len(HISTORY_KEYS)
+            for key in row
+            if key.startswith(MOVED)
+        }
+    )
+    columns = {
+        key: np.array([row.get(key) for _, row in rows], dtype=float)
+        for key in (*HISTORY_KEYS, *moved)
+    }
+    frame = pd.DataFrame({"run_id": [run_id for run_id, _ in rows], **columns})
+    return frame.astype({"epoch": int})
+
+
+def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as numbers also in a column of which every value is null, or without rows."""
+    floats = {name: float for name in frame.columns if "." in name or name == "seconds"}
+    return frame.astype({"round": int, "epoch": int, **floats})

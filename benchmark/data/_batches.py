@@ -1,0 +1,95 @@
+"""Images on the device as uint8: batched crops, flips and normalisation, and class-balanced
+subsets.
+
+The order and the augmentation of an epoch are functions of a seed alone, so that a run can be
+resumed at any epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.nn.functional import pad
+
+PADDING = 4
+
+
+def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """uint8 [N, H, W, 3] -> [N, 3, H, W] (channels last in memory), mean 0.5 and std 0.5 taken out.
+
+    Computed in float32 (the same bits as torchvision's ToTensor and Normalize), then converted to
+    `dtype`.
+    """
+    return images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5).div_(0.5).to(dtype)
+
+
+def generator(seed: int) -> torch.Generator:
+    """A CPU generator: draws do not depend on the device that trains."""
+    return torch.Generator().manual_seed(seed)
+
+
+def balanced(
+    labels: torch.Tensor, count: int, seed: int, *, last: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Indices [M] of a class-balanced random subset, in random order; M = min(count, N).
+
+    Classes differ by at most one image, as long as each has enough of them. Images with the indices
+    `last` are taken only where a class has no others left.
+    """
+    draw = generator(seed)
+    shuffled = torch.randperm(len(labels), generator=draw)
+    if last is not None:
+        shuffled = shuffled[torch.isin(shuffled, last.cpu()).to(torch.uint8).argsort(stable=True)]
+    labels = labels.cpu()[shuffled]
+    rank = torch.empty_like(labels)  # how many images of the same class come before
+    for label in labels.unique():
+        members = labels == label
+        rank[members] = torch.arange(int(members.sum()))
+    chosen = torch.argsort(rank, stable=True)[:count]
+    return shuffled[chosen[torch.randperm(len(chosen), generator=draw)]]
+
+
+def epoch_batches(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    batch_size: int,
+    order_seed: int,
+    augment_seed: int | None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch of training batches: normalised images [B, 3, H, W] and labels [B]; the last may be
+    smaller.
+
+    augment_seed: None trains on the images as they are.
+    """
+    order = torch.randperm(len(images), generator=generator(order_seed)).to(images.device)
+    crops = None if augment_seed is None else _crops(images, augment_seed)
+    for start in range(0, len(images), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = images[chosen]
+        if crops:
+            batch = _crop(batch, *(indices[start : start + batch_size] for indices in crops))
+        yield normalise(batch), labels[chosen]
+
+
+def augmented(images: torch.Tensor, seed: int) -> torch.Tensor:
+    """Random crops (padding 4) and flips of uint8 images [N, H, W, 3]."""
+    return _crop(images, *_crops(images, seed))
+
+
+def _crops(images: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [N, H] and columns [N, W] of the padded images; flipped images have their columns in
+    reverse."""
+    (count, height, width), draw = images.shape[:3], generator(seed)
+    top, left = (torch.randint(0, 2 * PADDING + 1, (count, 1), generator=draw) for _ in range(2))
+    flip = torch.rand(count, 1, generator=draw) < 0.5
+    columns = torch.arange(width)
+    columns = left + torch.where(flip, columns.flip(0), columns)
+    return (top + torch.arange(height)).to(images.device), columns.to(images.device)
+
+
+def _crop(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    padded = pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
+    first = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[first, rows[:, :, None], columns[:, None, :]]

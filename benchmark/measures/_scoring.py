@@ -1,0 +1,181 @@
+"""Scoring a net: everything that measures need is computed once and shared between them.
+
+A measure is a function; its parameter names say what it needs. Per layer (F filters, K weights per
+filter):
+
+- `weight`, `initial` [F, K]: the filter's weights, now and at initialisation
+- `gradient` [F, K]: g; `gradient_square` [F, K]: mean_b(g_b^2), g_b the mean gradient of a batch
+- `hessian_gradient` [F, K]: Hg, the product over all parameters with g held constant
+- `gamma`, `beta` [F]: scale and shift of the batch norm behind the conv; `gamma_square`, `beta_square` [F]:
+  mean_b(g_b^2) of these
+- `uniform` [F]: uniform random numbers in (0, 1)
+
+A measure with a parameter `net` gets the whole `Scoring` instead and returns {conv name: scores
+[F]}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from benchmark import registry
+from benchmark.config import STATISTICS
+from benchmark.errors import UserError, require
+from benchmark.flow import (
+    Gradients,
+    Vectors,
+    evaluate,
+    gradients,
+    hessian_gradients,
+    with_statistics_of,
+)
+from benchmark.measures import MEASURES
+from benchmark.models import Net
+
+Scores = dict[str, torch.Tensor]
+"""{conv name: one score per filter}"""
+
+
+def score_all(
+    model: Net,
+    measures: Sequence[str],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    temperature: float | None = None,
+    initial: dict[str, torch.Tensor] | None = None,
+    batch_size: int = 128,
+    generator: torch.Generator | None = None,
+    bn: str = "running",
+) -> dict[str, Scores]:
+    """{measure: {conv name: scores [filters]}}; the arguments are those of
+    `benchmark.measures.score`."""
+    for name in measures:
+        registry.check("measure", "measures", name)
+    require(bn in STATISTICS, "bn", bn, "one of " + ", ".join(STATISTICS))
+    if bn == "fresh":
+        model = with_statistics_of(model, images.to(next(model.parameters()).device))
+    scoring = Scoring(model, [MEASURES[name] for name in measures], images, labels)
+    scoring.temperature, scoring.initial, scoring.batch_size = temperature, initial, batch_size
+    scoring.generator = generator or torch.Generator().manual_seed(0)
+    return {measure.name: scoring.scores(measure) for measure in scoring.measures}
+
+
+class Scoring:
+    """The needs of a set of measures on one net, each computed when first asked for."""
+
+    def __init__(
+        self,
+        model: Net,
+        measures: list[registry.Measure],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> None:
+        self.model, self.measures = model, measures
+        device = next(model.parameters()).device
+        self.images, self.labels = images.to(device), labels.to(device)
+        self.temperature: float | None = None
+        self.initial: dict[str, torch.Tensor] | None = None
+        self.batch_size = 128
+        self.generator = torch.Generator()
+
+    def scores(self, measure: registry.Measure) -> Scores:
+        """Scores of one measure: {conv name: tensor [filters]}."""
+        if measure.whole_net:
+            return measure.function(self)
+        return {
+            name: measure.function(*(self.layer(name, need, measure) for need in measure.needs))
+            for name in self.model.convs
+        }
+
+    def layer(self, conv: str, need: str, measure: registry.Measure) -> torch.Tensor:
+        """One need of one layer, as the module's text describes it."""
+        weight = self.model.get_submodule(conv).weight.detach()
+        norm_name = self.model.convs[conv].norm
+        norm = self.model.get_submodule(norm_name)
+        t = self.temperature_of(measure)
+        match need:
+            case "weight":
+                return weight.flatten(1)
+            case "initial":
+                return self._initial(conv, weight)
+            case "gradient":
+                return self.gradients.mean[t][f"{conv}.weight"].flatten(1)
+            case "gradient_square":
+                return self.gradients.mean_square[f"{conv}.weight"].flatten(1)
+            case "hessian_gradient":
+                return self.hessian_gradients[t][f"{conv}.weight"].flatten(1)
+            case "gamma":
+                return norm.weight.detach()
+            case "beta":
+                return norm.bias.detach()
+            case "gamma_square":
+                return self.gradients.mean_square[f"{norm_name}.weight"]
+            case "beta_square":
+                return self.gradients.mean_square[f"{norm_name}.bias"]
+            case "uniform":
+                return torch.rand(len(weight), generator=self.generator).to(weight)
+        raise AssertionError(
+            f"measure {measure.name} needs {need!r}, which benchmark.measures._scoring does not know"
+        )
+
+    def loss(self, model: Net) -> float:
+        """Mean loss of a variant of the net on the scoring set, in evaluation mode."""
+        temperature = 5.0 if self.temperature is None else self.temperature
+        return evaluate(model, self.images, self.labels, temperature)[0]
+
+    def temperature_of(self, measure: registry.Measure) -> float:
+        """The temperature asked for, or else the measure's own."""
+        return measure.temperature if self.temperature is None else self.temperature
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """One pass for all temperatures that some measure needs."""
+        frozen = [
+            name
+            for name in self.model.convs
+            if not self.model.get_submodule(name).weight.requires_grad
+        ]
+        if frozen:
+            raise UserError(
+                f"weights must require gradients to be scored by them, those of {frozen[0]} do not"
+            )
+        squares = {self.temperature_of(m) for m in self.measures if _needs(m, "square")}
+        assert len(squares) <= 1, "measures that need squared gradients share one temperature"
+        temperatures = {
+            self.temperature_of(m) for m in self.measures if _needs(m, "gradient")
+        } | squares
+        return gradients(
+            self.model, self.images, self.labels, tuple(sorted(temperatures)),
+            batch_size=self.batch_size, squares_at=next(iter(squares), None),
+        )  # fmt: skip
+
+    @cached_property
+    def hessian_gradients(self) -> dict[float, Vectors]:
+        """One double-backward pass for all temperatures that some measure needs."""
+        temperatures = {
+            self.temperature_of(m) for m in self.measures if _needs(m, "hessian_gradient")
+        }
+        g = {t: self.gradients.mean[t] for t in sorted(temperatures)}
+        return hessian_gradients(
+            self.model, self.images, self.labels, g, batch_size=self.batch_size
+        )
+
+    def _initial(self, conv: str, weight: torch.Tensor) -> torch.Tensor:
+        if self.initial is None:
+            raise UserError(
+                "initial must be {conv name: weight at initialisation} for this measure, got None"
+            )
+        if conv not in self.initial:
+            raise UserError(f"initial must have the weight of every conv, it lacks {conv}")
+        if self.initial[conv].shape != weight.shape:
+            shapes = f"{list(weight.shape)}, got {list(self.initial[conv].shape)}"
+            raise UserError(f"initial[{conv!r}] must have the shape of the weight, {shapes}")
+        return self.initial[conv].detach().to(weight).flatten(1)
+
+
+def _needs(measure: registry.Measure, kind: str) -> bool:
+    return any(kind in need for need in measure.needs)

@@ -1,0 +1,80 @@
+"""Rank correlations over filters: between measures at a cut, and between a score and how far its
+filter then moves.
+
+Filters of all prunable layers are ranked together, as a cut ranks them; masked ones take no part. A
+correlation that does not exist (fewer than three filters, equal or non-finite numbers) is left out.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import torch
+
+from benchmark.measures._scoring import Scores
+from benchmark.models import Net
+
+
+def agreement(scores: dict[str, Scores], model: Net) -> dict[str, float]:
+    """{"a|b": Spearman correlation} for each pair of measures a < b, over the live filters of
+    `model`."""
+    return correlations(_columns(scores, model))
+
+
+def movement(scores: dict[str, Scores], model: Net, norms: Scores) -> dict[str, float]:
+    """{measure: Spearman correlation of its score with abs(|w|^2 - norms)}, over the live filters
+    of `model`.
+
+    norms: `squared_norms` of the same net before it was trained on.
+    """
+    now = squared_norms(model)
+    moved = {"": {name: (now[name] - norms[name]).abs() for name in norms}}
+    found = {
+        name: correlations(_columns({name: layers, **moved}, model))
+        for name, layers in scores.items()
+    }
+    return {name: value for name, pair in found.items() for value in pair.values()}
+
+
+def squared_norms(model: Net) -> Scores:
+    """{conv name: |w|^2 of each filter [filters]} in float64."""
+    weights = {name: model.get_submodule(name).weight.detach() for name in model.convs}
+    return {
+        name: weight.double().flatten(1).square().sum(dim=1) for name, weight in weights.items()
+    }
+
+
+def correlations(columns: dict[str, np.ndarray]) -> dict[str, float]:
+    """{"a|b": Spearman correlation} of all pairs of named arrays [n] that vary and are finite."""
+    used = {
+        name: x
+        for name, x in sorted(columns.items())
+        if len(x) > 2 and np.isfinite(x).all() and np.ptp(x) > 0
+    }
+    if len(used) < 2:
+        return {}
+    table = np.corrcoef([_ranks(x) for x in used.values()])
+    pairs = combinations(range(len(used)), 2)
+    names = list(used)
+    return {f"{names[i]}|{names[j]}": float(table[i, j]) for i, j in pairs}
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks from 1, ties sharing their mean: `scipy.stats.rankdata`, whose import takes half as
+    long as torch's."""
+    _, which, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[which]
+
+
+def _columns(scores: dict[str, Scores], model: Net) -> dict[str, np.ndarray]:
+    """One array per measure: its scores of the live filters of all prunable convs, one after the
+    other."""
+    live = {name: model.mask(name) for name, conv in model.convs.items() if conv.prunable}
+    return {
+        measure: torch.cat([layers[name][mask] for name, mask in live.items()])
+        .double()
+        .cpu()
+        .numpy()
+        for measure, layers in scores.items()
+    }

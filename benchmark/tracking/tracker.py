@@ -1,0 +1,351 @@
+"""Mirroring a run to Weights & Biases. Our files are the record; a tracker neither changes a run
+nor stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from benchmark.config import RULES, RunConfig
+from benchmark.errors import UserError
+from benchmark.provenance import commit
+
+if TYPE_CHECKING:
+    import wandb
+
+MODES = ("offline", "online", "disabled")
+PROJECT = "flowprune"
+"""The project of runs, unless `WANDB_PROJECT` names another (`WANDB_ENTITY` and the rest are
+wandb's own business)."""
+
+INIT_SECONDS = 20.0
+FINISH_SECONDS = 20.0
+"""How long W&B may take to accept a run, and to take in its last rows."""
+CONFIRM_PAUSES = (0.0, 1.0, 2.0, 4.0)
+"""Before each look at the rows that arrived: what was just sent may take a moment to be seen."""
+ABANDON_SECONDS = 8.0
+"""How long a process that is asked to stop waits for W&B."""
+PAUSE_SECONDS = 300.0
+"""Runs that begin within so many seconds of a failure, in the same process, do without W&B."""
+SERVICE_GONE = (
+    "HandleAbandonedError",
+    "ConnectionResetError",
+    "BrokenPipeError",
+    "MailboxClosedError",
+)
+"""Errors that say that wandb's service process has died."""
+TERMINATED = 128 + signal.SIGTERM
+
+
+def under_agent() -> bool:
+    """Whether `wandb agent` started this process, which gave the W&B run its id and project
+    already."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def default_mode() -> str:
+    """`WANDB_MODE` if it is set, else online under `wandb agent` and offline elsewhere."""
+    return os.environ.get("WANDB_MODE") or ("online" if under_agent() else "offline")
+
+
+class NoTracker:
+    """`--wandb disabled`: nothing is sent, and wandb is not imported."""
+
+    def log(self, row: dict, cut: dict | None = None) -> None:
+        """Ignore an epoch."""
+
+    def finish(self, summary: dict) -> None:
+        """Ignore the end."""
+
+    def abandon(self, status: int) -> None:
+        """Ignore an interruption."""
+
+
+class WandbTracker:
+    """One W&B run per run; its step is the epoch. Raises what wandb raises, and `LostRowsError`.
+
+    With `resume`, rows that the server has are not sent again. Without, what it has under this id
+    is replaced.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        runs: Path,
+        mode: str,
+        resume: bool = False,
+        *,
+        full: bool = False,
+        project: str | None = None,
+        entity: str | None = None,
+    ) -> None:
+        import wandb  # here, because importing it takes a second
+
+        if (
+            mode == "offline"
+        ):  # what an interrupted process left behind; the new file gets all rows again
+            for stale in (runs / "wandb").glob(f"offline-run-*-{config.run_id}"):
+                shutil.rmtree(stale)
+        runs.mkdir(parents=True, exist_ok=True)
+        place = {
+            "id": config.run_id,
+            "project": project or os.environ.get("WANDB_PROJECT", PROJECT),
+            "entity": entity,
+        }
+        self.online = mode == "online"
+        _set_up()
+        self.run = wandb.init(
+            **({} if under_agent() else place),
+            name=config.label,
+            group=config.cell,
+            tags=[config.measure, config.arch, config.dataset.partition(":")[0], config.run_id, f"seed-{config.seed}"],
+            config={**config.to_dict(), **_beside(config, full)},
+            dir=runs,
+            mode=mode,
+            resume="allow" if resume and self.online else None,
+            reinit="create_new",
+            settings=lean_settings(full),
+        )  # fmt: skip
+        self.run.define_metric("*", step_metric="epoch")
+
+    def log(self, row: dict, cut: dict | None = None) -> None:
+        """Log one epoch, with the cut made at it. Rows come in order, from epoch 0 on."""
+        if row["epoch"] >= self.run.starting_step:
+            flat = flatten(cut or {})
+            self.run.log(
+                numbers(
+                    row | {f"cut/{key}": value for key, value in flat.items() if key != "epoch"}
+                )
+            )
+
+    def finish(self, summary: dict) -> None:
+        """Write the summary, close the run, and see that its rows have arrived."""
+        order = {
+            "plan/convs": list(summary["plan"]["before"])
+        }  # W&B keeps lists in order, but not keys
+        self.run.summary.update(numbers(flatten(summary)) | order)
+        self.run.finish()
+        if self.online:
+            self._confirm(summary["epoch"] + 1)
+
+    def abandon(self, status: int) -> None:
+        """Close the run with the exit status of an interrupted process; after SIGTERM a sweep hands
+        it out again."""
+        if status == TERMINATED:
+            self.run.mark_preempting()
+        self.run.finish(exit_code=status)
+
+    def _confirm(self, rows: int) -> None:
+        """Ask the server, because wandb raises nothing when it gives a run's rows up."""
+        import wandb
+
+        for pause in CONFIRM_PAUSES:
+            time.sleep(pause)
+            run = wandb.Api(timeout=int(FINISH_SECONDS)).run(
+                f"{self.run.entity}/{self.run.project}/{self.run.id}"
+            )
+            if (there := run.lastHistoryStep + 1) >= rows:
+                return
+        raise LostRowsError(f"{there} of {rows} rows arrived")
+
+
+def lean_settings(full: bool = False) -> wandb.Settings:
+    """Settings of every W&B run: no host name, arguments, paths, code, packages or output are sent.
+
+    full: also send statistics of the machine's load (GPUs, CPU, memory).
+    """
+    import wandb
+
+    return wandb.Settings(
+        console="off", silent=True, x_disable_stats=not full, x_disable_meta=True, x_disable_machine_info=True,
+        x_save_requirements=False, disable_git=True, disable_code=True, x_transaction_log_flush_interval=1.0,
+        init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,
+    )  # fmt: skip
+
+
+def _beside(config: RunConfig, full: bool) -> dict[str, object]:
+    """What the configuration of a W&B run has beside the fields."""
+    named = {"run_id": config.run_id, "cell": config.cell, "rules": RULES}
+    return named | ({"commit": commit()} if full else {})
+
+
+@cache
+def require_key() -> None:
+    """Raise `UserError` unless W&B has an API key, from the environment or from `wandb login`."""
+    import wandb
+
+    _set_up()
+    if not wandb.api.api_key:
+        raise UserError(
+            "wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, or use --wandb offline"
+        )
+
+
+def _set_up() -> None:
+    """Start wandb's service, without a word: it would tell where it found the API key."""
+    import wandb
+
+    with _service_output_aside():
+        wandb.setup(wandb.Settings(silent=True))
+
+
+@contextmanager
+def _service_output_aside() -> Iterator[None]:
+    """Within, a service that wandb starts gets a file that nobody reads as its stderr.
+
+    It inherits ours otherwise, and prints the stack of its threads there when it fails. What this
+    process itself says meanwhile is passed on.
+    """
+    with tempfile.TemporaryFile() as aside:
+        ours = os.dup(2)
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(ours, 2)
+            os.close(ours)
+            aside.seek(0)
+            if said := aside.read():
+                os.write(2, said)
+
+
+class LostRowsError(Exception):
+    """The server does not have all rows of a run."""
+
+
+class DetachedTracker:
+    """A tracker in a thread of its own: a run neither waits for W&B nor fails with it.
+
+    When W&B fails, the user gets one warning that says how to send the record later.
+    """
+
+    def __init__(self, connect: Callable[[], WandbTracker], runs: Path) -> None:
+        self._runs = runs
+        self._calls: SimpleQueue[Callable[[WandbTracker], None] | None] = SimpleQueue()
+        self._failed = False
+        self._thread = threading.Thread(target=self._work, args=(connect,), daemon=True)
+        self._thread.start()
+
+    def log(self, row: dict, cut: dict | None = None) -> None:
+        """Log one epoch, with the cut made at it."""
+        self._calls.put(lambda tracker: tracker.log(row, cut))
+
+    def finish(self, summary: dict) -> None:
+        """Write the summary and close the run."""
+        self._end(lambda tracker: tracker.finish(summary), 2 * (INIT_SECONDS + FINISH_SECONDS))
+
+    def abandon(self, status: int) -> None:
+        """Close the run with the exit status of an interrupted process."""
+        self._end(lambda tracker: tracker.abandon(status), ABANDON_SECONDS)
+
+    def _end(self, call: Callable[[WandbTracker], None], seconds: float) -> None:
+        self._calls.put(call)
+        self._calls.put(None)
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._fail(TimeoutError(f"no answer within {seconds:g} s"))
+
+    def _work(self, connect: Callable[[], WandbTracker]) -> None:
+        try:
+            tracker = connect()
+            while call := self._calls.get():
+                call(tracker)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        global _paused_until
+        if not self._failed:
+            self._failed = True
+            _paused_until = time.monotonic() + PAUSE_SECONDS
+            if type(error).__name__ in SERVICE_GONE:
+                _forget_service()
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            print(
+                f"warning: W&B failed ({reason}), and the work goes on without it. The records are whole; send them "
+                f"later with: python -m sweeps push {self._runs} --project {os.environ.get('WANDB_PROJECT', PROJECT)}",
+                file=sys.stderr,
+            )
+
+
+def _forget_service() -> None:
+    """Have wandb forget a service that died; it would fail once more, with its stack, when the
+    process ends."""
+    import wandb
+
+    with contextlib.suppress(Exception):  # it cannot be told to stop any more
+        wandb.teardown()
+
+
+_paused_until = -math.inf
+
+Tracker = NoTracker | WandbTracker | DetachedTracker
+
+
+def open_tracker(
+    config: RunConfig, runs: Path, mode: str, resume: bool = False, full: bool = False
+) -> Tracker:
+    """The tracker for a mode: offline, online or disabled."""
+    if mode == "disabled" or time.monotonic() < _paused_until:
+        return NoTracker()
+    return DetachedTracker(partial(WandbTracker, config, runs, mode, resume, full=full), runs)
+
+
+@contextmanager
+def tracked(
+    config: RunConfig, runs: Path, mode: str, resume: bool = False, full: bool = False
+) -> Iterator[Tracker]:
+    """A tracker for a block that calls its `finish`; what interrupts the block reaches W&B as an
+    exit status."""
+    tracker = open_tracker(config, runs, mode, resume, full)
+    try:
+        yield tracker
+    except SystemExit as end:
+        tracker.abandon(end.code if isinstance(end.code, int) else 1)
+        raise
+    except BaseException:
+        tracker.abandon(1)
+        raise
+
+
+def replay(history: Sequence[dict], cuts: Sequence[dict], summary: dict, tracker: Tracker) -> None:
+    """Tell a tracker what a finished record says, as if the run took place now."""
+    made = {cut["epoch"]: cut for cut in cuts}
+    for row in history:
+        tracker.log(row, made.get(row["epoch"]))
+    tracker.finish(summary)
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, object]:
+    """{"before": {"loss": 1}} -> {"before/loss": 1}"""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        flat |= (
+            flatten(value, f"{prefix}{key}/")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
+    return flat
+
+
+def numbers(values: dict[str, object]) -> dict[str, object]:
+    """What a record would keep: no null, and no number that is not finite."""
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
+    }

@@ -1,0 +1,90 @@
+"""The shared dense phase: what precedes the first cut is trained once per (arch, data set,
+optimizer, seed).
+
+Each state is complete with its history. Who needs one marks it as wanted and waits for it; whoever
+holds the lock trains, and the lock of an owner that died is free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmark.config import RunConfig
+from benchmark.files import remove, remove_temporaries
+from benchmark.locks import BusyError, held
+from benchmark.record import DenseFolder
+from benchmark.schedule import step_lr
+from benchmark.training.epoch import Problem, advance, log_epoch
+from benchmark.training.state import State, fresh, load, save
+
+Report = Callable[[State], None]
+"""Called with the state after each epoch."""
+
+POLL_SECONDS = 0.5
+
+
+def start(config: RunConfig, problem: Problem) -> State:
+    """The state before training, with row 0."""
+    state = fresh(config, problem.num_classes, problem.train.images.device)
+    log_epoch(state, problem, config, {"lr": config.lr}, flow=True)
+    return state
+
+
+def dense_state(
+    config: RunConfig,
+    problem: Problem,
+    runs: Path,
+    until: int,
+    *,
+    flow_every: int,
+    report: Report,
+    wait: bool,
+) -> State:
+    """The state after `until` dense epochs: from the shared folder, trained there if need be.
+
+    While another process trains it: wait for it, or raise `BusyError`.
+    """
+    dense, folder, device = config.dense(), DenseFolder(runs, config), problem.train.images.device
+    folder.want(until)
+    while True:
+        if folder.state_file(until).exists() and (
+            state := load(folder.state_file(until), dense, device, problem.digest)
+        ):
+            return state
+        with contextlib.suppress(BusyError), held(folder.lock_file, wait=False):
+            remove_temporaries(folder.folder)
+            _train(folder, dense, problem, until, flow_every, report)
+            continue
+        if not wait:
+            raise BusyError(f"the dense phase {folder.folder} is trained by another process")
+        time.sleep(POLL_SECONDS)
+
+
+def _train(
+    folder: DenseFolder,
+    dense: RunConfig,
+    problem: Problem,
+    until: int,
+    flow_every: int,
+    report: Report,
+) -> None:
+    state = None
+    while not state and (nearest := folder.nearest(until)):
+        state = load(nearest, dense, problem.train.images.device, problem.digest)
+    state = state or start(dense, problem)
+    while state.epoch < until:
+        before = folder.state_file(state.epoch)
+        advance(
+            state,
+            problem,
+            dense,
+            step_lr(dense.lr, state.epoch, dense.epochs),
+            flow_every=flow_every,
+        )
+        save(folder.state_file(state.epoch), state, dense, problem.digest)
+        if not folder.wanted(state.epoch - 1):
+            remove(before)
+        report(state)

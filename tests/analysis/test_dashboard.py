@@ -1,0 +1,158 @@
+"""The W&B workspace: what it shows, without a server; and the command, against one on loopback."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from analysis.report import style
+from benchmark.errors import UserError
+from benchmark.measures import MEASURES
+from benchmark.record import HISTORY_KEYS, Record
+from benchmark.tracking.tracker import flatten
+from tests.support.simulate import grid, simulate
+from tests.support.wandb_server import serving
+
+pytest.importorskip(
+    "wandb_workspaces",
+    reason="wandb-workspaces is not installed (pip install 'flowprune[dashboards]')",
+)
+
+from analysis import dashboard
+
+AXES = ("metrics", "xAxis", "yAxis", "zAxis")
+
+
+def section(**only):
+    return json.loads(dashboard.as_json(dashboard.workspace("p", "e", only)))["spec"]["section"]
+
+
+def panels():
+    return [panel for part in section()["panelBankConfig"]["sections"] for panel in part["panels"]]
+
+
+def test_every_panel_shows_keys_that_runs_log(tmp_path):
+    simulate(tmp_path, grid(measures=("loss",), timings=(4,), seeds=(0,), dense=False))
+    (folder,) = tmp_path.iterdir()
+    logged = {*HISTORY_KEYS, *(f"cut/{key}" for key in flatten(Record(folder).cuts()[0]))}
+    shown = [panel["config"].get(axis, []) for panel in panels() for axis in AXES]
+    keys = {
+        key.removeprefix("summary:")
+        for part in shown
+        for key in ([part] if isinstance(part, str) else part)
+    }
+    assert keys <= logged
+    assert {key for key in HISTORY_KEYS if key.startswith(("flow/", "train/", "test/"))} <= keys
+
+
+def test_runs_are_grouped_by_measure_in_the_colours_of_the_figures():
+    shown = section()
+    (runs,) = shown["runSets"]
+    assert [key["name"] for key in runs["grouping"]] == ["measure.value"]
+    assert len(shown["customRunColors"]) == len(MEASURES)
+    for measure in MEASURES:
+        (color,) = [
+            color
+            for key, color in shown["customRunColors"].items()
+            if key.endswith(f"%22{measure}%22%7D%5D")
+        ]
+        assert color == style.look(measure).color
+    assert {panel["config"]["groupAgg"] for panel in panels() if "groupAgg" in panel["config"]} == {
+        "mean"
+    }
+
+
+def test_sections_are_by_topic_and_convergence_comes_first():
+    names = [part["name"] for part in section()["panelBankConfig"]["sections"]]
+    assert names == [
+        "Convergence", "Cuts: before and after", "Cuts: predicted and actual", "Gradient flow",
+        "Accuracy against cost", "Course of training",
+    ]  # fmt: skip
+    first = panels()[0]["config"]
+    assert (first["metrics"], first["xAxis"], first["yLogScale"]) == (["train/loss"], "epoch", True)
+
+
+def test_filters_narrow_the_runs_down():
+    only = dashboard.parsed_filters(("arch=resnet56", "prune_epoch=1", "ratio=0.5"))
+    assert only == {"arch": "resnet56", "prune_epoch": 1, "ratio": 0.5}
+    filters = section(**only)["runSets"][0]["filters"]["filters"]
+    assert [(f["key"]["name"], f["op"], f["value"]) for f in filters] == [
+        ("arch", "=", "resnet56"), ("prune_epoch", "=", 1), ("ratio", "=", 0.5),
+    ]  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"filter prune_epoch must be a number of epochs .*, got 'trained'"
+    ):
+        dashboard.parsed_filters(("prune_epoch=trained",))
+    with pytest.raises(UserError, match=r"filter must name a field of a run .*, got 'archi'"):
+        dashboard.workspace("p", "e", {"archi": "vgg13"})
+
+
+def command(*arguments, code="pass", **environment):
+    """`python -m analysis dashboard`, after a piece of code."""
+    script = f"import sys; {code}; from analysis.__main__ import main; sys.argv = ['analysis', 'dashboard', *sys.argv[1:]]"
+    line = [sys.executable, "-c", f"{script}; main()", *map(str, arguments)]
+    return subprocess.run(
+        line, capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+
+
+def test_the_command_saves_a_view_and_says_where(tmp_path):
+    with serving() as server:
+        result = command(
+            "--project", "pruning", "--filter", "arch=vgg13", **server.environment(tmp_path)
+        )
+        (view,) = server.views.values()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"dashboard: {server.url}/tester/pruning?nw=")
+    assert (view["entityName"], view["projectName"], view["type"]) == (
+        "tester",
+        "pruning",
+        "project-view",
+    )
+    assert view["displayName"] == "Measures compared (arch vgg13)"
+    assert len(json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]) == 6
+
+
+def test_the_command_writes_a_file_without_a_server(tmp_path):
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:1", "HOME": str(tmp_path)}
+    result = command("--project", "pruning", "--json", tmp_path / "view.json", **nowhere)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads((tmp_path / "view.json").read_text())["project"] == "pruning"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "environment", "message"),
+    [
+        ([], "pass", {}, "project"),
+        (
+            ["--project", "p", "--filter", "archi=vgg13"],
+            "pass",
+            {},
+            "filter must be FIELD=VALUE with a field of a run",
+        ),
+        (["--project", "p", "--filter", "arch=vgg 13"], "pass", {}, "arch must be the name of"),
+        (
+            ["--project", "p"],
+            "sys.modules['wandb_workspaces'] = None",
+            {},
+            "pip install 'flowprune[dashboards]'",
+        ),
+        (["--project", "p"], "pass", {"WANDB_API_KEY": ""}, "W&B did not save the workspace"),
+        pytest.param(
+            ["--project", "p", "--entity", "e"],
+            "pass",
+            {"WANDB_BASE_URL": "http://127.0.0.1:1"},
+            "W&B did not save",
+            marks=pytest.mark.slow,  # W&B asks for 20 s
+        ),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_2(tmp_path, arguments, code, environment, message):
+    with serving() as server:
+        result = command(*arguments, code=code, **server.environment(tmp_path) | environment)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,246 @@
+"""Every figure draws every kind of grid, and a measure looks the same everywhere."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
+
+from analysis.report import style
+from analysis.report.figures import FIGURES, curves, layer_densities, sample_size, save
+from analysis.runs.frames import load
+from analysis.settings import named, settings_of
+from benchmark.measures import MEASURES
+from tests.support import simulate
+from tests.support.simulate import World
+
+
+def frames_of(path, configs, world=None):
+    simulate.simulate(path, configs, world)
+    return named(load(str(path)))
+
+
+GRIDS = {
+    "demo": (simulate.grid(), World(growth={"grasp": 4}, agreement=True)),
+    "one seed, no dense control": (simulate.grid(seeds=[0], dense=False), World()),
+    "rounds and restart": (
+        simulate.grid(timings=[0, "trained"], rounds=[1, 3], seeds=[0, 1]),
+        World(),
+    ),
+    "flow seldom, one measure diverged": (
+        simulate.grid(),
+        World(diverged=("grasp",), flow_every=4),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=GRIDS, ids=list(GRIDS))
+def frames(request, tmp_path_factory):
+    return frames_of(tmp_path_factory.mktemp("runs"), *GRIDS[request.param])
+
+
+OWN_PANELS = {"agreement", "order_products", "cost"}
+"""Figures whose panels are not settings."""
+NEEDS = {"agreement": "demo", "order_products": "dense", "epochs_to_threshold": "dense"}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_panel_has_a_title_and_axes_have_labels(frames, name, request):
+    canvas, grid = FIGURES[name].draw(frames), request.node.callspec.params["frames"]
+    panels = set(settings_of(frames.runs))
+    lacking = (NEEDS.get(name) == "dense" and "no dense" in grid) or (
+        NEEDS.get(name) == "demo" and grid != "demo"
+    )
+    assert (canvas is None) == lacking
+    if lacking:
+        return
+    titles = {
+        ax.get_title().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ") for ax in canvas.axes
+    } - {""}
+    assert (titles == panels) != (name in OWN_PANELS)
+    assert all(
+        ax.get_xlabel() for ax in canvas.axes if ax.get_title() and len(titles) == len(canvas.axes)
+    )
+    assert any(
+        ax.get_ylabel() or [t.get_text() for t in ax.get_yticklabels()] for ax in canvas.axes
+    )
+    assert "n = " in FIGURES[name].caption_for(frames)
+
+
+@pytest.fixture(scope="module")
+def six_settings(tmp_path_factory):
+    configs = simulate.grid(timings=[0, 4, "trained"], rounds=[1, 3])
+    return frames_of(tmp_path_factory.mktemp("runs"), configs, World(agreement=True))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_panel_covers_another_or_leaves_the_figure(name, six_settings, tmp_path):
+    canvas = FIGURES[name].draw(six_settings)
+    save(canvas, tmp_path / name)
+    boxes = [
+        Axes.get_tightbbox(ax, canvas.canvas.get_renderer()) for ax in canvas.axes if ax.axison
+    ]
+    inside = canvas.bbox.padded(1)
+    assert all(inside.contains(*box.min) and inside.contains(*box.max) for box in boxes)
+    assert not any(
+        one.padded(-1).overlaps(other) for one, other in itertools.combinations(boxes, 2)
+    )
+
+
+def test_only_the_dense_control_draws_curves_and_nothing_else(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(measures=[]))
+    assert {name for name, plot in FIGURES.items() if plot.draw(frames)} == {
+        "convergence", "gradient_flow", "order_products",
+    }  # fmt: skip
+
+
+def test_without_flow_there_is_no_trajectory(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(seeds=[0]), World(flow_every=1))
+    frames.history[[name for name in frames.history if name.startswith("flow/")]] = float("nan")
+    assert FIGURES["gradient_flow"].draw(frames) is None
+
+
+@pytest.mark.parametrize(("dense", "last"), [(True, 10), (False, 4)])
+def test_a_pruned_curve_starts_at_its_cut_and_the_dense_one_shows_what_was_before(
+    tmp_path, dense, last
+):
+    frames = frames_of(
+        tmp_path, simulate.grid(measures=["loss", "grasp"], timings=[4], dense=dense)
+    )
+    axes = FIGURES["convergence"].draw(frames).axes[0]
+    ends = {
+        line.get_color(): tuple(line.get_xdata()[[0, -1]])
+        for line in axes.lines
+        if len(line.get_xdata()) > 2
+    }
+    assert ends == {style.look(name).color: (4, 10) for name in ("loss", "grasp")} | {
+        style.look("none").color: (1, last)
+    }
+
+
+def test_densities_are_shares_of_the_original_filters(tmp_path):
+    frames = frames_of(
+        tmp_path, simulate.grid(measures=["loss"], timings=[0], rounds=[3], seeds=[0], dense=False)
+    )
+    table = layer_densities(frames)
+    assert len(table) == len(simulate.PLAN)
+    last = frames.kept[frames.kept["round"] == 3]
+    assert table["density"].tolist() == (100 * last["kept"] / last["original"]).tolist()
+    collapsed = replace(frames, kept=frames.kept[frames.kept["round"] < 3])
+    assert layer_densities(collapsed).empty
+
+
+def test_the_caption_says_how_many_seeds(tmp_path):
+    assert sample_size(frames_of(tmp_path / "a", simulate.grid())).startswith("n = 3 seeds")
+    one = sample_size(frames_of(tmp_path / "b", simulate.grid(seeds=[0])))
+    assert one.startswith("n = 1 seed ")
+    assert "no interval" in one
+    uneven = [c for c in simulate.grid() if (c.measure, c.seed) != ("loss", 0)]
+    assert sample_size(frames_of(tmp_path / "c", uneven)).startswith("n = 2 to 3 seeds")
+
+
+def test_runs_that_never_reach_the_threshold_are_open_dots(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(timings=[0]), World(loss={"random": 2.0}))
+    (ax,) = FIGURES["epochs_to_threshold"].draw(frames).axes
+    (dots,) = (drawn for drawn in ax.collections if isinstance(drawn, PathCollection))
+    opened = [to_hex(face) == "#ffffff" for face in dots.get_facecolors()]
+    assert {to_hex(edge).upper() for edge in dots.get_edgecolors()[opened]} == {
+        style.look("random").color
+    }
+    assert set(dots.get_offsets()[opened, 0]) == {10}
+
+
+def test_the_change_of_the_norm_leaves_out_what_a_cut_removed(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[4], dense=False))
+    axes = FIGURES["gradient_flow"].draw(frames).axes
+    curves = [
+        [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata()) > 2] for ax in axes
+    ]
+    after, before = [*range(4, 11)], [*range(5)]
+    assert curves == [[after, before], [after, before], [[*range(6, 11)], [*range(1, 5)]]]
+
+
+def test_agreement_draws_what_was_recorded(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(), World(agreement=True))
+    ax = next(ax for ax in FIGURES["agreement"].draw(frames).axes if ax.get_title() == "with loss")
+    means = {
+        line.get_color(): line.get_ydata()
+        for line in ax.lines
+        if line.get_marker() not in ("", "None")
+    }
+    assert means[style.look("taylor").color] == pytest.approx([0.8, 0.76], abs=0.05)
+    assert means[style.look("grasp").color] == pytest.approx([0, 0], abs=0.05)
+    assert style.look("loss").color not in means
+
+
+def test_files_are_reproducible(tmp_path):
+    frames = frames_of(tmp_path / "runs", simulate.grid(seeds=[0, 1]))
+    for name in ("once", "again"):
+        save(FIGURES["final_accuracy"].draw(frames), tmp_path / name)
+    for ending in ("png", "svg"):
+        assert (tmp_path / f"once.{ending}").read_bytes() == (
+            tmp_path / f"again.{ending}"
+        ).read_bytes()
+    with Image.open(tmp_path / "once.png") as image:
+        assert image.width == pytest.approx(style.FULL_WIDTH * 200, abs=2)
+
+
+def test_the_colours_written_are_those_drawn(six_settings, tmp_path):
+    canvas = FIGURES["convergence"].draw(six_settings)
+    save(canvas, tmp_path / "figure")
+    written = np.asarray(Image.open(tmp_path / "figure.png").convert("RGB")).astype(int)
+    away = np.abs(written - np.asarray(canvas.canvas.buffer_rgba())[..., :3])
+    assert away.mean() < 0.5
+    assert (away.max(axis=2) > 8).mean() < 0.01
+
+
+def test_every_measure_has_a_look_of_its_own():
+    looks = {name: style.look(name) for name in {*style.LOOKS, *MEASURES}}
+    assert len({(look.color, look.marker, str(look.line)) for look in looks.values()}) == len(looks)
+    colors = [to_rgb(style.LOOKS[name].color) for name in style.LOOKS]
+    assert all(
+        max(abs(a - b) for a, b in zip(*two, strict=True)) > 0.05
+        for two in itertools.combinations(colors, 2)
+    )
+
+
+def test_legends_go_by_family_with_the_dense_control_last():
+    order = style.in_order(
+        {"none", "random", "grasp", "loss", "magnitude", "grad_preservation", "a_new_one"}
+    )
+    assert order == [
+        "magnitude",
+        "loss",
+        "grad_preservation",
+        "grasp",
+        "random",
+        "a_new_one",
+        "none",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.9, 11, [1, 2, 5, 10]),
+        (1.1, 3.2, [1.5, 2, 2.5, 3]),
+        (2.6, 6.3, [3, 4, 5, 6]),
+        (3.6, 4.4, [3.6, 3.8, 4, 4.2, 4.4]),
+    ],
+)
+def test_a_log_axis_has_round_ticks(low, high, ticks):
+    assert curves._round_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_a_log_axis_of_any_length_has_three_to_seven_ticks():
+    lengths = np.geomspace(1.03**2, 50 * 50**0.16, 100)  # what `_share_limits` gives it
+    counts = {
+        len(curves._round_ticks(low, low * length))
+        for low in np.geomspace(0.01, 1, 200)
+        for length in lengths
+    }
+    assert counts <= set(range(3, 8))

@@ -1,0 +1,128 @@
+"""A kill, or a power cut, at every operation on a file of a run: it ends with the same bits, scores
+included."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from benchmark import files
+from benchmark.record import DENSE
+from benchmark.run import run
+from tests.benchmark.test_run import record_of, science
+from tests.conftest import tiny_run
+from tests.support.disk import Disk, Stopped
+
+CONFIG = tiny_run(
+    measure="loss",
+    prune_epoch=1,
+    rounds=2,
+    epochs=3,
+    train_limit=40,
+    batch_size=20,
+    score_samples=20,
+)
+FATES = {"killed": None, "power cut": True, "power cut, names lost": False}
+"""{what happens: whether names since the last fsync of a folder are on the disk}"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What the run comes to, and its operations on files."""
+    from benchmark.options import Options
+
+    there = Options(runs=tmp_path_factory.mktemp("undisturbed"), wandb="disabled", device="cpu")
+    disk = Disk()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "os", disk)
+        run(CONFIG, there)
+    return science(CONFIG, there), disk.log
+
+
+def stopped_at(operation, fate, options, monkeypatch):
+    """Run until the operation, and leave what the fate leaves; whether the run got so far."""
+    disk = Disk(operation)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "os", disk)
+        try:
+            run(CONFIG, options)
+        except Stopped:
+            if FATES[fate] is not None:
+                disk.cut_power(names=FATES[fate])
+            return True
+    return False
+
+
+def check(operations, fate, undisturbed, options, monkeypatch):
+    expected, log = undisturbed
+    for operation in operations:
+        there = dataclasses.replace(options, runs=options.runs / str(operation))
+        assert stopped_at(operation, fate, there, monkeypatch), log[operation]
+        finished = record_of(CONFIG, there).finished
+        run(CONFIG, there)
+        assert science(CONFIG, there) == expected, (operation, log[operation], finished)
+        left = {path.name for path in record_of(CONFIG, there).folder.rglob("*") if path.is_file()}
+        assert left == {
+            "config.json",
+            "history.jsonl",
+            "cuts.jsonl",
+            "summary.json",
+            "cut-01.npz",
+            "cut-02.npz",
+        }
+        shutil.rmtree(there.runs)
+
+
+def test_operations_are_of_the_dense_phase_the_cuts_and_the_end(undisturbed):
+    log = undisturbed[1]
+    for seen in ("fsync .epoch-0001.pt", "replace epoch-0001.pt", "replace cut-01.npz", "fsync history.jsonl",
+                 "fsync scores", "replace summary.json", "unlink checkpoint.pt", "write history.jsonl"):  # fmt: skip
+        assert any(line.startswith(seen) for line in log), (seen, log)
+    last = log.index("replace summary.json")
+    assert {"fsync history.jsonl", "fsync cuts.jsonl", "fsync scores"} <= set(log[last - 15 : last])
+    assert all(line.startswith(("unlink", "open", "fsync")) for line in log[last + 1 :])
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_crash_at_some_operations(fate, undisturbed, options, monkeypatch):
+    start = list(FATES).index(fate)
+    check(range(start, len(undisturbed[1]), 23), fate, undisturbed, options, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fate", FATES)
+def test_a_crash_at_every_operation(fate, undisturbed, options, monkeypatch):
+    check(range(len(undisturbed[1])), fate, undisturbed, options, monkeypatch)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_two_crashes(fate, undisturbed, options, monkeypatch):
+    expected, log = undisturbed
+    for first in range(5, len(log), 61):
+        there = dataclasses.replace(options, runs=options.runs / str(first))
+        stopped_at(first, fate, there, monkeypatch)
+        stopped_at(first // 2, fate, there, monkeypatch)
+        run(CONFIG, there)
+        assert science(CONFIG, there) == expected, first
+
+
+def test_whoever_comes_next_tidies_up(options):
+    run(CONFIG, options)
+    record = record_of(CONFIG, options)
+    litter = [record.checkpoint_file, record.previous_checkpoint_file, record.lock_file]
+    litter += [record.folder / ".summary.json.1.tmp", record.scores_folder / ".cut-01.npz.1.tmp"]
+    for path in litter:
+        path.write_bytes(b"old")
+    run(CONFIG, options)
+    assert not any(path.exists() for path in litter)
+
+
+def test_every_file_of_a_record_is_written_by_the_same_module(options, monkeypatch):
+    made = set()
+    disk = Disk()
+    monkeypatch.setattr(files, "os", disk)
+    run(CONFIG, options)
+    monkeypatch.undo()
+    made = {path for path in map(str, options.runs.rglob("*")) if files.os.path.isfile(path)}
+    marks = {str(path) for path in (options.runs / DENSE).rglob("*.wanted")}
+    assert made - marks <= set(disk.files)

@@ -1,0 +1,334 @@
+"""Contracts that every registered measure keeps, on every architecture."""
+
+import copy
+
+import pytest
+import torch
+
+from benchmark import registry
+from benchmark.errors import UserError
+from benchmark.flow import evaluate
+from benchmark.measures import MEASURES, score
+from benchmark.measures import _scoring as scoring
+from benchmark.measures._scoring import score_all
+from benchmark.pruning import compact, select
+from tests.conftest import tiny_images, tiny_net
+
+ARCHES = registry.names("models")
+ORDERS = {0, 1, 2, "control", "truth"}
+
+
+@pytest.fixture
+def few_iterations(monkeypatch):
+    """`synflow` iterates five times, where it is one of many."""
+    monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 5)
+
+
+FEW_ITERATIONS = pytest.mark.usefixtures("few_iterations")
+
+
+def test_what_is_scored_beside_a_measure_changes_no_bit_of_it():
+    """Also where gradients of batches are summed from parts, and the last batch is smaller."""
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(140)
+    together = score_all(
+        net, ["loss", "grasp", "fisher", "fisher_bn", "grad_preservation"], images, labels
+    )
+    for name in ("loss", "grasp", "fisher"):
+        alone = score(net, name, images, labels)
+        assert all(torch.equal(alone[conv], together[name][conv]) for conv in net.convs)
+
+
+def test_initial_weights_that_do_not_fit_and_frozen_ones():
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(4)
+    initial = {name: net.get_submodule(name).weight for name in net.convs}
+    scores = score(net, "loss_biased_init", images, labels, initial=initial)
+    assert not any(layer.requires_grad for layer in scores.values())
+    first = initial.pop(next(iter(net.convs)))
+    with pytest.raises(
+        UserError, match="initial must have the weight of every conv, it lacks conv1"
+    ):
+        score(net, "loss_biased_init", images, labels, initial=initial)
+    first.requires_grad_(False)
+    with pytest.raises(UserError, match=r"weights must require gradients .* those of conv1 do not"):
+        score(net, "loss", images, labels)
+    assert score(net, "magnitude", images, labels).keys() == net.convs.keys()
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_is_declared_and_documented(name):
+    measure = MEASURES[name]
+    assert measure.name == name
+    assert measure.order in ORDERS
+    text = measure.function.__doc__
+    assert "Source:" in text
+    assert "Unlike" in text
+    needs = set(measure.needs)
+    assert measure.order != 1 or needs & {"gradient", "gradient_square", "gamma_square"}
+    assert (measure.order == 2) == ("hessian_gradient" in needs)
+
+
+@FEW_ITERATIONS
+@pytest.mark.parametrize("arch", ARCHES)
+def test_contract(arch):
+    """One score per filter, finite, repeatable; the net, its mode and the random state are left
+    alone."""
+    net, (images, labels) = tiny_net(arch), tiny_images(12)
+    net.train()
+    state = {name: t.clone() for name, t in net.state_dict().items()}
+    rng = torch.random.get_rng_state()
+    names = [name for name, measure in MEASURES.items() if name != "oracle"]
+    initial = {name: net.get_submodule(name).weight.detach() + 0.1 for name in net.convs}
+    first = score_all(net, names, images, labels, initial=initial)
+    assert torch.equal(rng, torch.random.get_rng_state())
+    assert net.training
+    assert all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(state[name], t) for name, t in net.state_dict().items())
+    second = score_all(net, names, images, labels, initial=initial)
+    for measure in names:
+        assert list(first[measure]) == list(net.convs)
+        for conv, scores in first[measure].items():
+            assert scores.shape == (net.plan[conv],)
+            assert scores.isfinite().all()
+            assert not scores.requires_grad
+            assert torch.equal(scores, second[measure][conv])
+
+
+@FEW_ITERATIONS
+def test_score_of_one_equals_score_of_many():
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(8)
+    together = score_all(net, list(MEASURES), images, labels, initial=weights(net))
+    for name in ("magnitude", "loss", "grasp", "grad_preservation"):
+        alone = score(net, name, images, labels)
+        torch.testing.assert_close(alone, together[name], rtol=1e-4, atol=1e-9)
+
+
+def weights(net):
+    return {name: net.get_submodule(name).weight.detach() for name in net.convs}
+
+
+def test_random_depends_on_the_generator_alone():
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
+    draws = [
+        torch.cat(
+            list(
+                score(
+                    net, "random", images, labels, generator=torch.Generator().manual_seed(seed)
+                ).values()
+            )
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert draws[0].min() >= 0
+    assert draws[0].max() < 1
+
+
+def test_temperature_is_the_measures_own_unless_given():
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(4)
+    for name, own in (("loss", 5.0), ("grasp", 200.0), ("grad_preservation", 1.0)):
+        default, same, other = (
+            score(net, name, images, labels, temperature=t)["features.3"] for t in (None, own, 9.0)
+        )
+        assert torch.equal(default, same)
+        assert not torch.allclose(default, other)
+
+
+def permuted(net, conv, order):
+    """The same function, with the filters of one conv (and what reads them) in another order."""
+    spec, state = net.convs[conv], net.state_dict()
+    for name, other in net.convs.items():
+        if other.writes == spec.writes:
+            state[f"{name}.weight"] = state[f"{name}.weight"][order]
+            for tensor in ("weight", "bias", "running_mean", "running_var"):
+                state[f"{other.norm}.{tensor}"] = state[f"{other.norm}.{tensor}"][order]
+        if other.reads == spec.writes and not other.depthwise:
+            state[f"{name}.weight"] = state[f"{name}.weight"][:, order]
+    if net.head_reads == spec.writes:
+        state[f"{net.head}.weight"] = state[f"{net.head}.weight"][:, order]
+    result = copy.deepcopy(net)
+    result.load_state_dict(state)
+    return result
+
+
+@FEW_ITERATIONS
+@pytest.mark.parametrize(
+    ("arch", "conv"),
+    [("vgg13", "features.31"), ("mobilenet_v1", "layers.2.conv2"), ("resnet20", "layer2.1.conv2")],
+)
+def test_permuting_filters_permutes_scores(arch, conv):
+    net, (images, labels) = tiny_net(arch, dtype=torch.float64), tiny_images(6)
+    order = torch.randperm(net.plan[conv], generator=torch.Generator().manual_seed(0))
+    other = permuted(net, conv, order)
+    names = [name for name in MEASURES if not name.startswith("random") and name != "oracle"]
+    initial = {name: torch.zeros_like(weight) for name, weight in weights(net).items()}
+    ours = score_all(net, names, images, labels, initial=initial)
+    theirs = score_all(other, names, images, labels, initial=initial)
+    for name in names:
+        torch.testing.assert_close(
+            theirs[name][conv], ours[name][conv][order], rtol=1e-5, atol=1e-12
+        )
+        assert len(ours[name][conv].unique()) > 1 or name in ("none",)
+
+
+def test_needs_are_computed_once_for_all_measures(monkeypatch):
+    """Scoring every measure makes one gradient pass and one Hessian pass."""
+    passes = []
+    for name in ("gradients", "hessian_gradients"):
+        original = getattr(scoring, name)
+        monkeypatch.setattr(
+            scoring,
+            name,
+            lambda *a, name=name, original=original, **k: passes.append(name) or original(*a, **k),
+        )
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(4)
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    names = [name for name in MEASURES if name not in ("oracle", "synflow")]
+    score_all(net, names, images, labels, initial=weights(net), batch_size=2)
+    assert passes == ["gradients", "hessian_gradients"]
+    assert len(calls) == 2 + 2  # gradient and Hessian batches of 2
+    passes.clear()
+    score_all(net, ["magnitude", "l1", "random", "random_layerwise", "none"], images, labels)
+    assert passes == []
+    score_all(net, ["loss", "fisher"], images, labels)
+    assert passes == ["gradients"]
+
+
+def test_each_batch_of_a_pass_has_one_forward(monkeypatch):
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(9)
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    score_all(
+        net,
+        ["loss", "taylor", "grasp", "grad_preservation", "fisher"],
+        images,
+        labels,
+        batch_size=4,
+    )
+    assert len(calls) == 3 + 3
+
+
+@FEW_ITERATIONS
+def test_batch_size_matters_to_fisher_alone():
+    net, (images, labels) = tiny_net("vgg13", dtype=torch.float64), tiny_images(8)
+    names = [name for name in MEASURES if name not in ("oracle", "random", "random_layerwise")]
+    one, other = (
+        score_all(net, names, images, labels, initial=weights(net), batch_size=b) for b in (8, 3)
+    )
+    for name in names:
+        same = all(
+            torch.allclose(one[name][c], other[name][c], rtol=1e-8, atol=1e-14) for c in net.convs
+        )
+        assert same == (not name.startswith("fisher")), name
+
+
+def test_taylor_is_the_slope_of_the_loss_as_a_filter_shrinks():
+    net, (images, labels) = tiny_net("vgg13", dtype=torch.float64), tiny_images(6)
+    scores = score(net, "taylor", images, labels)
+    for conv in ("features.0", "features.17"):
+        index, losses = int(scores[conv].argmax()), []
+        for factor in (1 + 1e-6, 1 - 1e-6):
+            moved = copy.deepcopy(net)
+            moved.get_submodule(conv).weight.data[index] *= factor
+            losses.append(evaluate(moved, images, labels, 5.0)[0])
+        assert float(scores[conv][index]) == pytest.approx(
+            abs(losses[0] - losses[1]) / 2e-6, rel=1e-3
+        )
+
+
+@pytest.mark.parametrize("arch", [pytest.param("mobilenet_v1", marks=pytest.mark.slow), "resnet20"])
+def test_oracle_is_the_loss_change_of_the_net_without_that_filter(arch):
+    net, (images, labels) = tiny_net(arch), tiny_images(4)
+    scores = score(net, "oracle", images, labels)
+    before = evaluate(net, images, labels, 5.0)[0]
+    for conv in [name for name, spec in net.convs.items() if not spec.depthwise][::5]:
+        keep = {name: torch.ones(filters, dtype=torch.bool) for name, filters in net.plan.items()}
+        for name, spec in net.convs.items():
+            if name == conv or (spec.depthwise and spec.reads == net.convs[conv].writes):
+                keep[name][3] = False
+        without = evaluate(compact(net, keep), images, labels, 5.0)[0]
+        assert float(scores[conv][3]) == pytest.approx(without - before, abs=2e-6)
+
+
+def test_random_layerwise_has_the_densities_of_magnitude():
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
+    for ratio in (0.3, 0.7):
+        keeps = [
+            select(net, score(net, name, images, labels), ratio)
+            for name in ("magnitude", "random_layerwise")
+        ]
+        assert [int(k.sum()) for k in keeps[0].values()] == [
+            int(k.sum()) for k in keeps[1].values()
+        ]
+        assert any(not torch.equal(keeps[0][name], keeps[1][name]) for name in net.convs)
+
+
+def test_random_layerwise_shuffles_live_filters_alone():
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(2)
+    net = compact(net, select(net, score(net, "random", images, labels), 0.4))
+    ours, others = (
+        score(net, "random_layerwise", images, labels),
+        score(net, "magnitude", images, labels),
+    )
+    assert any(bool((~net.mask(name)).any()) for name in net.convs)
+    assert all(torch.equal(ours[name] > 0, net.mask(name)) for name in net.convs)
+    keeps = [select(net, scores, 0.7, round=2, rounds=2) for scores in (ours, others)]
+    assert [int(k.sum()) for k in keeps[0].values()] == [int(k.sum()) for k in keeps[1].values()]
+
+
+def test_weights_that_are_no_numbers_have_scores_that_are_none():
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
+    net.get_submodule("features.3").weight.data[0, 0, 0, 0] = torch.inf
+    assert not all(
+        bool(layer.isfinite().all()) for layer in score(net, "synflow", images, labels).values()
+    )
+
+
+def test_synflow_is_iterated_and_empties_no_layer():
+    """At a high ratio one-shot synaptic saliency empties layers; the order of removal of `synflow`
+    does not."""
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
+    scores = score(net, "synflow", images, labels)
+    assert all(float(s.min()) >= 0 and float(s.max()) <= 1 for s in scores.values())
+    merged = torch.cat(list(scores.values())).sort().values
+    threshold = merged[int(0.8 * len(merged))]
+    assert all(bool((s >= threshold).any()) for s in scores.values())
+
+
+def test_synflow_scores_what_its_last_cut_left(monkeypatch):
+    """Iterated, it removes filters in another order than its first scores have."""
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
+    orders = []
+    for iterations in (1, 5):
+        monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", iterations)
+        orders.append(
+            torch.cat(list(score(net, "synflow", images, labels).values())).argsort(stable=True)
+        )
+    assert not torch.equal(*orders)
+
+
+@FEW_ITERATIONS
+def test_synflow_reads_no_data():
+    net = tiny_net("resnet20")
+    one, other = (score(net, "synflow", *tiny_images(3, seed=seed)) for seed in (0, 1))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_initial_weights_must_be_given_and_fit():
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
+    with pytest.raises(ValueError, match=r"initial must be .* got None"):
+        score(net, "loss_biased_init", images, labels)
+    with pytest.raises(ValueError, match=r"initial\['features.0'\] must have the shape"):
+        score(
+            net,
+            "loss_biased_init",
+            images,
+            labels,
+            initial=weights(net) | {"features.0": torch.zeros(2)},
+        )
+
+
+def test_unknown_measure():
+    with pytest.raises(ValueError, match=r"measure must be one of .*, got 'gravity'"):
+        score(tiny_net("vgg13"), "gravity", *tiny_images(2))

@@ -1,0 +1,121 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from benchmark import registry
+from benchmark.cost import cost
+from benchmark.errors import UserError
+from benchmark.models import build, default_plan, load_authors
+from benchmark.models._net import Conv2d
+from benchmark.pruning import compact, select
+from tests.conftest import tiny_net
+
+ARCHES = registry.names("models")
+PARAMETERS = {
+    "vgg13": (9_413_066, 9_459_236),
+    "mobilenet_v1": (3_217_226, 3_309_476),
+    "resnet56": (855_770, 861_620),
+}
+MILLION_MACS = {"vgg13": 228.3, "mobilenet_v1": 46.4, "resnet56": 125.7}
+
+
+@pytest.mark.parametrize("arch", PARAMETERS)
+def test_parameters_and_macs_are_those_of_the_literature(arch):
+    for classes, expected in zip((10, 100), PARAMETERS[arch], strict=True):
+        net = build(arch, num_classes=classes)
+        assert sum(p.numel() for p in net.parameters()) == expected == cost(net)["net/params"]
+    assert round(cost(build(arch))["net/macs"] / 1e6, 1) == MILLION_MACS[arch]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_table_names_every_conv_in_module_order(arch):
+    net = tiny_net(arch)
+    convs = {name: m for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    assert list(convs) == list(net.convs) == list(net.plan)
+    for name, conv in net.convs.items():
+        assert (
+            convs[name].out_channels == net.plan[name] == net.get_submodule(conv.norm).num_features
+        )
+        assert convs[name].in_channels == net.channels[conv.reads]
+        assert (convs[name].groups > 1) == conv.depthwise
+    assert net.get_submodule(net.head).in_features == net.channels[net.head_reads]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_any_image_size_gives_logits(arch):
+    net = tiny_net(arch).eval()
+    for side in (32, 48):
+        assert net(torch.zeros(2, 3, side, side)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_plan_is_what_is_built(arch):
+    plan = default_plan(arch, 0.125)
+    streams = {conv.writes for conv in registry.load("models", arch).CONVS}
+    wider = {stream: 3 + i % 4 for i, stream in enumerate(sorted(streams))}
+    plan = {conv.name: wider[conv.writes] for conv in registry.load("models", arch).CONVS}
+    net = build(arch, num_classes=7, plan=plan)
+    assert net.plan == plan
+    assert net.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+
+
+def test_width_keeps_at_least_eight_filters():
+    assert set(default_plan("resnet56", 0.01).values()) == {8}
+    assert default_plan("vgg13", 0.5)["features.31"] == 256
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv1": 0}, r"plan\['conv1'\] must be at least 1"),
+        ({"layer1.0.conv2": 12}, r"plan\['layer1.0.conv2'\] must equal plan\['conv1'\] = 16"),
+        ({"conv9": 4}, "missing or unknown: conv9"),
+    ],
+)
+def test_plans_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        build("resnet56", plan=default_plan("resnet56") | change)
+
+
+def test_unknown_architecture():
+    with pytest.raises(ValueError, match="must be one of mobilenet_v1"):
+        build("alexnet")
+
+
+@pytest.mark.parametrize("arch", ["vgg13", "mobilenet_v1", "resnet20"])
+def test_the_authors_checkpoints_load_dense_and_pruned(tmp_path, arch):
+    dense = tiny_net(arch).eval()
+    scores = {
+        name: dense.get_submodule(name).weight.detach().flatten(1).norm(dim=1)
+        for name in dense.convs
+    }
+    for net in (dense, compact(dense, select(dense, scores, 0.5))):
+        state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+        torch.save({"net": state, "cfg": [8, "M"]}, tmp_path / "net.pth")
+        loaded = load_authors(arch, tmp_path / "net.pth").eval()
+        x = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(loaded(x), net(x))
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
+    torch.save({"net": tiny_net("resnet20").state_dict()}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"is not of vgg13: it lacks features\.0\.weight"):
+        load_authors("vgg13", tmp_path / "net.pth")
+    (tmp_path / "net.pth").write_bytes(b"PK")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_authors("resnet20", tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_strided_pointwise_convs_of_any_width(layout):
+    """Torch 2.15 corrupts memory in their weight gradient, channels last, unless channels come in
+    eights."""
+    torch.manual_seed(0)
+    ours = Conv2d(5, 7, 1, stride=2, bias=False).to(memory_format=layout)
+    x = torch.randn(4, 5, 9, 9).to(memory_format=layout)
+    kept = functional.conv2d(x.double(), ours.weight.double(), stride=2)
+    torch.testing.assert_close(ours(x).double(), kept, rtol=1e-5, atol=1e-5)
+    ours(x).sum().backward()
+    torch.testing.assert_close(
+        ours.weight.grad[0, :, 0, 0], x[:, :, ::2, ::2].sum((0, 2, 3)), rtol=1e-5, atol=1e-4
+    )

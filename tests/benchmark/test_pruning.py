@@ -1,0 +1,224 @@
+"""masked == compact: in outputs, gradients and training. The most important test of the suite."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy, relu
+
+from benchmark import registry
+from benchmark.cost import cost
+from benchmark.errors import UserError
+from benchmark.measures import score
+from benchmark.models import Conv, Net, build
+from benchmark.pruning import compact, masked, select
+from benchmark.pruning.masks import kept_indices, take
+from benchmark.schedule import kept_fraction
+from tests.conftest import tiny_net
+
+ARCHES = registry.names("models")
+CLOSE = {"rtol": 1e-8, "atol": 1e-9}  # float64
+TRAINED = {
+    "rtol": 1e-4,
+    "atol": 1e-6,
+}  # rounding grows from step to step through batch norms over few values
+EXAMPLES = settings(max_examples=4, deadline=None)
+
+
+SEPARABLE = [
+    Conv(name="stem", norm="stem_norm", reads="image", writes="stream", filters=12),
+    Conv(name="depthwise", norm="depthwise_norm", reads="stream", writes="stream", filters=12),
+    Conv(name="inner", norm="inner_norm", reads="stream", writes="inside", filters=10),
+    Conv(name="outer", norm="outer_norm", reads="inside", writes="stream", filters=12),
+]
+
+
+class Separable(Net):
+    """A residual block around a depthwise conv: its stream has a writer before it and one behind
+    it."""
+
+    def __init__(self, plan, num_classes):
+        super().__init__(SEPARABLE, plan, head="linear", head_reads="stream")
+        for name, kernel in {"stem": 3, "depthwise": 3, "inner": 1, "outer": 1}.items():
+            self.add_module(name, self.conv2d(name, kernel))
+            self.add_module(f"{name}_norm", self.norm2d(name))
+        self.linear = self.linear_head(num_classes)
+
+    def forward(self, x):
+        x = relu(self.stem_norm(self.stem(x)))
+        y = relu(self.depthwise_norm(self.depthwise(x)))
+        y = relu(self.inner_norm(self.inner(y)))
+        return self.linear((x + self.outer_norm(self.outer(y))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("protocol", ["exact", "paper"])
+def test_a_depthwise_conv_follows_all_convs_that_write_its_stream(monkeypatch, protocol):
+    monkeypatch.setattr(
+        registry, "load", lambda *_: SimpleNamespace(CONVS=SEPARABLE, build=Separable)
+    )
+    net = build("separable").double().eval()
+    assert not net.convs["depthwise"].prunable
+    x, y = inputs(0)
+    for round in (1, 2, 3):
+        draw = torch.Generator().manual_seed(round)
+        scores = {
+            name: torch.rand(n, dtype=torch.float64, generator=draw) for name, n in net.plan.items()
+        }
+        keep = select(net, scores, 0.7, round=round, rounds=3, protocol=protocol)
+        big, net = masked(net, keep), compact(net, keep)
+        torch.testing.assert_close(net(x), big(x), **CLOSE)
+        fraction = kept_fraction(0.7, round, rounds=3)
+        kept = sum(int(keep[name].sum()) for name in ("stem", "inner", "outer")) / 34
+        assert kept == pytest.approx(fraction, abs=0.1)
+        live = big.masks()
+        assert torch.equal(live["depthwise"], live["stem"] | live["outer"])
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    assert {
+        name: len(layer) for name, layer in score(net.float(), "oracle", images, y).items()
+    } == net.plan
+
+
+def random_keep(net, seed, share):
+    """A random mask: at least one filter of each conv stays; depthwise convs follow their
+    producer."""
+    draw = torch.Generator().manual_seed(seed)
+    keep, writers = {}, {}
+    for name, conv in net.convs.items():
+        if conv.depthwise:
+            keep[name] = keep[writers[conv.reads]]
+            continue
+        keep[name] = torch.rand(net.plan[name], generator=draw) < share
+        keep[name][torch.randint(net.plan[name], (1,), generator=draw)] = True
+        writers[conv.writes] = name
+    return keep
+
+
+def inputs(seed):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=draw), torch.tensor(
+        [0, 3, 3, 9]
+    )
+
+
+def train_steps(net, x, y, steps):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(net(x) / 5, y).backward()
+        optimizer.step()
+
+
+def assert_same(big, small, tensors, close):
+    """`tensors(net)` of the compact net equal the kept part of the masked net's."""
+    indices = kept_indices(big)
+    large, little = tensors(big), tensors(small)
+    assert large.keys() == little.keys()
+    for name, tensor in little.items():
+        torch.testing.assert_close(tensor, take(large[name], indices.get(name, ())), **close)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@EXAMPLES
+@given(seed=st.integers(0, 10_000), share=st.sampled_from([0.1, 0.4, 0.8]), training=st.booleans())
+def test_masked_equals_compact(arch, seed, share, training):
+    net = tiny_net(arch, seed, torch.float64).train(training)
+    x, y = inputs(seed)
+    keep = random_keep(net, seed, share)
+    big, small = masked(net, keep), compact(net, keep)
+    assert small.training == training
+    torch.testing.assert_close(big(x), small(x), **CLOSE)
+    for model in (big, small):
+        model.zero_grad()
+        cross_entropy(model(x), y).backward()
+    assert_same(
+        big, small, lambda model: {name: p.grad for name, p in model.named_parameters()}, CLOSE
+    )
+    for model in (big, small):
+        train_steps(model, x, y, 3)
+    assert_same(big, small, lambda model: model.state_dict(), TRAINED)
+    torch.testing.assert_close(big(x), small(x), **TRAINED)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_second_cut_continues_the_first(arch):
+    """Cutting the compact net again equals masking the full net with both cuts at once."""
+    net = tiny_net(arch, 1, torch.float64).eval()
+    x, _ = inputs(1)
+    first, second = random_keep(net, 1, 0.7), random_keep(net, 2, 0.7)
+    both = {name: first[name] & second[name] for name in first}
+    both = {name: k if k.any() else first[name] for name, k in both.items()}
+    for name, conv in net.convs.items():  # depthwise convs follow
+        if conv.depthwise:
+            both[name] = next(
+                both[n] for n, c in net.convs.items() if c.writes == conv.reads and not c.depthwise
+            )
+    once = compact(net, first)
+    rows = kept_indices(masked(net, first))
+    again = compact(once, {name: both[name][rows[f"{name}.weight"][0]] for name in both})
+    torch.testing.assert_close(again(x), masked(net, both)(x), **CLOSE)
+    assert again.original == net.original
+    assert cost(again) == cost(masked(net, both)) | {
+        k: v for k, v in cost(again).items() if k != "net/filters"
+    }
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_masking_is_removing(arch):
+    """A masked channel is exactly zero behind its batch norm, in both modes, and stays so in
+    training."""
+    net = tiny_net(arch, 3)
+    keep = random_keep(net, 3, 0.5)
+    big = masked(net, keep)
+    seen = {}
+    for name, conv in big.convs.items():
+        norm = big.get_submodule(conv.norm)
+        norm.register_forward_hook(
+            lambda _, __, out, name=name: seen.__setitem__(name, out.detach())
+        )
+    x, y = inputs(3)
+    train_steps(big, x.float(), y, 2)
+    for mode in (True, False):
+        big.train(mode)(x.float())
+        for name in big.convs:
+            assert (seen[name][:, ~keep[name]] == 0).all()
+            assert (big.get_submodule(name).weight[~keep[name]] == 0).all()
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_compact_is_smaller_and_counts_agree(arch):
+    net = tiny_net(arch)
+    keep = random_keep(net, 0, 0.4)
+    small = compact(net, keep)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
+    kept = sum(int(k.sum()) for name, k in keep.items() if net.convs[name].prunable)
+    always = [name for name, conv in net.convs.items() if not conv.prunable and not conv.depthwise]
+    assert cost(small)["net/filters"] == kept
+    assert all(name in ("conv1",) for name in always)
+    everything = {name: torch.ones(n, dtype=torch.bool) for name, n in net.plan.items()}
+    assert cost(compact(net, everything)) == cost(net)
+
+
+def test_the_original_net_is_left_alone():
+    net = tiny_net("resnet56")
+    before = copy.deepcopy(net.state_dict())
+    state = torch.random.get_rng_state()
+    compact(net, random_keep(net, 0, 0.3))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(bool(mask.all()) for mask in net.masks().values())
+
+
+def test_keeps_that_do_not_fit_are_refused():
+    net = tiny_net("mobilenet_v1")
+    keep = random_keep(net, 0, 0.5)
+    with pytest.raises(UserError, match="missing or unknown: conv1"):
+        masked(net, {name: k for name, k in keep.items() if name != "conv1"})
+    with pytest.raises(UserError, match=r"keep\['conv1'\] must be bool \[8\]"):
+        masked(net, keep | {"conv1": torch.ones(3, dtype=torch.bool)})
+    with pytest.raises(UserError, match="the conv is depthwise"):
+        masked(net, keep | {"layers.0.conv1": ~keep["conv1"]})
+    with pytest.raises(UserError, match="at least one live filter"):
+        masked(net, keep | {"layers.12.conv2": torch.zeros(128, dtype=torch.bool)})

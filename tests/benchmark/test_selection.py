@@ -1,0 +1,152 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark import registry
+from benchmark.errors import UserError
+from benchmark.pruning import compact, select
+from benchmark.schedule import kept_fraction
+from tests.conftest import tiny_net
+
+ARCHES = registry.names("models")
+NETS = {}
+
+
+def net_of(arch):
+    return NETS.setdefault(arch, tiny_net(arch))
+
+
+def random_scores(net, seed, ties):
+    draw = torch.Generator().manual_seed(seed)
+    scores = {name: torch.randn(filters, generator=draw) for name, filters in net.plan.items()}
+    return {name: s.round() if ties else s for name, s in scores.items()}
+
+
+def ranked(net):
+    return [name for name, conv in net.convs.items() if conv.prunable]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), ratio=st.floats(0.05, 0.85), ties=st.booleans())
+def test_exact_meets_its_budget_keeps_floors_and_prunes_the_lowest(arch, seed, ratio, ties):
+    net, scores = net_of(arch), random_scores(net_of(arch), seed, ties)
+    keep = select(net, scores, ratio)
+    again = select(net, {name: s.clone() for name, s in scores.items()}, ratio)
+    assert all(torch.equal(keep[name], again[name]) for name in keep)
+    assert list(keep) == list(net.convs)
+    total = sum(net.plan[name] for name in ranked(net))
+    assert sum(int(keep[name].sum()) for name in ranked(net)) == int((1 - ratio) * total + 0.5)
+    highest_pruned = max(float(scores[n][~keep[n]].max()) for n in ranked(net) if (~keep[n]).any())
+    for name in net.convs:
+        floor = -(-5 * net.original[name] // 100)
+        assert int(keep[name].sum()) >= floor
+        if (
+            net.convs[name].prunable and int(keep[name].sum()) > floor
+        ):  # above its floor: nothing lower survived
+            assert float(scores[name][keep[name]].min()) >= highest_pruned or ties
+        if net.convs[name].prunable and (~keep[name]).any():
+            assert float(scores[name][keep[name]].min()) >= float(scores[name][~keep[name]].max())
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_floors_that_forbid_the_budget_are_reported(arch):
+    net = net_of(arch)
+    with pytest.warns(UserWarning, match="instead of") as caught:
+        keep = select(net, random_scores(net, 0, False), 0.995)
+    floors = sum(-(-5 * net.original[name] // 100) for name in ranked(net))
+    assert sum(int(keep[name].sum()) for name in ranked(net)) == floors
+    assert f"keeps {floors} filters instead of" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_rounds_end_at_the_target_and_dead_filters_stay_dead(arch):
+    net, rounds, ratio = net_of(arch), 4, 0.7
+    total = sum(net.plan[name] for name in ranked(net))
+    for k in range(1, rounds + 1):
+        dead = {name: ~net.mask(name) for name in net.convs}
+        keep = select(net, random_scores(net, k, False), ratio, round=k, rounds=rounds)
+        assert not any(bool((keep[name] & dead[name]).any()) for name in keep)
+        net = compact(net, keep)
+        live = sum(int(net.mask(name).sum()) for name in ranked(net))
+        assert live == int(kept_fraction(ratio, k, rounds) * total + 0.5)
+
+
+def test_ties_go_by_layer_then_index():
+    net = net_of("vgg13")
+    keep = select(net, {name: torch.zeros(n) for name, n in net.plan.items()}, 0.05)
+    pruned = {name: (~k).nonzero().flatten().tolist() for name, k in keep.items() if (~k).any()}
+    assert pruned == {
+        "features.0": list(range(7)),
+        "features.3": list(range(7)),
+        "features.7": [0, 1, 2, 3],
+    }
+
+
+def test_a_resnets_stem_is_never_ranked_and_depthwise_convs_follow():
+    resnet = net_of("resnet56")
+    assert bool(
+        select(resnet, random_scores(resnet, 0, False) | {"conv1": torch.full((8,), -9.0)}, 0.8)[
+            "conv1"
+        ].all()
+    )
+    mobile = net_of("mobilenet_v1")
+    keep = select(mobile, random_scores(mobile, 0, False), 0.5)
+    assert torch.equal(keep["layers.3.conv1"], keep["layers.2.conv2"])
+    assert torch.equal(keep["layers.0.conv1"], keep["conv1"])
+
+
+def partly_masked():
+    net = net_of("resnet20")
+    net = compact(net, select(net, random_scores(net, 0, False), 0.4))
+    assert any(bool((~net.mask(name)).any()) for name in net.convs)
+    return net
+
+
+def test_paper_keeps_a_live_filter_where_masked_ones_rank_higher():
+    net = partly_masked()
+    scores = {name: torch.full((filters,), -1.0) for name, filters in net.plan.items()}
+    keep = select(net, scores, 0.7, round=2, rounds=5, protocol="paper")
+    assert all(bool((layer & net.mask(name)).any()) for name, layer in keep.items())
+    compact(net, keep)
+
+
+@pytest.mark.parametrize("protocol", ["exact", "paper"])
+def test_scores_of_masked_filters_do_not_matter(protocol):
+    net = partly_masked()
+    scores = random_scores(net, 1, False)
+    broken = {name: torch.where(net.mask(name), layer, torch.nan) for name, layer in scores.items()}
+    keeps = [
+        select(net, each, 0.7, round=2, rounds=2, protocol=protocol) for each in (scores, broken)
+    ]
+    assert all(torch.equal(keeps[0][name], keeps[1][name]) for name in net.convs)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({}, {"ratio": 1.5}, "ratio must be between 0 and 1"),
+        ({}, {"round": 3, "rounds": 2}, "round must be from 1 to rounds = 2"),
+        ({}, {"protocol": "guess"}, "protocol must be one of exact, paper"),
+        ({"features.0": torch.zeros(3)}, {}, r"scores\['features.0'\] must be \[8\]"),
+        (
+            {"features.0": torch.full((8,), torch.nan)},
+            {},
+            r"scores\['features.0'\] must be finite, got nan",
+        ),
+        ({"fc": torch.zeros(3)}, {}, "missing or unknown: fc"),
+    ],
+)
+def test_bad_arguments_are_refused(change, arguments, message):
+    net = net_of("vgg13")
+    with pytest.raises(UserError, match=message):
+        select(net, random_scores(net, 0, False) | change, **{"ratio": 0.5, **arguments})
+
+
+def test_whole_numbers_are_ranked_exactly():
+    net = net_of("vgg13")
+    first = {name: torch.arange(filters) + 2**24 for name, filters in net.plan.items()}
+    ones = {name: scores - 2**24 for name, scores in first.items()}
+    large, small = select(net, first, 0.5), select(net, ones, 0.5)
+    assert all(torch.equal(large[name], small[name]) for name in small)

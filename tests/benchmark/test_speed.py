@@ -1,0 +1,88 @@
+"""The speed command measures what it says and prints it; no test depends on a time."""
+
+import json
+
+import pytest
+import torch
+
+from benchmark.flow import gradients, hessian_gradients
+from benchmark.perf import naive
+from tests.conftest import tiny_images, tiny_net
+from tests.support.commands import command
+
+
+def speed(*arguments):
+    return command("benchmark.perf.speed", *arguments)
+
+
+def test_every_part_is_timed_side_by_side(tmp_path):
+    small = (
+        "--archs",
+        "vgg13",
+        "--width",
+        "0.0625",
+        "--images",
+        "20",
+        "--steps",
+        "1",
+        "--repeats",
+        "2",
+    )
+    run = speed(
+        *small, "--parts", "train", "evaluate", "score", "--json", str(tmp_path / "speed.json")
+    )
+    assert run.returncode == 0, run.stderr
+    assert "vgg13" in run.stdout
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert {row["what"]: row["compared with"] for row in rows} == {
+        "train, 0% pruned": "naive", "train, 75% pruned": "dense", "evaluate": "naive", "score, g": "naive",
+        "score, Hg": "naive", "score, all": "Hg",
+    }  # fmt: skip
+    for row in rows:
+        assert row["ours"] > 0
+        assert len(row["times as fast"]) == 2
+        low, high = sorted(row["times as fast"])
+        ratio = (
+            row["ours"] / row["theirs"]
+            if row["unit"] == "images/s"
+            else row["theirs"] / row["ours"]
+        )
+        assert 0.1 * low < ratio < 10 * high
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own(tmp_path):
+    small = ("--archs", "vgg13", "--width", "0.0625")
+    run = speed(*small, "--parts", "memory", "--json", str(tmp_path / "speed.json"))
+    assert run.returncode == 0, run.stderr
+    memory = json.loads((tmp_path / "speed.json").read_text())["peak memory (bytes)"]
+    assert [row["need"] for row in memory] == ["none", "g", "Hg", "all"]
+    assert all(1e8 < row["bytes"] < 8e9 for row in memory)
+
+
+def test_naive_loops_compute_the_same():
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(12)
+    plain = naive.plain(net)
+    assert not any(type(module).__module__.startswith("benchmark.models._net") for module in plain.modules() if
+                   isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d))  # fmt: skip
+    g = gradients(net, images, labels, (5.0,)).mean
+    for ours, theirs in zip(
+        g[5.0].values(), naive.gradient(plain, images, labels, 5.0), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    naive.hessian_gradient(plain, images, labels, 5.0)
+    hg = hessian_gradients(net, images, labels, g)[5.0]
+    for ours, theirs in zip(hg.values(), (p.grad for p in plain.parameters()), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(("--archs", "vgg99"), "archs"), (("--parts", "flight"), "parts"), (("--ratios", "1.5"), "ratios"),
+     (("--precision", "int8"), "precision"), (("--repeats", "0"), "repeats")],
+)  # fmt: skip
+def test_bad_input_is_one_line(arguments, word):
+    run = speed(*arguments)
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"error: {word} must be")
+    assert run.stderr.count("\n") == 1

@@ -1,0 +1,62 @@
+"""Our commands, run in forks of the process that tests them: it has imported torch and pandas
+already."""
+
+import importlib
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+for module in ("benchmark.run", "analysis.report.build"):
+    importlib.import_module(module)
+FORK = multiprocessing.get_context("fork")
+
+
+def command(
+    module: str,
+    *arguments: object,
+    cwd: Path | None = None,
+    before: Callable[[], object] | None = None,
+    **env: str,
+) -> subprocess.CompletedProcess:
+    """What `python -m module ...` prints and its exit status; `before` is called in the process
+    first.
+
+    For what a fresh interpreter does (what it imports, how it answers signals) start one.
+    """
+    line = [f"python -m {module}", *map(str, arguments)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = FORK.Process(
+            target=_run, args=(module, line, out.fileno(), err.fileno(), cwd, before, env)
+        )
+        process.start()
+        process.join()
+        for file in (out, err):
+            file.seek(0)
+        return subprocess.CompletedProcess(line, process.exitcode, out.read(), err.read())
+
+
+def _run(
+    module: str,
+    line: list[str],
+    out: int,
+    err: int,
+    cwd: Path | None,
+    before: Callable | None,
+    env: dict,
+) -> None:
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+    os.chdir(cwd or ".")
+    os.environ.update(env)
+    warnings.resetwarnings()
+    sys.argv = line
+    if before:
+        before()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

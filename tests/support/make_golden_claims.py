@@ -1,0 +1,44 @@
+"""`python -m tests.support.make_golden_claims` replaces tests/claims.json: verdicts and numbers of
+a simulated grid."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from analysis.claims import judge_all
+from analysis.runs.frames import load
+from tests.support import simulate
+
+WORLD = simulate.World(
+    loss={"magnitude": -0.03}, accuracy={"grasp": 0.1}, growth={"grasp": 2}, agreement=True, diverged=("loss_biased",),
+    jump={"grasp": 1.0, "random": 0.5, "loss": -0.3}, turn={"loss": -0.4}, movement={"loss": 0.02},
+)  # fmt: skip
+"""In which some claims hold, some do not, and one is open."""
+
+
+WORDS = ("sentence", "statistic", "rule", "settings")
+"""Left out: they are in the code, or only more of the same."""
+
+
+def golden_claims(folder: Path) -> list[dict]:
+    """What claims.json would say, without its words, numbers to three digits."""
+    measures, archs = (*simulate.MEASURES, "loss_biased"), ("vgg13", "resnet56")
+    simulate.simulate(folder, simulate.grid(measures=measures, archs=archs, seeds=range(4)), WORLD)
+    return [rounded(item.to_dict()) for item in judge_all(load(str(folder)))]
+
+
+def rounded(value: object) -> object:
+    """Numbers to three digits, and no text but labels and verdicts."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items() if key not in WORDS}
+    if isinstance(value, (list, tuple)):
+        return [rounded(part) for part in value]
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        claims = golden_claims(Path(temporary))
+    target = Path(__file__).parents[1] / "analysis" / "claims.json"
+    target.write_text(json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
+    print("".join(f"{claim['id']} {claim['verdict']}\n" for claim in claims), end="")

@@ -1,0 +1,239 @@
+"""The committed grids hold what they say, and a plan needs no data."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmark import data
+from benchmark.config import RunConfig
+from benchmark.measures import MEASURES, score
+from benchmark.options import Options
+from benchmark.schedule import schedule
+from benchmark.training.state import initial_net
+from sweeps import estimate
+from sweeps import grid as grids
+from sweeps.estimate import seconds_to_train, train_size
+from tests.benchmark.test_data import write_folder
+from tests.conftest import tiny_images
+from tests.support.commands import command
+from tests.sweeps.test_sweeps import SWEEPS, write
+
+AUTHORS = {
+    "magnitude", "l1", "bn_scale", "loss", "taylor", "loss_biased", "loss_biased_init", "fisher", "fisher_bn", "grasp",
+    "grad_preservation",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return grids.load(SWEEPS / "paper.yaml")
+
+
+STUDIES = ("vgg13", "mobilenet", "resnet56")
+"""The studies with a companion that has the other measures of the paper in the same settings."""
+
+COMPANIONS = {f"study-{name}-measures" for name in STUDIES} | {
+    "study-vgg13-checks",
+    "study-vgg13-rules",
+}
+"""Grids whose runs are analysed with those of the study of the same net, which has the dense
+controls."""
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_committed_grids_load(path):
+    grid = grids.load(path)
+    assert len({config.run_id for config in grid.configs}) == len(grid.configs) > 0
+    measures = {config.measure for config in grid.configs}
+    assert ("none" in measures) != (path.stem in COMPANIONS)
+    assert measures >= {"magnitude", "grasp", "grad_preservation"} or path.stem.endswith(
+        "-measures"
+    )
+    assert {config.seed for config in grid.configs} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_studies_of_a_net_have_all_measures_of_the_paper_in_the_same_settings(name):
+    studies = [
+        grids.load(SWEEPS / f"study-{stem}.yaml").configs for stem in (name, f"{name}-measures")
+    ]
+    first, second = ({config.measure for config in configs} for configs in studies)
+    assert first | second >= AUTHORS | {"random", "random_layerwise", "none"}
+    assert not first & second
+    settings = [
+        {replace(config, measure="loss") for config in configs if config.measure != "none"}
+        for configs in studies
+    ]
+    assert settings[0] == settings[1]
+
+
+def test_the_demo_is_what_the_readme_says():
+    grid = grids.load(SWEEPS / "demo.yaml")
+    assert len(grid.configs) == 33
+    assert {config.measure for config in grid.configs} == {
+        "none", "magnitude", "loss", "grasp", "grad_preservation", "random",
+    }  # fmt: skip
+
+
+def test_the_paper_grid_is_full(paper):
+    tasks = 3 * 2 * 3  # architectures, data sets, seeds
+    assert {config.measure for config in paper.configs} == AUTHORS | {
+        "random",
+        "random_layerwise",
+        "none",
+    }
+    assert paper.points == tasks * 14 * 4 * 3
+    at_init, later, dense = 11 * 3, 13 * 3, 1
+    assert len(paper.configs) == tasks * (at_init + 3 * later + dense)
+    assert paper.epochs() == tasks * 160 * (
+        at_init + 2 * later + 2 * later + dense
+    )  # a trained net goes on for 160 more
+    alone = later * (1 + 40 + 160) + 160
+    assert paper.shared_epochs() == tasks * (alone - 160)
+
+
+def test_the_paper_grid_has_no_cells_without_meaning(paper):
+    assert sum(config.measure == "none" for config in paper.configs) == 3 * 2 * 3
+    assert {(config.measure, config.prune_epoch) for config in paper.blind} == {
+        ("bn_scale", 0),
+        ("loss_biased_init", 0),
+    }
+    assert len(paper.blind) == 2 * 3 * 2 * 3 * 3
+    assert not set(paper.blind) & set(paper.configs)
+
+
+def test_trained_restarts_after_all_epochs(paper):
+    run = next(
+        config for config in paper.configs if config.prune_epoch == 160 and config.rounds == 5
+    )
+    assert run.retrain == "restart"
+    assert (schedule(run).dense, schedule(run).cuts, schedule(run).total) == (
+        160,
+        tuple(range(160, 165)),
+        320,
+    )
+
+
+@pytest.mark.parametrize("measure", sorted(MEASURES.keys() - {"none"}))
+def test_a_measure_says_whether_it_tells_filters_apart_at_initialisation(measure):
+    net = initial_net(RunConfig(arch="resnet20", width=0.0625), 10)
+    initial = {name: net.get_submodule(name).weight.detach().clone() for name in net.convs}
+    images, labels = tiny_images(20)
+    scores = score(
+        net, measure, images, labels, initial=initial, generator=torch.Generator().manual_seed(0)
+    )
+    assert MEASURES[measure].at_init == (len(torch.cat(list(scores.values())).unique()) > 1)
+
+
+def test_equal_points_are_one_run_and_the_dense_phase_is_counted_once(tmp_path):
+    fields = {
+        "measure": {"values": ["none", "loss"]},
+        "prune_epoch": {"values": [0, 1]},
+        "seed": {"values": [0, 1]},
+    }
+    grid = grids.load(write(tmp_path / "g.yaml", **fields))
+    assert (grid.points, len(grid.configs)) == (8, 6)
+    assert grid.epochs() == 12
+    assert (
+        grid.shared_epochs() == 2
+    )  # per seed: the dense control's two epochs hold the other run's one
+    assert list(grid.epochs_to_train.values()) == [5, 5]
+    assert all(control.measure == "none" for control in grid.epochs_to_train)
+
+
+def test_sizes_of_a_folder_are_counted(tmp_path):
+    assert train_size(f"folder:{write_folder(tmp_path, (64, 48))}", "unused") == (6, 2, 48, 64)
+
+
+def test_declared_sizes_are_those_of_the_data():
+    images = data.load("digits", "unused")
+    assert train_size("digits", "unused") == (len(images.train_labels), len(images.classes), 32, 32)
+    assert train_size("cifar10", "nowhere") == (50_000, 10, 32, 32)
+    assert train_size("cifar100", "nowhere") == (50_000, 100, 32, 32)
+
+
+def test_the_estimate_is_proportional_to_epochs_and_images(monkeypatch):
+    from sweeps import estimate
+
+    monkeypatch.setattr(estimate, "_seconds_per_image", lambda *_: 0.5)
+    run, small = (
+        RunConfig(measure="none", dataset="cifar10", train_limit=limit) for limit in (0, 100)
+    )
+    assert seconds_to_train({run: 2, small: 3}, Options()) == (2 * 50_000 + 3 * 100) * 0.5
+
+
+def test_plan_of_images_that_a_net_cannot_take(tmp_path):
+    dataset = f"folder:{write_folder(tmp_path / 'small', (16, 16))}"
+    path = write(tmp_path / "g.yaml", arch={"value": "vgg13"}, dataset={"value": dataset})
+    result = command("sweeps", "plan", path, "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    assert "estimate: none (vgg13 cannot be trained on images of 16x16" in result.stdout
+
+
+def test_plan_needs_no_data(tmp_path):
+    narrow = {
+        "width": {"value": 0.0625},
+        "prune_epoch": {"values": [0, "trained"]},
+        "epochs": {"value": 2},
+    }
+    names = {
+        "measure": {"values": ["loss", "bn_scale"]},
+        "dataset": {"values": ["cifar10", "cifar100"]},
+    }
+    path = write(tmp_path / "g.yaml", **narrow, **names)
+    result = command(
+        "sweeps",
+        "plan",
+        path,
+        "--runs",
+        tmp_path / "runs",
+        "--data",
+        tmp_path / "nowhere",
+        "--device",
+        "cpu",
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "g: 6 runs in 6 cells (8 grid points)"
+    assert (
+        lines[1]
+        == "left out: 2 runs cut at initialisation, where all filters score alike, by bn_scale"
+    )
+    assert lines[3] == "epochs: 20 if each run trained alone; the shared dense phase saves 4"
+    assert lines[4].startswith("estimate: 0 min with ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_plan_without_a_folder_of_images_has_no_estimate(tmp_path):
+    path = write(tmp_path / "g.yaml", dataset={"value": f"folder:{tmp_path / 'nowhere'}"})
+    result = command("sweeps", "plan", path, "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("estimate: none (data folder ")
+
+
+def test_a_grid_of_cells_without_meaning_alone_is_refused(tmp_path):
+    path = write(tmp_path / "g.yaml", measure={"values": ["bn_scale", "loss_biased_init"]})
+    with pytest.raises(
+        grids.UserError, match="no run is left; bn_scale, loss_biased_init cannot cut at epoch 0"
+    ):
+        grids.load(path)
+
+
+def test_settings_are_options_of_all_runs(tmp_path):
+    grid = grids.load(
+        write(tmp_path / "g.yaml", flow_every={"value": 2}, score_all={"value": True})
+    )
+    assert grid.options(Options()) == Options(flow_every=2, score_all=True)
+
+
+@pytest.mark.parametrize(("batch_size", "seconds"), [(100, 10.1), (16, 1.7), (2, 0.3)])
+def test_the_time_of_a_batch_follows_from_two_small_steps(monkeypatch, batch_size, seconds):
+    """0.1 s per step and 0.1 s per image, after a slow first step."""
+    clock = iter([0, 9, 10, 10.3, 20, 21.7])
+    monkeypatch.setattr(estimate, "_now", lambda device: next(clock))
+    config = RunConfig(width=0.0625, batch_size=batch_size)
+    per_image = estimate._seconds_per_image(
+        config, estimate.TrainSize(1000, 10), torch.device("cpu")
+    )
+    assert per_image * batch_size == pytest.approx(seconds)

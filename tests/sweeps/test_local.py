@@ -1,0 +1,198 @@
+"""The local engine when things go wrong: hangs, failures, interruptions, full disks, a second
+driver."""
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from benchmark.record import Record
+from sweeps.engines import local
+from sweeps.engines.worker import Ready, work
+from sweeps.grid import load
+from tests.conftest import tiny_run
+from tests.support.commands import command
+from tests.sweeps.test_sweeps import FLAGS, TINY
+
+SCRIPT = """
+import json, multiprocessing, os, signal, sys
+from pathlib import Path
+from benchmark.options import Options
+from sweeps.grid import load
+from sweeps.engines.local import drive
+from sweeps.engines.worker import Epoch
+
+if __name__ == "__main__":
+    epochs = []
+    def watch(event):
+        if isinstance(event, Epoch):
+            epochs.append([event.run_id, event.row["epoch"]])
+            if len(epochs) == 1:
+                {first}
+    options = Options(runs=Path(sys.argv[2]), wandb="disabled", device="cpu", threads=1)
+    outcome = drive(load(sys.argv[1]).configs, options, {workers}, watch, {settings})
+    print(json.dumps([outcome.done, outcome.failed, epochs]))
+"""
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """A file of three runs of four epochs."""
+    path = tmp_path / "grid.yaml"
+    parameters = TINY | {"epochs": {"value": 4}, "seed": {"values": [0, 1, 2]}}
+    path.write_text(yaml.safe_dump({"method": "grid", "parameters": parameters}))
+    return path
+
+
+def start(grid, runs, first="pass", workers=1, settings=""):
+    script = grid.with_name("drive.py")
+    script.write_text(SCRIPT.format(first=first, workers=workers, settings=settings))
+    return subprocess.Popen([sys.executable, script, grid, runs], stdout=subprocess.PIPE, text=True)
+
+
+def outcome(process):
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    return json.loads(out)
+
+
+def signalled(name):
+    return f"os.kill(multiprocessing.active_children()[0].pid, signal.{name})"
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_its_run_tried_again(grid, tmp_path):
+    done, failed, epochs = outcome(start(grid, tmp_path / "runs", signalled("SIGKILL")))
+    assert (len(done), failed) == (3, {})
+    assert len(epochs) <= 13  # twelve, and the one that was in flight
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(grid, tmp_path):
+    hang = start(grid, tmp_path / "runs", signalled("SIGSTOP"), settings="retries=0, epoch_limit=5")
+    done, failed, _ = outcome(hang)
+    assert len(done) == 2
+    ((run_id, error),) = failed.items()
+    assert error == "no epoch came to its end within 5 s"
+    assert Record(tmp_path / "runs" / run_id).failure()["error"] == error
+
+
+@pytest.mark.slow
+def test_a_failing_run_is_tried_again_then_reported_and_stays_claimable(grid, tmp_path):
+    runs, first = tmp_path / "runs", load(grid).configs[0]
+    obstacle = Record(runs / first.run_id).scores_folder
+    obstacle.parent.mkdir(parents=True)
+    obstacle.touch()
+    flags = ["--runs", runs, *FLAGS, "--workers", "1"]
+    result = command("sweeps", "run", grid, *flags, "--retries", "1")
+    assert result.returncode == 1
+    assert "FileExistsError" in result.stdout
+    assert "2 of 3 runs are finished" in result.stdout
+    assert "FileExistsError" in command("sweeps", "status", grid, "--runs", runs, "--json").stdout
+    obstacle.unlink()
+    again = command("sweeps", "run", grid, *flags)
+    assert again.returncode == 0, again.stdout
+    assert Record(runs / first.run_id).failure() is None
+
+
+@pytest.mark.slow
+def test_two_drivers_do_not_run_the_same_run_twice(grid, tmp_path):
+    drivers = [start(grid, tmp_path / "runs") for _ in range(2)]
+    seen = [{tuple(epoch) for epoch in outcome(driver)[2]} for driver in drivers]
+    assert not seen[0] & seen[1]
+    assert len(seen[0] | seen[1]) == 12
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("program", ["benchmark", "sweeps"])
+def test_an_interruption_stops_within_seconds_and_costs_no_finished_epoch(
+    tmp_path, grid, program, name, status
+):
+    runs, config = tmp_path / "runs", tiny_run(epochs=200)
+    if program == "sweeps":
+        parameters = {key: {"value": value} for key, value in config.to_dict().items()}
+        grid.write_text(yaml.safe_dump({"method": "grid", "parameters": parameters}))
+        arguments = ["run", grid]
+    else:
+        arguments = [f"--{key}={value}" for key, value in config.to_dict().items()]
+    line = [sys.executable, "-m", program, *arguments, "--runs", runs, *FLAGS]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+    record = Record(runs / config.run_id)
+    while not record.previous_checkpoint_file.exists():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    os.killpg(process.pid, getattr(signal, name))
+    assert process.wait(timeout=10) == status
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert len(record.history()) >= 2
+    assert not record.lock_file.exists()
+
+
+def small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+@pytest.mark.parametrize("program", ["benchmark", pytest.param("sweeps", marks=pytest.mark.slow)])
+def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, grid, program):
+    """A limit on the size of files stands for the full disk: checkpoints are larger."""
+    runs, config = tmp_path / "runs", tiny_run(epochs=2)
+    parameters = {key: {"value": value} for key, value in config.to_dict().items()}
+    grid.write_text(yaml.safe_dump({"method": "grid", "parameters": parameters}))
+    arguments = (
+        ["run", grid]
+        if program == "sweeps"
+        else [f"--{k}={v}" for k, v in config.to_dict().items()]
+    )
+    line = [program, *arguments, "--runs", runs, *FLAGS]
+    full = command(*line, before=small_files)
+    assert full.returncode == 2, full.stderr
+    assert full.stderr.count("\n") == 1
+    assert "File too large" in full.stderr
+    assert len(Record(runs / config.run_id).history()) == 2
+    assert command(*line).returncode == 0
+    assert not list((runs / config.run_id).glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_folder_that_holds_another_run_fails_and_keeps_its_configuration(grid, tmp_path):
+    first, record = load(grid).configs[0], Record(tmp_path / "runs" / load(grid).configs[0].run_id)
+    record.start(tiny_run(seed=9))
+    result = command("sweeps", "run", grid, "--runs", tmp_path / "runs", *FLAGS, "--workers", "1")
+    assert result.returncode == 1
+    assert f"failed: {first.run_id}" in result.stdout.replace("\n", " ")
+    assert "2 of 3 runs are finished" in result.stdout
+    assert record.config().seed == 9
+
+
+def test_the_limit_of_an_epoch_begins_when_the_worker_is_ready(monkeypatch):
+    """A start, with its imports, may take longer than an epoch; but not for ever."""
+    worker = object.__new__(local._Worker)
+    worker.pipe, theirs = multiprocessing.Pipe()
+    worker.ready, worker.heard = False, time.monotonic() - 10
+    assert not worker.silent(5)
+    monkeypatch.setattr(local, "START_SECONDS", 8.0)
+    assert worker.silent(5)
+    assert not worker.silent(20)
+    theirs.send(Ready())
+    assert worker.receive() == Ready()
+    worker.heard -= 6
+    assert worker.silent(5)
+
+
+def test_a_driver_that_is_gone_ends_the_worker_also_with_events_unread(options):
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, options))
+    process.start()
+    theirs.close()
+    assert ours.poll(60)  # it is ready, which nobody reads
+    ours.close()
+    process.join(60)
+    assert process.exitcode == 0

@@ -1,0 +1,221 @@
+"""Finished records reach W&B once each, whatever was there before."""
+
+import json
+import math
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+from PIL import Image
+
+from benchmark.errors import UserError
+from benchmark.files import write_json
+from benchmark.record import Record
+from sweeps import push as push_module
+from sweeps.push import push
+from tests.support import simulate
+from tests.support.planted import plant, row_values, summary_values
+from tests.support.wandb_server import HISTORY
+
+PROJECT = "pushed"
+TINY = {"measures": ["grasp"], "timings": [2], "seeds": [0, 1], "epochs": 4, "rounds": [2]}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Four finished runs, one of them diverged, and one that is not finished."""
+    *finished, unfinished = simulate.grid(
+        **{**TINY, "measures": ["grasp", "loss"], "seeds": [0, 1]}
+    )
+    simulate.simulate(tmp_path / "runs", finished, simulate.World(diverged=("loss",), flow_every=3))
+    simulate.simulate(tmp_path / "runs", [unfinished], finished=False)
+    return [Record(tmp_path / "runs" / config.run_id) for config in finished]
+
+
+def assert_whole(server, record):
+    """There is one W&B run with the id of the record, and it says the same."""
+    (mirror,) = (run for run in server.runs if run.config.get("run_id") == record.folder.name)
+    cuts = {cut["epoch"]: cut for cut in record.cuts()}
+    rows = [row_values(row, cuts.get(row["epoch"])) for row in record.history()]
+    assert [
+        {k: v for k, v in row.items() if not k.startswith("_")} for row in mirror.history
+    ] == rows
+    assert summary_values(record.summary()).items() <= mirror.summary.items()
+    assert {
+        **record.config().to_dict(),
+        "run_id": record.folder.name,
+    }.items() <= mirror.config.items()
+    assert (mirror.name, mirror.project, mirror.state) == (record.folder.name, PROJECT, "finished")
+
+
+def test_finished_runs_are_pushed_once(records, server, capsys):
+    runs = records[0].folder.parent
+    assert push(runs, PROJECT) == 0
+    assert len(server.runs) == len(records)
+    for record in records:
+        assert_whole(server, record)
+    assert f"{len(records)} pushed, 0 there before, 0 failed" in capsys.readouterr().out
+    lines, streamed = [dict(run.lines) for run in server.runs], server.requests["file_stream"]
+    assert push(runs, PROJECT) == 0
+    assert f"0 pushed, {len(records)} there before, 0 failed" in capsys.readouterr().out
+    assert ([dict(run.lines) for run in server.runs], server.requests["file_stream"]) == (
+        lines,
+        streamed,
+    )
+
+
+def _cut_short(run):
+    """As a kill in the middle of a push leaves it."""
+    run.state, run.exitcode, run.summary = "running", None, {}
+    run.lines[HISTORY] = {step: line for step, line in run.lines[HISTORY].items() if step < 3}
+
+
+def _with_a_gap(run):
+    del run.lines[HISTORY][1]
+
+
+def _without_summary(run):
+    run.state, run.summary = "running", {}
+
+
+def _without_rows(run):
+    run.lines.clear()
+
+
+@pytest.mark.parametrize("damage", [_cut_short, _with_a_gap, _without_summary, _without_rows])
+def test_an_incomplete_run_is_completed(records, server, damage):
+    for record in records:
+        plant(server, record, PROJECT)
+    damage(server.runs[0])
+    untouched = [dict(run.lines) for run in server.runs[1:]]
+    assert push(records[0].folder.parent, PROJECT) == 0
+    for record in records:
+        assert_whole(server, record)
+    assert [dict(run.lines) for run in server.runs[1:]] == untouched
+
+
+def test_runs_of_agents_count_and_are_never_written_to(records, server):
+    whole = plant(server, records[0], PROJECT, name="agent1")
+    broken = plant(server, records[1], PROJECT, name="agent2", state="crashed")
+    del broken.lines[HISTORY][1]
+    before = [(dict(run.lines), dict(run.summary)) for run in (whole, broken)]
+    assert push(records[0].folder.parent, PROJECT) == 0
+    assert [(dict(run.lines), dict(run.summary)) for run in (whole, broken)] == before
+    names = {run.name for run in server.runs}
+    assert names == {"agent1", "agent2", *(record.folder.name for record in records[1:])}
+
+
+def test_a_push_that_was_killed_is_completed_by_the_next(records, server):
+    runs = records[0].folder.parent
+    server.hang("file_stream")
+    command = [sys.executable, "-m", "sweeps", "push", str(runs), "--project", PROJECT]
+    process = subprocess.Popen(command, start_new_session=True)
+    while len(server.runs) < len(records) and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    server.release()
+    assert len(server.runs) == len(records)
+    assert push(runs, PROJECT) == 0
+    for record in records:
+        assert_whole(server, record)
+
+
+def test_failed_runs_are_named_and_the_others_pushed(records, server, monkeypatch, capsys):
+    broken = records[0]
+    broken.history_file.write_text("{}\n")
+    assert push(broken.folder.parent, PROJECT) == 1
+    captured = capsys.readouterr()
+    (line,) = (line for line in captured.err.splitlines() if line.startswith("failed"))
+    assert line.startswith(
+        f"failed: {broken.folder.name}: record file {broken.history_file}, line 1, has epoch None"
+    )
+    assert f"{len(records) - 1} pushed, 0 there before, 1 failed" in captured.out
+    for record in records[1:]:
+        assert_whole(server, record)
+
+
+def test_a_push_that_is_stopped_leaves_the_rest():
+    done = []
+
+    def execute(number):
+        time.sleep(0.02)
+        done.append(number)
+        return push_module.PUSHED
+
+    tasks = [push_module.Task(str(number), partial(execute, number)) for number in range(200)]
+    outcomes = push_module._outcomes(tasks)
+    next(outcomes)
+    with pytest.raises(KeyboardInterrupt):
+        outcomes.throw(KeyboardInterrupt)
+    assert len(done) < 100
+
+
+def test_after_failures_in_a_row_the_rest_is_not_tried(records, server, monkeypatch, capsys):
+    monkeypatch.setattr(push_module, "THREADS", 1)
+    monkeypatch.setattr(push_module, "GIVE_UP", 2)
+    server.fail(403, math.inf, "UpsertBucket")
+    assert push(records[0].folder.parent, PROJECT) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed")]
+    assert len(lines) == len(records)
+    assert sum("not tried after 2 failures in a row" in line for line in lines) >= len(records) - 3
+
+
+def test_figures_become_one_run(records, server, tmp_path, capsys):
+    runs, report = records[0].folder.parent, tmp_path / "report"
+    with pytest.raises(UserError, match=r"has no figures/\*.png"):
+        push(runs, PROJECT, figures=report)
+    (report / "figures").mkdir(parents=True)
+    for color in ("red", "blue"):
+        Image.new("RGB", (8, 8), color).save(report / "figures" / f"{color}.png")
+    with pytest.raises(UserError, match=r"claims\.json is missing"):
+        push(runs, PROJECT, figures=report)
+    write_json(report / "claims.json", {"claims": [{"id": "C1"}]})
+    with pytest.raises(
+        UserError, match=r"claims\.json must be a report's, with claims that have id and verdict"
+    ):
+        push(runs, PROJECT, figures=report)
+    write_json(report / "claims.json", {"claims": [{"id": "C1", "verdict": "refuted"}]})
+    for _ in range(2):
+        assert push(runs, PROJECT, figures=report) == 0
+    assert f"0 pushed, {len(records) + 1} there before" in capsys.readouterr().out
+    (mirror,) = (run for run in server.runs if run.job_type == "report")
+    images = list((report / "figures").glob("*.png"))
+    assert {file.read_bytes() for file in images} == {
+        c for name, c in mirror.files.items() if name.endswith(".png")
+    }
+    assert mirror.summary["claims/C1"] == "refuted"
+    assert not {"wandb-metadata.json", "requirements.txt", "config.yaml"} & set(mirror.files) - {
+        "config.yaml"
+    }
+    sent = json.dumps([mirror.raw_config, mirror.summary]) + "".join(map(str, mirror.files.items()))
+    assert not any(
+        private in sent for private in (socket.gethostname(), sys.executable, sys.argv[0])
+    )
+    assert len(server.runs) == len(records) + 1
+
+
+@pytest.mark.parametrize("arguments", [["--project", "a/b"], ["--project", ""]])
+def test_a_bad_project_is_one_line(records, arguments):
+    command = [sys.executable, "-m", "sweeps", "push", str(records[0].folder.parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "project must be a name" in done.stderr
+
+
+def test_nothing_to_push_is_a_user_error(tmp_path, server):
+    with pytest.raises(UserError, match="does not exist"):
+        push(tmp_path / "nowhere", PROJECT)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no finished run"):
+        push(tmp_path / "empty", PROJECT)
+
+
+def test_without_a_key_is_one_line(records, server, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(UserError, match=r"No API key configured. Use `wandb login` to log in$"):
+        push(records[0].folder.parent, PROJECT)

@@ -1,0 +1,220 @@
+"""The commands `run` and `status` of `python -m sweeps`, as a user meets them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+import yaml
+
+from benchmark.files import write_json
+from benchmark.locks import held
+from benchmark.record import Record
+from sweeps import grid as grids
+from sweeps.engines.jobs import in_order
+from tests.support.commands import command
+from tests.support.simulate import World, simulate
+
+SWEEPS = Path(grids.__file__).parent
+TINY = {
+    "width": {"value": 0.0625}, "epochs": {"value": 2}, "train_limit": {"value": 60},
+    "score_samples": {"value": 20}, "probe_samples": {"value": 20}, "ratio": {"value": 0.5},
+}  # fmt: skip
+FLAGS = ["--wandb", "disabled", "--device", "cpu", "--threads", "1"]
+
+
+def write(path, **parameters):
+    path.write_text(yaml.safe_dump({"method": "grid", "parameters": TINY | parameters}))
+    return path
+
+
+def test_the_longest_dense_phase_comes_first(tmp_path):
+    fields = {"measure": {"values": ["loss", "none"]}, "prune_epoch": {"values": [0, 1]}}
+    order = in_order(grids.load(write(tmp_path / "g.yaml", **fields)).configs)
+    assert [(config.measure, config.prune_epoch) for config in order] == [
+        ("none", 0),
+        ("loss", 1),
+        ("loss", 0),
+    ]
+
+
+@pytest.mark.slow
+def test_run_skips_what_is_finished_reports_failures_and_status(tmp_path):
+    path = write(tmp_path / "g.yaml", measure={"values": ["none", "loss"]}, seed={"values": [0, 1]})
+    runs = tmp_path / "runs"
+    files = [Record(runs / config.run_id).summary_file for config in grids.load(path).configs]
+    assert command("sweeps", "status", path, "--runs", runs).returncode == 1
+    assert not runs.exists()
+    first = command("sweeps", "run", path, "--runs", runs, *FLAGS, "--workers", "2")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "4 of 4 runs are finished" in first.stdout
+    lost, *kept = files
+    rmtree(lost.parent)
+    stamps = [file.stat().st_mtime_ns for file in kept]
+    second = command("sweeps", "run", path, "--runs", runs, *FLAGS, "--workers", "2")
+    assert "3 of 4 runs were finished before" in second.stdout
+    assert "[4/4] finished" in second.stdout
+    assert stamps == [file.stat().st_mtime_ns for file in kept]
+    status = command("sweeps", "status", path, "--runs", runs)
+    assert status.returncode == 0
+    assert "4 finished of 4 runs" in status.stdout
+
+
+def test_a_failed_run_is_reported_and_the_status_is_non_zero(tmp_path):
+    good, bad = "digits", f"folder:{tmp_path / 'nowhere'}"
+    path = write(tmp_path / "g.yaml", dataset={"values": [bad, good]})
+    result = command("sweeps", "run", path, "--runs", tmp_path / "runs", *FLAGS, "--workers", "1")
+    assert result.returncode == 1
+    assert "1 of 2 runs are finished" in result.stdout
+    assert "images/s" not in result.stdout
+    assert "nowhere/train is missing" in result.stdout.replace("\n", "")
+    status = command("sweeps", "status", path, "--runs", tmp_path / "runs")
+    assert status.returncode == 1
+    assert "1 failed, 1 finished of 2 runs" in status.stdout
+
+
+ERROR = "RuntimeError: [enforce fail] out of memory"
+LOG = "\n".join(f"line {i}" for i in range(20)) + f"\n{ERROR}\n"
+
+
+@pytest.fixture
+def states(tmp_path):
+    """A grid whose runs are in every state, its runs folder, and the record of the one whose lock
+    should be held."""
+    fields = {
+        "measure": {"values": ["magnitude", "loss"]},
+        "prune_epoch": {"values": [1, 2]},
+        "seed": {"values": [0, 1]},
+    }
+    path, runs = write(tmp_path / "g.yaml", epochs={"value": 5}, **fields), tmp_path / "runs"
+    first, second, third, fourth, fifth, sixth, _, _ = grids.load(path).configs
+    simulate(runs, [first, second])
+    simulate(runs, [third], World(diverged=(third.measure,)))
+    simulate(runs, [fourth, fifth, sixth], finished=False)
+    collapsed, failed, running, stopped = (
+        Record(runs / config.run_id) for config in (second, fourth, fifth, sixth)
+    )
+    write_json(collapsed.summary_file, collapsed.summary() | {"outcome": "collapsed"})
+    failed.fail(ERROR, LOG)
+    for record, epochs in ((running, 3), (stopped, 1)):
+        lines = record.history_file.read_text().splitlines(keepends=True)
+        record.history_file.write_text(
+            "".join(lines[: epochs + 1]) + '{"epoch": 9'
+        )  # being written, or cut off
+    stopped.lock_file.touch()  # its owner died
+    return path, runs, running
+
+
+def test_status_as_json_has_each_run(states):
+    path, runs, running = states
+    with held(running.lock_file, wait=False):
+        result = command("sweeps", "status", path, "--runs", runs, "--json")
+    assert result.returncode == 1
+    document = json.loads(result.stdout)
+    found = document["runs"]
+    assert [(run["state"], run["epoch"]) for run in found] == [
+        ("finished", 5), ("collapsed", 5), ("diverged", 3), ("failed", 5),
+        ("running", 3), ("stopped", 1), ("missing", 0), ("missing", 0),
+    ]  # fmt: skip
+    assert document["states"] == {
+        "finished": 1, "collapsed": 1, "diverged": 1, "failed": 1, "running": 1, "stopped": 1, "missing": 2,
+    }  # fmt: skip
+    assert (document["grid"], document["complete"]) == ("g", False)
+    config = grids.load(path).configs[3]
+    assert found[3] == {
+        "run_id": config.run_id, "cell": config.cell, "label": config.label, "state": "failed", "epoch": 5, "total": 5,
+        "error": ERROR, "log": ["line 16", "line 17", "line 18", "line 19", ERROR],
+    }  # fmt: skip
+    assert all(
+        (run["error"], run["log"], run["total"]) == (None, [], 5)
+        for run in found
+        if run["state"] != "failed"
+    )
+
+
+def test_status_as_a_table_has_each_cell(states, monkeypatch):
+    path, runs, running = states
+    monkeypatch.setenv("COLUMNS", "160")
+    with held(running.lock_file, wait=False):
+        result = command("sweeps", "status", path, "--runs", runs)
+    assert result.returncode == 1
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in result.stdout.splitlines()
+        if "│" in line
+    ]
+    cells = [config.cell for config in grids.load(path).configs[::2]]
+    assert rows == [
+        [cells[0], "magnitude vgg13 digits p0.5 @1x1", "1 finished, 1 collapsed", "10/10", ""],
+        [cells[1], "magnitude vgg13 digits p0.5 @2x1", "1 diverged, 1 failed", "8/10", ERROR],
+        [cells[2], "loss vgg13 digits p0.5 @1x1", "1 running, 1 stopped", "4/10", ""],
+        [cells[3], "loss vgg13 digits p0.5 @2x1", "2 missing", "0/10", ""],
+    ]
+    assert f"    line 19\n    {ERROR}\n" in result.stdout
+    assert "line 15" not in result.stdout
+
+
+def test_the_table_names_what_tells_cells_apart(tmp_path, monkeypatch):
+    path = write(
+        tmp_path / "g.yaml",
+        measure={"values": ["none", "loss"]},
+        ablation={"values": ["none", "invert"]},
+    )
+    monkeypatch.setenv("COLUMNS", "160")
+    result = command("sweeps", "status", path, "--runs", tmp_path / "runs")
+    assert "loss vgg13 digits p0.5 @0x1 ablation=invert" in result.stdout
+    assert result.stdout.count("ablation") == 1
+
+
+def test_status_is_complete_when_every_run_has_ended(states):
+    path, runs, _ = states
+    result = command(
+        "sweeps",
+        "status",
+        write(path, epochs={"value": 5}, prune_epoch={"values": [1, 2]}),
+        "--runs",
+        runs,
+    )
+    assert "1 finished, 1 diverged of 2 runs" in result.stdout
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        (
+            "sys.modules['ray'] = None",
+            ["--engine", "ray"],
+            "needs Ray, which is not installed: pip install",
+        ),
+        (
+            "pass",
+            ["--address", "10.0.0.1:6379"],
+            "address is for --engine ray alone, got '10.0.0.1:6379'",
+        ),
+        ("pass", ["--engine", "mpi"], "mpi"),
+        ("pass", ["--per-gpu", "-1"], "per_gpu must be from 0 to 10000, got -1"),
+    ],
+)
+def test_an_engine_that_cannot_be_had_gets_one_line_and_status_2(
+    tmp_path, code, arguments, message
+):
+    script = f"import sys; {code}; from sweeps.__main__ import main; main()"
+    line = [
+        sys.executable,
+        "-c",
+        script,
+        "run",
+        write(tmp_path / "g.yaml"),
+        "--runs",
+        tmp_path,
+        *FLAGS,
+        *arguments,
+    ]
+    result = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
