@@ -23,6 +23,7 @@ from benchmark import cli, data
 from benchmark.config import DEFAULTS
 from benchmark.files import write_json
 from benchmark.record import HISTORY_KEYS, Record, run_folders
+from benchmark.registry import names
 from benchmark.run import run
 from sweeps.grid import load
 from tests.conftest import tiny_run
@@ -171,6 +172,11 @@ def test_the_records_page_names_every_key(options):
     named = set(re.findall(r"`([^`]+)`", prose(ROOT / "docs" / "records.md")))
     keys = {*DEFAULTS, *HISTORY_KEYS, *cut, *states, *summary, *samples}
     assert keys <= named, keys - named
+
+
+def test_the_readme_names_every_measure():
+    named = set(re.findall(r"`([^`]+)`", prose(ROOT / "README.md")))
+    assert set(names("measures")) <= named
 
 
 def test_the_version_is_the_same_everywhere():
