@@ -37,9 +37,13 @@ FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 PLANNED = {
     "analysis/pairs.py",
     "analysis/quantities.py",
+    "analysis/report/folders.py",
+    "analysis/report/lines.py",
     "analysis/report/publish.py",
+    "analysis/report/text.py",
     "analysis/runs/folder.py",
     "analysis/runs/load.py",
+    "benchmark/fields.py",
     "benchmark/pruning/paper.py",
     "benchmark/tracking/rows.py",
     "benchmark/training/checkpoint.py",
