@@ -18,7 +18,7 @@ from benchmark.errors import ShortageError, UserError, require
 from benchmark.locks import held, is_held
 
 SIDE = 32
-HOW = "see the README, section Data"
+HOW = "see docs/data.md"
 KEYS = ("images", "labels", "classes")
 """Of an npz file."""
 ALLOWED = {

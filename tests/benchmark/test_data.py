@@ -145,7 +145,7 @@ def test_npz_errors_name_the_file(tmp_path, name):
     with pytest.raises(UserError, match=f"{name} is cut short or corrupt"):
         data.load("cifar10", tmp_path)
     (tmp_path / "cifar10" / name).unlink()
-    with pytest.raises(UserError, match=f"{name} is missing; see the README"):
+    with pytest.raises(UserError, match=f"{name} is missing; see docs/data.md"):
         data.load("cifar10", tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What a user can get wrong, or a disk: each ends in one line that names the thing, and exit status
+"""Mistakes of users and damaged files: each ends in one line that names the cause, and exit status
 2."""
 
 import contextlib
@@ -24,7 +24,7 @@ QUIET = ["--wandb", "disabled", "--device", "cpu"]
 
 
 def refused(module, *arguments):
-    """The one line with which a command refuses."""
+    """The one line of a command that refuses its input."""
     result = command(module, *arguments)
     assert result.returncode == 2, result.stdout + result.stderr
     assert result.stderr.startswith("error: ")
@@ -55,7 +55,10 @@ def test_a_folder_with_another_runs_configuration(record, tmp_path):
     grid = grid_of(
         tmp_path / "g.yaml", **{name: {"value": value} for name, value in config.to_dict().items()}
     )
-    said = f"run folder {record.folder} holds the configuration of another run, {other.run_id} ({other.label})"
+    said = (
+        f"run folder {record.folder} holds the configuration of another run, "
+        f"{other.run_id} ({other.label})"
+    )
     assert refused("analysis", record.folder.parent).startswith(said)
     assert refused("sweeps", "status", grid, "--runs", record.folder.parent).startswith(said)
     record.summary_file.unlink()
@@ -280,9 +283,7 @@ def test_data_cut_anywhere_or_garbled(tmp_path, form):
         garbled = bytearray(whole)
         garbled[place : place + 40] = draw.bytes(40)
         path.write_bytes(garbled)
-        with contextlib.suppress(
-            UserError
-        ):  # a changed pixel goes unnoticed in a pickle, which has no checksum
+        with contextlib.suppress(UserError):  # no checksum tells of a changed pixel
             data.load("cifar10", tmp_path)
 
 

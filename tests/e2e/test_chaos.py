@@ -1,4 +1,4 @@
-"""Kills at random moments: whatever dies, the runs come out as if nothing had happened."""
+"""Kills at random moments: the runs end with the same numbers as without them."""
 
 import contextlib
 import dataclasses
@@ -46,18 +46,17 @@ RUNS = {
     },
 }
 GRID = {
-    "measure": {"values": ["magnitude", "grasp"]},
-    "prune_epoch": {"values": [1, 3]},
-    "seed": {"values": [0, 1, 2]},
-    "rounds": {"value": 2}, "epochs": {"value": 5}, "width": {"value": 0.0625}, "train_limit": {"value": 200},
-    "score_samples": {"value": 100}, "probe_samples": {"value": 60}, "ratio": {"value": 0.5},
+    "measure": {"values": ["magnitude", "grasp"]}, "prune_epoch": {"values": [1, 3]},
+    "seed": {"values": [0, 1, 2]}, "rounds": {"value": 2}, "epochs": {"value": 5},
+    "width": {"value": 0.0625}, "train_limit": {"value": 200}, "score_samples": {"value": 100},
+    "probe_samples": {"value": 60}, "ratio": {"value": 0.5},
 }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", RUNS)
 def test_a_run_killed_at_random_moments_resumes_exactly(arch, options, tmp_path):
-    """SIGKILL at 20 moments spread over the run: in training, in scoring, in the dense phase, while
+    """SIGKILL at 20 moments of the run: in training, scoring, the dense phase, and while
     writing."""
     config = tiny_run(arch=arch, **RUNS[arch])
     undisturbed = dataclasses.replace(options, runs=tmp_path / "undisturbed")
@@ -82,7 +81,7 @@ def test_a_run_killed_at_random_moments_resumes_exactly(arch, options, tmp_path)
 
 
 class Driver:
-    """`python -m sweeps run` in a session of its own."""
+    """`python -m sweeps run` in its own session."""
 
     def __init__(self, grid: Path, runs: Path) -> None:
         line = [
@@ -106,7 +105,7 @@ class Driver:
             )  # fmt: skip
 
     def finish(self) -> None:
-        """Let it come to its end."""
+        """Wait until it ends."""
         assert self.process.wait() == 0, self.log.read_text()
 
 

@@ -1,4 +1,4 @@
-"""From a clone whose dependencies are there but which is not installed, as on an agent's
+"""The commands in a clone that is not installed, with its dependencies installed, as on an agent's
 machine."""
 
 import importlib.metadata
@@ -31,8 +31,9 @@ def not_installed():
     [
         ["analysis", "runs", "--out", "report"],
         ["sweeps", "status", ROOT / "sweeps" / "demo.yaml", "--runs", "runs"],
-        ["benchmark", "--width", "0.0625", "--epochs", "1", "--train-limit", "20", "--score-samples", "10",
-         "--probe-samples", "10", "--measure", "none", "--wandb", "disabled"],
+        ["benchmark", "--width", "0.0625", "--epochs", "1", "--train-limit", "20",
+         "--score-samples", "10", "--probe-samples", "10", "--measure", "none", "--wandb",
+         "disabled"],
     ],
     ids=lambda line: line[0],
 )  # fmt: skip

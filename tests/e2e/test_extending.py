@@ -56,7 +56,8 @@ def load(root, path):
     labels = np.arange(60) % 2
     images = np.zeros((60, 32, 32, 3), dtype=np.uint8)
     images[labels == 1, ::2] = 255
-    return Images(images[:40], labels[:40], images[40:], labels[40:], ("flat", "striped"), augment=False)
+    classes = ("flat", "striped")
+    return Images(images[:40], labels[:40], images[40:], labels[40:], classes, augment=False)
 """,
 }
 TINY = [

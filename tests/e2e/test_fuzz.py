@@ -1,4 +1,4 @@
-"""Records, W&B rows, archives and command lines of any content: an answer or one line, never a
+"""Random records, W&B rows, archives and command lines: an answer or one line, never a
 traceback."""
 
 import copy
@@ -26,9 +26,11 @@ MANY = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(-5, 5), st.sampled_from([1e30, -1e30, 10**40, math.nan, math.inf, 0.5]),
-    st.text(max_size=20), st.sampled_from(["NaN", "2024-05-01", "x" * 300, "None", "1e-4", "trained", "none"]),
-    st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+    st.none(), st.booleans(), st.integers(-5, 5),
+    st.sampled_from([1e30, -1e30, 10**40, math.nan, math.inf, 0.5]), st.text(max_size=20),
+    st.sampled_from(["NaN", "2024-05-01", "x" * 300, "None", "1e-4", "trained", "none"]),
+    st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
 )  # fmt: skip
 CONFIGS = simulate.grid(measures=("magnitude", "loss"), timings=(2,), seeds=(0,), epochs=4)
 
@@ -55,7 +57,7 @@ def places(value, path=()):
 
 
 def changed(value, path, new):
-    """A copy with another value at a place."""
+    """A copy with another value in one place."""
     if not path:
         return new
     value = copy.deepcopy(value)
@@ -67,7 +69,7 @@ def changed(value, path, new):
 
 
 def read(*sources):
-    """The frames, which may lack what is not understood."""
+    """The frames, which may leave out records that are not understood."""
     try:
         return load(list(map(str, sources)))
     except UserError as error:
@@ -120,7 +122,7 @@ def test_rows_of_wandb(records, data, new):
     inside = [place for place in places(found[0][part]) if len(place) > (part == "history")]
     found[0][part] = changed(found[0][part], data.draw(st.sampled_from(inside or [()])), new)
     if not isinstance(found[0][part], list if part == "history" else dict):
-        return  # the client gives no such thing
+        return  # the client never gives this
     made = [mirrors.Mirror(str(i), "finished", "2026", 5, **parts) for i, parts in enumerate(found)]
     runs, broken, set_aside = mirrors.runs(made, "entity/project")
     frames = to_frames(runs, set_aside, "wandb:entity/project")
@@ -154,8 +156,9 @@ def test_archives(records, tmp_path, data, new):
 
 
 WORDS = [
-    "--measure", "--epochs", "--lr", "--seed", "--wandb", "--prune-epoch", "--ratio=0.5", "--score-all=True", "--x",
-    "loss", "1e-4", "-3", "", "trained", "magnitude", "--threads", "1", "--runs", "é", "9" * 40, "--help-me", "=",
+    "--measure", "--epochs", "--lr", "--seed", "--wandb", "--prune-epoch", "--ratio=0.5",
+    "--score-all=True", "--x", "loss", "1e-4", "-3", "", "trained", "magnitude", "--threads", "1",
+    "--runs", "é", "9" * 40, "--help-me", "=",
 ]  # fmt: skip
 
 

@@ -1,5 +1,4 @@
-"""The batch script of docs/many-machines.md, run by bash in an environment that is set up as Slurm
-would."""
+"""The batch script of docs/many-machines.md, run by bash with the variables that Slurm sets."""
 
 import os
 import re
@@ -20,8 +19,7 @@ echo "agent $*" >> log
 
 @pytest.fixture
 def job(tmp_path):
-    """What starts the job: its folder has an environment whose `wandb` is a stub, as `scontrol`
-    is."""
+    """A function that starts the job, with stubs of `wandb` and `scontrol`, and the stubs' log."""
     (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", PAGE.read_text(), re.DOTALL)
     programs = {
         "agents.sbatch": script,

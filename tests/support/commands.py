@@ -1,5 +1,4 @@
-"""Our commands, run in forks of the process that tests them: it has imported torch and pandas
-already."""
+"""Runs our commands in forks of the test process, which has already imported torch and pandas."""
 
 import importlib
 import multiprocessing
@@ -24,10 +23,9 @@ def command(
     before: Callable[[], object] | None = None,
     **env: str,
 ) -> subprocess.CompletedProcess:
-    """What `python -m module ...` prints and its exit status; `before` is called in the process
-    first.
+    """Output and exit status of `python -m module ...`; `before` is called first, in the fork.
 
-    For what a fresh interpreter does (what it imports, how it answers signals) start one.
+    To test imports or signals, start a new interpreter instead.
     """
     line = [f"python -m {module}", *map(str, arguments)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:

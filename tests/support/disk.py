@@ -1,4 +1,4 @@
-"""A disk whose power can be cut, or whose user be killed, at any operation on a file of a record.
+"""A simulated disk: at any operation on a record's files, the power fails or the process is killed.
 
 It stands in for `os` in `benchmark.files`. Model: what was written to a file since its last fsync
 is lost; names (made, renamed, removed) reach the disk in the order of the operations, and those
@@ -12,7 +12,7 @@ COUNTED = ("open", "write", "fsync", "replace", "unlink")
 
 
 class Stopped(BaseException):
-    """The process is gone: nothing may catch this."""
+    """The simulated process was killed; no code may catch this."""
 
 
 class Disk:

@@ -1,5 +1,5 @@
-"""`python -m tests.support.make_golden_claims` replaces tests/claims.json: verdicts and numbers of
-a simulated grid."""
+"""`python -m tests.support.make_golden_claims` writes tests/analysis/claims.json: verdicts and
+numbers of a simulated grid."""
 
 import json
 import tempfile
@@ -10,18 +10,19 @@ from analysis.runs.frames import load
 from tests.support import simulate
 
 WORLD = simulate.World(
-    loss={"magnitude": -0.03}, accuracy={"grasp": 0.1}, growth={"grasp": 2}, agreement=True, diverged=("loss_biased",),
-    jump={"grasp": 1.0, "random": 0.5, "loss": -0.3}, turn={"loss": -0.4}, movement={"loss": 0.02},
+    loss={"magnitude": -0.03}, accuracy={"grasp": 0.1}, growth={"grasp": 2}, agreement=True,
+    diverged=("loss_biased",), jump={"grasp": 1.0, "random": 0.5, "loss": -0.3},
+    turn={"loss": -0.4}, movement={"loss": 0.02},
 )  # fmt: skip
-"""In which some claims hold, some do not, and one is open."""
+"""In it some claims hold, some do not, and one is undecided."""
 
 
 WORDS = ("sentence", "statistic", "rule", "settings")
-"""Left out: they are in the code, or only more of the same."""
+"""Keys that are left out."""
 
 
 def golden_claims(folder: Path) -> list[dict]:
-    """What claims.json would say, without its words, numbers to three digits."""
+    """The content of claims.json without its texts, and numbers to three digits."""
     measures, archs = (*simulate.MEASURES, "loss_biased"), ("vgg13", "resnet56")
     simulate.simulate(folder, simulate.grid(measures=measures, archs=archs, seeds=range(4)), WORLD)
     return [rounded(item.to_dict()) for item in judge_all(load(str(folder)))]

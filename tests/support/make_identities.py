@@ -1,5 +1,5 @@
-"""Writes identities.json: `python -m tests.support.make_identities`. Only new pins may appear; old
-ones must not change."""
+"""`python -m tests.support.make_identities` writes tests/benchmark/identities.json. Add pins, never
+change one."""
 
 import json
 from pathlib import Path

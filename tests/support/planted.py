@@ -1,4 +1,4 @@
-"""Runs put into the test server as the tracker would leave them there, without wandb."""
+"""Puts runs into the test server as the tracker would, without the wandb client."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.support.wandb_server import ENTITY, HISTORY, Run, Server
 def plant(
     server: Server, record: Record, project: str, name: str | None = None, **fields: object
 ) -> Run:
-    """Put a finished record into a project, under its run_id or another name of a W&B run."""
+    """Put a finished record into a project, under its run_id or the W&B id `name`."""
     config, cuts = record.config(), {cut["epoch"]: cut for cut in record.cuts()}
     run = Run(
         ENTITY, project, name or config.run_id, state="finished", exitcode=0, group=config.cell

@@ -1,5 +1,4 @@
-"""`python -m tests.support.time_analysis`: how long the report of a large grid takes, and how much
-memory."""
+"""`python -m tests.support.time_analysis`: time and memory of the report of a large grid."""
 
 import resource
 import tempfile
@@ -10,8 +9,6 @@ from analysis.report.build import build
 from tests.support import simulate
 
 MEASURES = (*simulate.MEASURES, "l1", "taylor", "loss_biased", "fisher", "bn_scale")
-
-
 WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
@@ -19,8 +16,8 @@ def main() -> None:
     """Simulate 1,080 pruned runs of 160 epochs and their 18 dense controls, and write their
     report."""
     configs = simulate.grid(
-        measures=MEASURES, archs=["vgg13", "mobilenet_v1", "resnet56"], datasets=["cifar10", "cifar100"],
-        timings=[1, 40, "trained"], rounds=[1, 5], epochs=160,
+        measures=MEASURES, archs=["vgg13", "mobilenet_v1", "resnet56"],
+        datasets=["cifar10", "cifar100"], timings=[1, 40, "trained"], rounds=[1, 5], epochs=160,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
@@ -30,7 +27,8 @@ def main() -> None:
         seconds, cpu = time.perf_counter() - start, _cpu_seconds() - begun
     peaks = " and ".join(f"{resource.getrusage(who).ru_maxrss / 2**20:.2f} GiB" for who in WHO)
     print(
-        f"{len(configs)} runs: {seconds:.1f} s, {cpu:.1f} s of CPU, at most {peaks} (this process, each that draws)"
+        f"{len(configs)} runs: {seconds:.1f} s, {cpu:.1f} s of CPU, peak memory {peaks} "
+        "(this process and each that draws)"
     )
 
 

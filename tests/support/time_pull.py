@@ -1,10 +1,10 @@
-"""`python -m tests.support.time_pull [--push]`: how long it takes to pull (and push) 200 runs of
-160 epochs, on loopback.
+"""`python -m tests.support.time_pull [--push]`: time to pull (and push) 200 runs of 160 epochs.
 
-The simulated runs go through the real client; the server is the one of the tests, in this process.
+The client is the real one; the server is that of the tests, in this process.
 """
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -24,10 +24,12 @@ PROJECT = "timed"
 
 
 def plant_many(server: Server, folder: Path, runs: int, epochs: int) -> Frames:
-    """Simulate so many runs into a folder, put them on the server, and return their frames."""
+    """Simulate runs, write them into a folder and to the server, and return their frames."""
     measures = ("magnitude", "loss", "grasp", "grad_preservation", "random")
-    configs = simulate.grid(measures=measures, timings=[40], rounds=[5], seeds=range(-(-runs // 5)), dense=False,
-                            epochs=epochs)[:runs]  # fmt: skip
+    seeds = range(math.ceil(runs / len(measures)))
+    configs = simulate.grid(
+        measures=measures, timings=[40], rounds=[5], seeds=seeds, dense=False, epochs=epochs
+    )[:runs]
     simulate.simulate(folder, configs)
     for config in configs:
         plant(server, Record(folder / config.run_id), PROJECT)
@@ -46,9 +48,8 @@ def main() -> None:
         folder = Path(name)
         os.environ.update(server.environment(folder))
         plant_many(server, folder / "runs", arguments.runs, arguments.epochs)
-        print(
-            f"{arguments.runs} runs of {arguments.epochs} epochs, load of this machine {os.getloadavg()[0]:.1f}"
-        )
+        load_average = os.getloadavg()[0]
+        print(f"{arguments.runs} runs of {arguments.epochs} epochs, load {load_average:.1f}")
         import wandb  # noqa: F401  not part of what is timed
 
         for title, offline in (
@@ -65,7 +66,7 @@ def main() -> None:
 
 @contextmanager
 def timed(title: str) -> Iterator[None]:
-    """Print how long a block took; on a busy machine the processor's time tells more."""
+    """Print how long a block took, by the clock and in processor time."""
     start, busy = time.perf_counter(), time.process_time()
     yield
     wall, cpu = time.perf_counter() - start, time.process_time() - busy

@@ -1,5 +1,4 @@
-"""A W&B server on the loopback interface, in this process: as much of the protocol as our commands
-use.
+"""A W&B server on loopback, in this process, with the part of the protocol that our commands use.
 
     with serving() as server:
         os.environ.update(server.environment(tmp_path))     # or the `env` of a subprocess
@@ -59,7 +58,7 @@ def now() -> str:
 
 
 def connection(nodes: list[dict], *, start: int = 0, total: int | None = None) -> dict:
-    """A page of nodes as GraphQL has it; a cursor is the number of nodes up to there."""
+    """A page of nodes in GraphQL's form; a cursor is the number of nodes before it."""
     end = start + len(nodes)
     edges = [{"node": node, "cursor": str(start + i)} for i, node in enumerate(nodes, start=1)]
     more = total is not None and end < total
@@ -72,8 +71,8 @@ def connection(nodes: list[dict], *, start: int = 0, total: int | None = None) -
 def project_node(entity: str, name: str, **fields: object) -> dict:
     return {
         "__typename": "Project", "id": f"project:{entity}/{name}", "internalId": "1", "name": name,
-        "entityName": entity, "createdAt": now(), "isBenchmark": False, "readOnly": False, "user": None,
-        "entity": {"id": f"entity:{entity}", "name": entity}, **fields,
+        "entityName": entity, "createdAt": now(), "isBenchmark": False, "readOnly": False,
+        "user": None, "entity": {"id": f"entity:{entity}", "name": entity}, **fields,
     }  # fmt: skip
 
 
@@ -84,7 +83,7 @@ class Run:
     entity: str
     project: str
     name: str
-    """Its id, as users say."""
+    """Its id for users."""
     created: str = field(default_factory=now)
     heartbeat: str = field(default_factory=now)
     state: str = "running"
@@ -119,7 +118,7 @@ class Run:
         return [line for _, line in sorted(self.lines.get(file, {}).items())]
 
     def start_over(self) -> None:
-        """What an `init` with the id of a run that is there, but without `resume`, does."""
+        """What `init` does to an existing run of the same id, without `resume`."""
         self.lines, self.summary, self.exitcode, self.preempting = {}, {}, None, False
 
     def field(self, path: str) -> object:
@@ -143,25 +142,29 @@ class Run:
     def node(self, base: str) -> dict:
         urls = {name: base + storage(self, name) for name in self.files}
         stored = [
-            {"id": name, "name": name, "url": urls[name], "directUrl": urls[name], "sizeBytes": str(len(content)),
-             "mimetype": "", "md5": "", "updatedAt": self.heartbeat}
+            {"id": name, "name": name, "url": urls[name], "directUrl": urls[name], "mimetype": "",
+             "sizeBytes": str(len(content)), "md5": "", "updatedAt": self.heartbeat}
             for name, content in self.files.items()
         ]  # fmt: skip
         telemetry = self.raw_config.get("_wandb", {}).get("value", {}).get("t")
         return {
-            "id": self.id, "internalId": self.id, "projectId": "1", "name": self.name, "notes": self.notes,
-            "displayName": self.display_name or self.name, "description": self.notes, "tags": self.tags,
-            "group": self.group, "groupName": self.group, "jobType": self.job_type, "sweepName": self.sweep,
-            "state": self.state, "exitcode": self.exitcode, "createdAt": self.created, "heartbeatAt": self.heartbeat,
-            "updatedAt": self.heartbeat, "commit": None, "host": None, "readOnly": False, "stopped": False,
-            "shouldStop": False, "failed": self.state == "failed", "running": self.state == "running",
-            "config": json.dumps(self.raw_config), "summaryMetrics": json.dumps(self.summary), "systemMetrics": "{}",
-            "historyLineCount": len(self.streamed(HISTORY)), "historyTail": json.dumps(self.streamed(HISTORY)[-1:]),
-            "eventsLineCount": len(self.streamed(EVENTS)), "eventsTail": json.dumps(self.streamed(EVENTS)[-1:]),
+            "id": self.id, "internalId": self.id, "projectId": "1", "name": self.name,
+            "notes": self.notes, "displayName": self.display_name or self.name,
+            "description": self.notes, "tags": self.tags, "group": self.group,
+            "groupName": self.group, "jobType": self.job_type, "sweepName": self.sweep,
+            "state": self.state, "exitcode": self.exitcode, "createdAt": self.created,
+            "heartbeatAt": self.heartbeat, "updatedAt": self.heartbeat, "commit": None,
+            "host": None, "readOnly": False, "stopped": False, "shouldStop": False,
+            "failed": self.state == "failed", "running": self.state == "running",
+            "config": json.dumps(self.raw_config), "summaryMetrics": json.dumps(self.summary),
+            "systemMetrics": "{}", "historyLineCount": len(self.streamed(HISTORY)),
+            "historyTail": json.dumps(self.streamed(HISTORY)[-1:]),
+            "eventsLineCount": len(self.streamed(EVENTS)),
+            "eventsTail": json.dumps(self.streamed(EVENTS)[-1:]),
             "logLineCount": len(self.streamed("output.log")), "historyKeys": self.history_keys(),
             "wandbConfig": json.dumps({"t": telemetry} if telemetry else {}),
-            "user": {"name": ENTITY, "username": ENTITY}, "project": project_node(self.entity, self.project),
-            "files": connection(stored),
+            "user": {"name": ENTITY, "username": ENTITY},
+            "project": project_node(self.entity, self.project), "files": connection(stored),
         }  # fmt: skip
 
     def history_keys(self) -> dict:
@@ -183,7 +186,7 @@ class Run:
 
 @dataclass
 class Sweep:
-    """A grid, and whose turn it is."""
+    """A grid whose points are handed to agents."""
 
     entity: str
     project: str
@@ -204,10 +207,11 @@ class Sweep:
 
     def node(self, runs: list[Run], base: str) -> dict:
         return {
-            "__typename": "Sweep", "id": f"sweep:{self.name}", "name": self.name, "displayName": self.name,
-            "method": "grid", "state": self.state, "description": None, "config": self.config, "bestLoss": None,
-            "createdAt": self.created, "updatedAt": now(), "heartbeatAt": now(), "earlyStopJobRunning": False,
-            "controller": None, "scheduler": None, "runCount": len(runs), "runCountExpected": len(self.points),
+            "__typename": "Sweep", "id": f"sweep:{self.name}", "name": self.name,
+            "displayName": self.name, "method": "grid", "state": self.state, "description": None,
+            "config": self.config, "bestLoss": None, "createdAt": self.created, "updatedAt": now(),
+            "heartbeatAt": now(), "earlyStopJobRunning": False, "controller": None,
+            "scheduler": None, "runCount": len(runs), "runCountExpected": len(self.points),
             "runs": connection([run.node(base) for run in runs]),
         }  # fmt: skip
 
@@ -245,7 +249,7 @@ class Server(ThreadingHTTPServer):
         self._numbers = itertools.count(1)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that was killed in the middle of a request is no news."""
+        """Print nothing if a client was killed during a request."""
 
     def environment(self, folder: Path) -> dict[str, str]:
         """What a client needs to find this server, and to keep its own files under `folder`."""
@@ -265,16 +269,16 @@ class Server(ThreadingHTTPServer):
         return found
 
     def fail(self, status: int, times: float = 1, path: str = "") -> None:
-        """Answer so many requests with this status (`math.inf`: all)."""
+        """Answer the next `times` requests with this status (`math.inf`: all)."""
         self.faults.append(Fault(path, times, status))
 
     def hang(self, path: str = "", times: float = math.inf) -> None:
-        """Do not answer requests at all."""
+        """Do not answer requests."""
         self.released.clear()
         self.faults.append(Fault(path, times, None))
 
     def release(self) -> None:
-        """Behave again."""
+        """Answer all requests again."""
         self.faults.clear()
         self.released.set()
 
@@ -324,8 +328,9 @@ def viewer(server: Server, variables: dict) -> dict:
     teams = {"edges": [{"node": {"name": ENTITY}}]}
     return {
         "viewer": {
-            "id": "user", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "tester@localhost",
-            "admin": False, "flags": "{}", "deletedAt": None, "apiKeys": {"edges": []}, "teams": teams,
+            "id": "user", "entity": ENTITY, "username": ENTITY, "name": ENTITY,
+            "email": "tester@localhost", "admin": False, "flags": "{}", "deletedAt": None,
+            "apiKeys": {"edges": []}, "teams": teams,
             "defaultEntity": {"id": f"entity:{ENTITY}", "name": ENTITY},
         }
     }  # fmt: skip
@@ -354,8 +359,8 @@ def resume_status(server: Server, variables: dict) -> dict:
 
 @answers("UpsertBucket")
 def upsert_run(server: Server, variables: dict) -> dict:
-    """Make or change a run. An `id` says which one is meant; the mere name of one that is not at
-    work starts over."""
+    """Make or change a run. With an `id`, that run is changed; the name of a run that is not active
+    starts it over."""
     known = next((run for run in server.runs if run.id == variables.get("id")), None)
     run = known or server.find(variables)
     inserted = run is None or run.state == "pending"
@@ -400,10 +405,10 @@ def create_files(server: Server, variables: dict) -> dict:
 
 
 def file_stream(server: Server, run: Run, body: dict) -> dict:
-    """Lines of files by their offsets, so that what is sent twice is there once; and the end of the
-    run."""
+    """Store lines of files by their offsets, so that a line that is sent twice is stored once; note
+    the end of the run."""
     run.heartbeat = now()
-    if run.state in ENDED:  # a resumed run is at work again
+    if run.state in ENDED:  # a resumed run is active again
         run.state, run.preempting = "running", False
     for name, part in (body.get("files") or {}).items():
         if name == "wandb-summary.json":
@@ -465,8 +470,8 @@ def heartbeat(server: Server, variables: dict) -> dict:
 
 
 def next_command(server: Server, sweep: Sweep) -> dict:
-    """A preempted run first, with all of its configuration as arguments; then the first point that
-    has no run."""
+    """Hand out a preempted run, with its whole configuration as arguments, or else the first point
+    that has no run."""
     if sweep.state in ("CANCELED", "FINISHED", "STOPPED"):
         return {"type": "exit"}
     sweep.state = "RUNNING"
@@ -600,7 +605,7 @@ def get_view(server: Server, variables: dict) -> dict:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GraphQL, file streams, and files that are put and got."""
+    """Answers GraphQL, file streams, uploads and downloads."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -652,7 +657,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, {"error": f"no file {self.path}"})
 
     def stored(self) -> tuple[Run | None, str]:
-        """The run and the name of the file that the path of a request means."""
+        """The run and the file name in the path of a request."""
         parts = unquote(urlsplit(self.path).path).split("/", 5)
         if len(parts) < 6 or parts[1] != "storage":
             return None, ""
@@ -660,7 +665,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.server.find({"entity": entity, "project": project, "name": name}), file
 
     def misbehaves(self, name: str) -> bool:
-        """Whether a fault took care of the request."""
+        """Whether a fault answered the request."""
         with self.server.lock:
             self.server.requests[name] += 1
             faults = [
@@ -700,8 +705,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def answer(server: Server, operation: str, variables: dict) -> tuple[int, dict]:
-    """Status and body for a GraphQL operation; one that nobody declared gets an error that names
-    it."""
+    """Status and body for a GraphQL operation; an unknown operation gets an error that names it."""
     if server.null:
         return 200, {"data": None}
     if operation in ANSWERS:
