@@ -1,5 +1,9 @@
 """What went wrong, when it is the input that is wrong, or the machine that is too small."""
 
+from __future__ import annotations
+
+from collections.abc import Collection
+
 MOST_SHOWN = 200
 """Characters of a bad value that a message shows."""
 
@@ -34,3 +38,8 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raise `UserError` unless `condition` holds."""
     if not condition:
         raise UserError(f"{name} must be {allowed}, got {shortened(repr(value))}")
+
+
+def require_one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise `UserError` unless `value` is one of the allowed ones."""
+    require(value in allowed, name, value, "one of " + ", ".join(allowed))

@@ -71,6 +71,11 @@ class Record:
         self.folder = Path(folder)
 
     @property
+    def checkpoint_files(self) -> tuple[Path, Path]:
+        """The latest checkpoint and the one before it."""
+        return self.checkpoint_file, self.previous_checkpoint_file
+
+    @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return self.summary_file.exists()

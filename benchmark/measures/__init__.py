@@ -40,11 +40,11 @@ def score(
     `named_modules`. The model is left as it was: weights, gradients, BN statistics, mode and the
     global random state. Raises `UserError` for an unknown measure or kind of statistics.
     """
-    from benchmark.measures import _scoring as scoring  # here, because it imports torch
+    from benchmark.measures._scoring import score_all  # here, because it imports torch
 
-    scores = scoring.score_all(
-        model, [measure], images, labels,
+    registry.check("measure", "measures", measure)
+    return score_all(
+        model, [MEASURES[measure]], images, labels,
         temperature=temperature, initial=initial, batch_size=batch_size, generator=generator,
         bn=bn,
-    )  # fmt: skip
-    return scores[measure]
+    )[measure]  # fmt: skip

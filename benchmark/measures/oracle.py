@@ -11,7 +11,7 @@ def oracle(net):
     """
     import copy
 
-    from benchmark.pruning.selection import follow
+    from benchmark.pruning.masks import follow
 
     model = copy.deepcopy(net.model)
     masks, before, changes = model.masks(), net.loss(model), {}
@@ -27,8 +27,4 @@ def oracle(net):
             changes[name][i] = net.loss(model) - before
         for one, mask in masks.items():
             model.set_mask(one, mask)
-    producer = {stream: writers[-1] for stream, writers in model.writers.items()}
-    return {
-        name: changes[producer[conv.reads] if conv.depthwise else name].clone()
-        for name, conv in model.convs.items()
-    }
+    return {name: changes[model.producer(name)].clone() for name in model.convs}

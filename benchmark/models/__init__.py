@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmark import registry
 from benchmark.errors import UserError, require
-from benchmark.models._net import BatchNorm2d, Conv, Net, scaled
+from benchmark.models._net import BatchNorm2d, Conv, Net, check_entries, scaled
 
-__all__ = ["BatchNorm2d", "Conv", "Net", "build", "default_plan", "load_authors"]
+__all__ = ["BatchNorm2d", "Conv", "Net", "build", "check_entries", "default_plan", "load_authors"]
 
 
 def default_plan(arch: str, width: float = 1.0) -> dict[str, int]:

@@ -8,6 +8,7 @@ reads and writes; masks, compaction and costs read that table alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -145,6 +146,17 @@ class Net(nn.Module):
         """Which filters are live, for every conv."""
         return {name: self.mask(name) for name in self.convs}
 
+    def filter_parameters(self, name: str) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
+        """The parameters of a conv's filters, [filters, ...] each: weight, scale and shift."""
+        norm = self.get_submodule(self.convs[name].norm)
+        return self.get_submodule(name).weight, norm.weight, norm.bias
+
+    def producer(self, name: str) -> str:
+        """The conv whose scores rank a conv: itself, or for a depthwise one the last of the convs
+        that it follows."""
+        conv = self.convs[name]
+        return self.writers[conv.reads][-1] if conv.depthwise else name
+
 
 def scaled(convs: list[Conv], width: float) -> dict[str, int]:
     """The default plan times `width`, with at least 8 filters (or the default number, if that is
@@ -152,12 +164,16 @@ def scaled(convs: list[Conv], width: float) -> dict[str, int]:
     return {c.name: max(min(8, c.filters), round(c.filters * width)) for c in convs}
 
 
-def _checked(plan: dict[str, int], convs: dict[str, Conv]) -> dict[str, int]:
-    if set(plan) != set(convs):
-        wrong = sorted(set(plan) ^ set(convs))
+def check_entries(what: str, entries: Iterable[str], convs: Iterable[str]) -> None:
+    """Raise `UserError` unless there is exactly one entry per conv."""
+    if wrong := sorted(set(entries) ^ set(convs)):
         raise UserError(
-            f"plan must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}"
+            f"{what} must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}"
         )
+
+
+def _checked(plan: dict[str, int], convs: dict[str, Conv]) -> dict[str, int]:
+    check_entries("plan", plan, convs)
     widths: dict[str, tuple[str, int]] = {}
     for name, conv in convs.items():
         filters = int(plan[name])

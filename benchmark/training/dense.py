@@ -17,8 +17,10 @@ from benchmark.files import remove, remove_temporaries
 from benchmark.locks import BusyError, held
 from benchmark.record import DenseFolder
 from benchmark.schedule import step_lr
-from benchmark.training.epoch import Problem, advance, log_epoch
-from benchmark.training.state import State, fresh, load, save
+from benchmark.training.checkpoint import load, save
+from benchmark.training.epoch import advance, log_epoch
+from benchmark.training.problem import Problem
+from benchmark.training.state import State, fresh
 
 Report = Callable[[State], None]
 """Called with the state after each epoch."""

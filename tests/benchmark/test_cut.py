@@ -6,7 +6,7 @@ import torch
 from benchmark.pruning import select
 from benchmark.training import state as states
 from benchmark.training.cut import ablated, make_cut
-from benchmark.training.epoch import make_problem
+from benchmark.training.problem import make_problem
 from tests.conftest import tiny_net, tiny_run
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from benchmark import data
 from benchmark.data import cifar10, cifar100
 from benchmark.data._batches import balanced, epoch_batches, normalise
 from benchmark.errors import ShortageError, UserError
-from benchmark.training.epoch import check_fits, make_problem
+from benchmark.training.problem import check_fits, make_problem
 from tests.conftest import tiny_run
 
 
@@ -256,7 +256,7 @@ def test_a_net_that_memory_is_too_small_for_is_not_called_unfit(tmp_path, monkey
             "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         )
 
-    monkeypatch.setattr("benchmark.training.epoch.build", lambda *_: exhausted)
+    monkeypatch.setattr("benchmark.training.problem.build", lambda *_: exhausted)
     with pytest.raises(RuntimeError, match="allocate memory"):
         check_fits("vgg13", 0.5, 10, (32, 32), 2)
 

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from benchmark.training.optimizer import SGD
+from benchmark.training.step import SGD
 
 
 def trained(kind, steps, state=None):
