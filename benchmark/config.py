@@ -141,7 +141,9 @@ class RunConfig:
             latest -= self.rounds
             allowed = f"from 0 to epochs - rounds = {latest} (or use retrain='restart')"
         require(0 <= epoch <= latest, "prune_epoch", self.prune_epoch, allowed)
-        require(self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}")
+        require(
+            self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}"
+        )
 
     def check_components(self) -> None:
         """Raise `UserError` unless the measure, the architecture and the data set are installed.

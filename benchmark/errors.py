@@ -1,4 +1,4 @@
-"""What went wrong, when it is the input that is wrong, or the machine that is too small."""
+"""Errors that the user can mend: bad input, or too small a machine."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ class UserError(ValueError):
 
 
 class ShortageError(UserError):
-    """What is missing is memory, or a right to read: the input may be good, and another attempt may
+    """Memory, or the permission to read a file, is missing: another attempt with the same input may
     succeed."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch raises RuntimeErrors, which have it in their
-    text alone."""
+    """Whether an error means that memory ran out; torch raises RuntimeErrors, which only say so in
+    their text."""
     said = str(error)
     return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
+    """The first line of an error's message, or its class if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def shortened(text: str) -> str:
-    """A text of any length as a message can hold it."""
+    """The beginning of a text, short enough for a message."""
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
