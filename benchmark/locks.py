@@ -1,4 +1,4 @@
-"""Locks between processes. The operating system frees a lock when its owner dies, also over a kill
+"""Locks between processes. The operating system frees a lock when its owner dies, even by kill
 -9."""
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ WINDOWS = os.name == "nt"
 
 
 class BusyError(Exception):
-    """Another process holds what this one needs."""
+    """Another process holds a lock that this one needs."""
 
 
 @contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock `path`, whose folder exists. If another process has it: wait for it, or raise
-    `BusyError`.
+    """Hold the lock `path`, in a folder that exists, for a block. If another process holds it: wait
+    for it, or raise `BusyError`.
 
-    The file is removed by its owner; who waited for a removed one starts over with a new one.
+    The owner removes the file; a process that waited for a removed file locks a new one.
     """
     lock = FileLock(path)
     try:
@@ -34,20 +34,20 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
     finally:
         removed = _removed(path)
         lock.release()
-        if WINDOWS and not removed:  # it removes no open file: whoever has it by now keeps it
+        if WINDOWS and not removed:  # Windows does not remove open files
             _removed(path)
 
 
 def _removed(path: Path) -> bool:
     try:
         path.unlink(missing_ok=True)
-    except OSError:  # a file that stays is tidied by whoever comes next
+    except OSError:  # the next owner removes it
         return False
     return True
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock, also where this one may only read."""
+    """Whether a process holds the lock; this process need not have write permission."""
     if not path.exists():
         return False
     try:
@@ -55,11 +55,12 @@ def is_held(path: Path) -> bool:
             return False
     except BusyError:
         return True
-    except OSError:  # another user's folder, or a disk that is mounted to be read
-        return _is_locked(path)
+    except OSError:  # another user's folder, or a read-only disk
+        return is_locked(path)
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether the operating system has a lock on a file (always False on Windows)."""
     try:
         import fcntl  # here, because only POSIX systems have it
     except ImportError:
@@ -69,6 +70,6 @@ def _is_locked(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # it was removed meanwhile, or cannot be read
+    except OSError:  # it has been removed, or cannot be read
         return False
     return False

@@ -1,5 +1,5 @@
-"""Reading CIFAR in the forms it comes in: our npz arrays, the official pickles, or torchvision's
-download."""
+"""Reading CIFAR from npz arrays or from the official pickles, which torchvision downloads if they
+are missing."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from benchmark.locks import held, is_held
 SIDE = 32
 HOW = "see the README, section Data"
 KEYS = ("images", "labels", "classes")
-"""Of an npz file."""
+"""The arrays of an npz file."""
 ALLOWED = {
     *((module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")),
     *((module, "_frombuffer") for module in ("numpy.core.numeric", "numpy._core.numeric")),
     ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
 }  # fmt: skip
-"""What the official files ask for: the parts of an array."""
+"""The functions and classes in the official pickles, all of which make numpy arrays."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Release:
-    """Where an official release keeps things."""
+    """The files and keys of an official release."""
 
     name: str
     torchvision: str
@@ -62,8 +62,8 @@ def load(release: Release, root: Path) -> Images:
         except OSError as error:
             if missing := _missing(release, official):
                 raise UserError(
-                    f"{release.name} is not in the data folder {root} ({missing} is missing), which cannot be written "
-                    f"to ({error.strerror}); {HOW}"
+                    f"{release.name} is not in the data folder {root} ({missing} is missing), "
+                    f"which cannot be written to ({error.strerror}); {HOW}"
                 ) from None
     return _from_pickles(release, official)
 
@@ -75,7 +75,7 @@ def _missing(release: Release, folder: Path) -> str | None:
 
 
 def files(release: Release, root: Path) -> list[Path]:
-    """The files that `load` reads, as far as they are there."""
+    """The files that `load` reads; they need not exist."""
     arrays, official = root / release.name, root / release.folder
     if arrays.is_dir():
         return [arrays / "train.npz", arrays / "test.npz"]
@@ -118,18 +118,19 @@ def _arrays(batch: dict, key: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unpickled(path: Path, expected: str) -> dict:
-    """The content of an official file. A file with another sum is not even unpickled."""
+    """The content of an official file. A file with another sum is not unpickled."""
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != expected:
         raise UserError(
-            f"data file {path} is not the published one (its MD5 sum is {found}, not {expected}); delete it and {HOW}"
+            f"data file {path} is not the published one (its MD5 sum is {found}, not {expected}); "
+            f"delete it and {HOW}"
         )
     return _Arrays(io.BytesIO(content), encoding="bytes").load()
 
 
 class _Arrays(pickle.Unpickler):
-    """Unpickles numbers, texts and numpy's arrays, and nothing else."""
+    """Unpickles only numbers, texts and numpy arrays."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in ALLOWED:
@@ -138,7 +139,7 @@ class _Arrays(pickle.Unpickler):
 
 
 def _guarded(path: Path, read: Callable[[Path], T]) -> T:
-    """What `read` makes of a file. Raises `UserError` that says what is wrong with it."""
+    """The result of `read(path)`. Raises `UserError` for a file that cannot be read."""
     try:
         return read(path)
     except (UserError, MemoryError):
@@ -146,10 +147,9 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
     except FileNotFoundError:
         raise UserError(f"data file {path} is missing; {HOW}") from None
     except OSError as error:
-        raise ShortageError(
-            f"data file {path} cannot be read ({error.strerror or error})"
-        ) from None
-    except Exception as error:  # a garbled pickle or archive can raise anything
+        reason = error.strerror or error
+        raise ShortageError(f"data file {path} cannot be read ({reason})") from None
+    except Exception as error:  # a corrupt pickle or archive can raise anything
         said = " ".join(str(error).split())
         raise UserError(
             f"data file {path} is cut short or corrupt ({said}); delete it and {HOW}"
@@ -164,6 +164,6 @@ def _download(release: Release, root: Path, missing: str) -> None:
         getattr(torchvision.datasets, release.torchvision)(root, train=True, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{release.name} is not in the data folder {root} ({missing} is missing) and cannot be downloaded "
-            f"({error}); {HOW}"
+            f"{release.name} is not in the data folder {root} ({missing} is missing) and cannot be "
+            f"downloaded ({error}); {HOW}"
         ) from None
