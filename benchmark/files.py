@@ -20,8 +20,8 @@ BINARY = getattr(os, "O_BINARY", 0)
 
 
 def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Replace the file `path`, and keep the old one as `previous`. The content is on the disk before
-    the file gets its name."""
+    """Replace the file `path`, and keep the old one as `previous`. The content is on the disk
+    before the file gets its name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     _write(temporary, content, os.O_CREAT | os.O_TRUNC, durable=True)
     if previous and path.exists():

@@ -28,8 +28,8 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def check(field: str, kind: str, name: str) -> None:
-    """Raise `UserError` unless `name` is a component of this kind; of a data set only the part before
-    a colon counts (`folder:PATH`)."""
+    """Raise `UserError` unless `name` is a component of this kind; of a data set only the part
+    before a colon counts (`folder:PATH`)."""
     if (name.partition(":")[0] if kind == "data" else name) not in names(kind):
         raise UserError(f"{field} must be one of {', '.join(names(kind))}, got {name!r}")
 

@@ -43,7 +43,7 @@ Watch = Callable[[Progress], None]
 def run(
     config: RunConfig, options: Options, watch: Watch = lambda progress: None, *, wait: bool = True
 ) -> dict:
-    """Execute a run from wherever it stopped, and return its summary; a finished run is not changed.
+    """Execute a run from where it stopped, and return its summary; a finished run is not changed.
 
     watch: called after each epoch. While another process executes the run, or trains the dense
     phase that it starts from: wait, or raise `BusyError`. Raises `UserError` for components that

@@ -42,8 +42,9 @@ class Images:
 
 
 def digest(dataset: str, root: Path, images: Images | None = None) -> str:
-    """A digest (12 hex digits) of the arrays and class names of a data set. images: the data set, if
-    it is loaded already.
+    """A digest (12 hex digits) of the arrays and class names of a data set.
+
+    images: the data set, if it is loaded already.
 
     It is computed once for each state of the files (see `state`), and kept in the user's cache
     folder. Raises `UserError` as `load` does.

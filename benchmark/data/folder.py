@@ -57,7 +57,7 @@ def _folder(path: str) -> Path:
 
 
 def _seen(folder: Path) -> list[Path]:
-    """The content of a folder, sorted by name, without the files of systems and archives (.DS_Store,
+    """The content of a folder, sorted by name, without what systems and archives add (.DS_Store,
     ._x.png)."""
     try:
         return sorted(

@@ -6,8 +6,8 @@ filter):
 - `weight`, `initial` [F, K]: the filter's weights, now and at initialisation
 - `gradient` [F, K]: g; `gradient_square` [F, K]: mean_b(g_b^2), g_b the mean gradient of a batch
 - `hessian_gradient` [F, K]: Hg, the product over all parameters with g held constant
-- `gamma`, `beta` [F]: scale and shift of the batch norm behind the conv; `gamma_square`, `beta_square` [F]:
-  mean_b(g_b^2) of these
+- `gamma`, `beta` [F]: scale and shift of the batch norm behind the conv
+- `gamma_square`, `beta_square` [F]: mean_b(g_b^2) of these
 - `uniform` [F]: uniform random numbers in (0, 1)
 
 A measure with a parameter `net` gets the whole `Scoring` instead and returns {conv name: scores
@@ -113,7 +113,7 @@ class Scoring:
             case "uniform":
                 return torch.rand(len(weight), generator=self.generator).to(weight)
         raise AssertionError(
-            f"measure {measure.name} needs {need!r}, which benchmark.measures._scoring does not know"
+            f"measure {measure.name} needs {need!r}, which is unknown to benchmark.measures._scoring"
         )
 
     def loss(self, model: Net) -> float:

@@ -126,8 +126,8 @@ def ablated(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores
 
 
 def predicted_changes(model: Net, masked: Net, before: Flow) -> dict[str, float]:
-    """First-order changes of the loss and of |g|^2 when filters are masked, whose parameters theta_p
-    thereby become 0: -theta_p.g_p and -2 theta_p.(Hg)_p. before: the flow of `model`."""
+    """First-order changes of the loss and of |g|^2 when the parameters theta_p of the filters that
+    `masked` lacks become 0: -theta_p.g_p and -2 theta_p.(Hg)_p. before: the flow of `model`."""
     theta = parameters(model)
     step = {name: (p - theta[name]).detach() for name, p in parameters(masked).items()}
     return {
