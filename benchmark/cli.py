@@ -16,7 +16,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from benchmark import __version__
-from benchmark.errors import UserError, first_line, is_out_of_memory, shortened
+from benchmark.errors import UserError, first_line, is_out_of_memory, one_line, shortened
 
 T = TypeVar("T")
 BAD_INPUT = 2
@@ -56,7 +56,7 @@ def parse(
         # tyro prints its message in a box, and its hook for errors is private and may change
         box = complaint.getvalue().partition("\n")[2]
         sentence = box.partition("───")[0].replace("│", " ")
-        fail(f"{' '.join(sentence.split())} (see {prog} --help)")
+        fail(f"{one_line(sentence)} (see {prog} --help)")
 
 
 def check_file(name: str, path: Path | None) -> None:

@@ -29,6 +29,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def one_line(text: object) -> str:
+    """A text, or an error's message, without line breaks and runs of spaces."""
+    return " ".join(str(text).split())
+
+
 def shortened(text: str) -> str:
     """The beginning of a text, short enough for a message."""
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

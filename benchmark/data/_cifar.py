@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from benchmark.data import Images
-from benchmark.errors import ShortageError, UserError, require
+from benchmark.errors import ShortageError, UserError, one_line, require
 from benchmark.locks import held, is_held
 
 SIDE = 32
@@ -150,9 +150,8 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
         reason = error.strerror or error
         raise ShortageError(f"data file {path} cannot be read ({reason})") from None
     except Exception as error:  # a corrupt pickle or archive can raise anything
-        said = " ".join(str(error).split())
         raise UserError(
-            f"data file {path} is cut short or corrupt ({said}); delete it and {HOW}"
+            f"data file {path} is cut short or corrupt ({one_line(error)}); delete it and {HOW}"
         ) from None
 
 

@@ -3,11 +3,11 @@ from benchmark.registry import measure
 
 @measure(order="truth")
 def oracle(net):
-    """The change of the loss when that filter alone is really removed (masked), measured; signed.
+    """The measured change of the loss when only that filter is removed (masked); signed.
 
-    The truth that first-order scores approximate. Source: Molchanov et al., ICLR 2017 (oracle
-    ranking). Unlike `taylor` nothing is extrapolated, at one evaluation per filter. A depthwise
-    conv has its producer's scores.
+    First-order scores approximate it. Source: Molchanov et al., ICLR 2017 (oracle ranking). Unlike
+    `taylor` it extrapolates nothing, but costs one evaluation per filter. A depthwise conv has its
+    producer's scores.
     """
     import copy
 

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmark.config import RunConfig
+from benchmark.errors import one_line
 
 EAGER = 3
 """Number of eager steps before one is captured; they allocate the memory that a step needs."""
@@ -117,10 +118,8 @@ class ReplayedStep(Step):
         try:
             return captured(step)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            warnings.warn(
-                f"CUDA cannot capture a training step of {self.config.arch}: {reason}", stacklevel=4
-            )
+            what = f"a training step of {self.config.arch}"
+            warnings.warn(f"CUDA cannot capture {what}: {one_line(error)}", stacklevel=4)
             return step
 
 
