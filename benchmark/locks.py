@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # on Windows
 
 WINDOWS = os.name == "nt"
 
@@ -17,7 +22,7 @@ class BusyError(Exception):
     """Another process holds a lock that this one needs."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold the lock `path`, in a folder that exists, for a block. If another process holds it: wait
     for it, or raise `BusyError`.
@@ -32,44 +37,24 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        removed = _removed(path)
+        if WINDOWS:  # which removes no open files
+            lock.release()
+        with contextlib.suppress(OSError):  # the next owner removes it
+            path.unlink(missing_ok=True)
         lock.release()
-        if WINDOWS and not removed:  # Windows does not remove open files
-            _removed(path)
-
-
-def _removed(path: Path) -> bool:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # the next owner removes it
-        return False
-    return True
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock; this process need not have write permission."""
-    if not path.exists():
-        return False
+    """Whether a process holds the lock. Where it is POSIX's, permission to read the file is
+    enough."""
     try:
-        with held(path, wait=False):
-            return False
-    except BusyError:
-        return True
-    except OSError:  # another user's folder, or a read-only disk
-        return is_locked(path)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether the operating system has a lock on a file (always False on Windows)."""
-    try:
-        import fcntl  # here, because only POSIX systems have it
-    except ImportError:
-        return False
-    try:
+        if not fcntl and path.exists():
+            with held(path, wait=False):
+                return False
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, BusyError):
         return True
-    except OSError:  # it has been removed, or cannot be read
+    except OSError:  # the file does not exist, or cannot be read
         return False
     return False

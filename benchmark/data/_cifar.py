@@ -47,47 +47,52 @@ class Release:
 
 
 def load(release: Release, root: Path) -> Images:
-    """The data set from `root`: `<name>/{train,test}.npz`, or the official folder, or else
-    downloaded."""
-    arrays, official = root / release.name, root / release.folder
-    if arrays.is_dir():
-        return _from_arrays(arrays)
+    """The data set from the folder `root`: from `<name>/{train,test}.npz`, or from the official
+    folder, which is downloaded if it is not there."""
+    if (root / release.name).is_dir():
+        return _from_arrays(root / release.name)
     lock = root / f".{release.name}.lock"
-    if is_held(lock) or _missing(release, official):
+    if is_held(lock) or _missing(release, root):
         try:
             root.mkdir(parents=True, exist_ok=True)
             with held(lock, wait=True):  # another process may be downloading, or unpacking
-                if missing := _missing(release, official):
+                if missing := _missing(release, root):
                     _download(release, root, missing)
         except OSError as error:
-            if missing := _missing(release, official):
+            if missing := _missing(release, root):
                 raise UserError(
                     f"{release.name} is not in the data folder {root} ({missing} is missing), "
                     f"which cannot be written to ({error.strerror}); {HOW}"
                 ) from None
-    return _from_pickles(release, official)
-
-
-def _missing(release: Release, folder: Path) -> str | None:
-    """The first file that the official folder lacks."""
-    files = (*release.train, release.test, release.meta)
-    return next((f"{folder.name}/{file}" for file in files if not (folder / file).is_file()), None)
+    return _from_pickles(release, root / release.folder)
 
 
 def files(release: Release, root: Path) -> list[Path]:
     """The files that `load` reads; they need not exist."""
-    arrays, official = root / release.name, root / release.folder
+    arrays = root / release.name
     if arrays.is_dir():
         return [arrays / "train.npz", arrays / "test.npz"]
-    return [official / name for name in (*release.train, release.test, release.meta)]
+    return _official(release, root)
+
+
+def _official(release: Release, root: Path) -> list[Path]:
+    names = (*release.train, release.test, release.meta)
+    return [root / release.folder / name for name in names]
+
+
+def _missing(release: Release, root: Path) -> Path | None:
+    """The first official file that is missing, relative to `root`."""
+    missing = (file for file in _official(release, root) if not file.is_file())
+    return next((file.relative_to(root) for file in missing), None)
 
 
 def _from_arrays(folder: Path) -> Images:
-    train, test = (_guarded(folder / f"{split}.npz", _read_npz) for split in ("train", "test"))
+    train, test = (_guarded(folder / f"{split}.npz", read_npz) for split in ("train", "test"))
     return Images(*train[:2], *test[:2], tuple(str(name) for name in train[2]), augment=True)
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray, ...]:
+def read_npz(path: Path) -> tuple[np.ndarray, ...]:
+    """Images, labels and classes of a split. Raises `UserError` if the file lacks one of them."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         require(
             set(KEYS) <= set(arrays), f"data file {path}: keys", sorted(arrays), " and ".join(KEYS)
@@ -155,7 +160,7 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
         ) from None
 
 
-def _download(release: Release, root: Path, missing: str) -> None:
+def _download(release: Release, root: Path, missing: Path) -> None:
     import torchvision.datasets  # here, because only a download needs it
 
     print(f"downloading {release.name} into {root}")

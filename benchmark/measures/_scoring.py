@@ -113,7 +113,7 @@ class Scoring:
             case "uniform":
                 return torch.rand(len(weight), generator=self.generator).to(weight)
         raise AssertionError(
-            f"measure {measure.name} needs {need!r}, which is unknown to benchmark.measures._scoring"
+            f"measure {measure.name} needs {need!r}, unknown to benchmark.measures._scoring"
         )
 
     def loss(self, model: Net) -> float:

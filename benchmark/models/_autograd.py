@@ -1,6 +1,6 @@
 """A conv with a cheap backward and double backward.
 
-The outputs are those of torch's operators, and the gradients equal theirs up to rounding. Torch's double
+Outputs are those of torch's operators; gradients equal theirs up to rounding. Torch's double
 backward of a grouped conv loops over the groups, and on a CPU its weight gradient of wide convs on
 small images takes up to six times as long as one matrix product.
 """

@@ -115,8 +115,8 @@ def _ours(x: torch.Tensor) -> bool:
 
 
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance [C]: of each part with its own mean, then of all parts together (Chan
-    et al. 1979)."""
+    """Mean and biased variance [C]: of each part with its own mean, then of all parts together
+    (Chan et al. 1979)."""
     if _short(x):
         mean = x.mean((0, 2, 3))
         return mean, (x - mean[:, None, None]).square_().mean((0, 2, 3))

@@ -30,11 +30,11 @@ def movement(scores: dict[str, Scores], model: Net, norms: Scores) -> dict[str, 
     """
     now = squared_norms(model)
     moved = {"": {name: (now[name] - norms[name]).abs() for name in norms}}
-    found = {}
-    for name, layers in scores.items():
-        for value in correlations(_columns({name: layers, **moved}, model)).values():
-            found[name] = value
-    return found
+    return {
+        name: value
+        for name, layers in scores.items()
+        for value in correlations(_columns({name: layers, **moved}, model)).values()
+    }
 
 
 def squared_norms(model: Net) -> Scores:

@@ -236,7 +236,7 @@ def test_what_cannot_be_read_or_held_is_not_called_broken(tmp_path, monkeypatch)
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchmark.data._cifar._read_npz", forbidden)
+        patch.setattr("benchmark.data._cifar.read_npz", forbidden)
         patch.setattr(Image, "open", forbidden)
         for dataset in ("cifar10", f"folder:{tmp_path / 'images'}"):
             with pytest.raises(ShortageError, match=r"cannot be read \(Permission denied\)$"):
@@ -245,7 +245,7 @@ def test_what_cannot_be_read_or_held_is_not_called_broken(tmp_path, monkeypatch)
     def exhausted(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("benchmark.data._cifar._read_npz", exhausted)
+    monkeypatch.setattr("benchmark.data._cifar.read_npz", exhausted)
     with pytest.raises(MemoryError):
         data.load("cifar10", tmp_path)
 
