@@ -253,7 +253,8 @@ def test_what_cannot_be_read_or_held_is_not_called_broken(tmp_path, monkeypatch)
 def test_a_net_that_memory_is_too_small_for_is_not_called_unfit(tmp_path, monkeypatch):
     def exhausted(*_, **__):
         raise RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 "
+            "bytes"
         )
 
     monkeypatch.setattr("benchmark.training.problem.build", lambda *_: exhausted)
@@ -327,7 +328,10 @@ def test_a_data_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmark.data._cifar.held", forbidden)
     assert len(data.load("cifar10", tmp_path).train_images) == 10
     (folder / "test_batch").unlink()
-    said = r"not in the data folder .* \(cifar-10-batches-py/test_batch is missing\), which cannot be written to"
+    said = (
+        r"not in the data folder .* \(cifar-10-batches-py/test_batch is missing\), "
+        r"which cannot be written to"
+    )
     with pytest.raises(UserError, match=said):
         data.load("cifar10", tmp_path)
 

@@ -16,8 +16,8 @@ from benchmark.pruning import compact, masked, select
 GOLDEN = Path(__file__).parent / "golden"
 ARCHES = ("vgg13", "mobilenet_v1", "resnet56")
 MEASURES = (
-    "magnitude", "l1", "bn_scale", "loss", "taylor", "loss_biased", "loss_biased_init", "fisher", "fisher_bn",
-    "grasp", "grad_preservation",
+    "magnitude", "l1", "bn_scale", "loss", "taylor", "loss_biased", "loss_biased_init", "fisher",
+    "fisher_bn", "grasp", "grad_preservation",
 )  # fmt: skip
 BATCH = 50
 

@@ -24,7 +24,8 @@ from benchmark.training import cut as cut_module
 from tests.conftest import tiny_run
 
 CUT_KEYS = {
-    "round", "epoch", "kept", "before", "after", "after_fresh", "predicted", "actual", "scores", "agreement", "seconds",
+    "round", "epoch", "kept", "before", "after", "after_fresh", "predicted", "actual", "scores",
+    "agreement", "seconds",
 }  # fmt: skip
 STATE_KEYS = {"loss", "accuracy", "grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg"}
 TIMES = ("time/seconds", "time/images_per_second", "seconds")
