@@ -57,11 +57,6 @@ class Measure:
     with it."""
     function: Callable
 
-    @property
-    def whole_net(self) -> bool:
-        """Whether the function takes the whole net at once, not one layer at a time."""
-        return "net" in self.needs
-
 
 def measure(
     *, order: int | str, temperature: float = 5.0, at_init: bool = True

@@ -151,7 +151,7 @@ def _train(run: _Run, state: State, tracker: Tracker) -> str:
                     state, run.problem, config, scores_file, score_every=run.options.score_all
                 )
             except CutError as failure:
-                return failure.outcome
+                return str(failure)
             record.append_cut(cut)
         row = advance(
             state, run.problem, config, timetable.lr(epoch), flow_every=run.options.flow_every

@@ -78,7 +78,7 @@ class Scoring:
 
     def scores(self, measure: Measure) -> Scores:
         """Scores of one measure: {conv name: tensor [filters]}."""
-        if measure.whole_net:
+        if "net" in measure.needs:
             return measure.function(self)
         return {
             name: measure.function(*(self.layer(name, need, measure) for need in measure.needs))

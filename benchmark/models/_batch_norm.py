@@ -78,7 +78,10 @@ class _Train(Function):
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, var)
-        return _normalised(x, mean, inverse, weight, bias), mean, var
+        y, scale = torch.empty_like(x), weight * inverse
+        shift = _tiled(bias - mean * scale, x)
+        torch.addcmul(shift, _rows(x), _tiled(scale, x), out=_rows(y))
+        return y, mean, var
 
     @staticmethod
     def backward(ctx, grad, *_):
@@ -161,18 +164,6 @@ def _slopes(
 
 def _short(x: torch.Tensor) -> bool:
     return x.numel() <= SHORT * x.shape[1]
-
-
-def _normalised(
-    x: torch.Tensor,
-    mean: torch.Tensor,
-    inverse: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-) -> torch.Tensor:
-    y, scale = torch.empty_like(x), weight * inverse
-    torch.addcmul(_tiled(bias - mean * scale, x), _rows(x), _tiled(scale, x), out=_rows(y))
-    return y
 
 
 def _tiles(x: torch.Tensor) -> int:

@@ -32,11 +32,7 @@ from benchmark.training.step import make_optimizer
 
 
 class CutError(Exception):
-    """A cut that cannot be made; the net is as it was before."""
-
-    def __init__(self, outcome: str) -> None:
-        super().__init__(outcome)
-        self.outcome = outcome
+    """A cut that cannot be made; the net does not change. The text is the outcome of the run."""
 
 
 def make_cut(
@@ -166,7 +162,7 @@ def _restore_statistics(shrunk: Shrunk, trained: Net) -> None:
 
 
 def _adopt(state: State, shrunk: Shrunk, scores: dict[str, Scores], config: RunConfig) -> None:
-    """Go on with the compact net."""
+    """Make the compact net the one that is trained."""
     net = shrunk.net
     if config.ablation == "reinit":
         new = reinitialised(config, net.num_classes, net.plan, len(state.cuts) + 1)

@@ -48,13 +48,13 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
     )
     step = state.step or step_kind(images.device)(state.model, state.optimizer, config)
     state.step = step
-    step.reset()
+    step.sums.zero_()
     start = time.perf_counter()
     state.model.train()
     with tf32(config.precision == "tf32"):
         for x, y in batches:
             step(x, y)
-        mean_loss, accuracy = float(step.loss_sum) / len(labels), float(step.correct) / len(labels)
+        mean_loss, accuracy = (total / len(labels) for total in step.sums.tolist())
     seconds = time.perf_counter() - start
     state.seconds += seconds
     return {

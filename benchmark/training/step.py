@@ -54,14 +54,9 @@ class Step:
     ) -> None:
         self.model, self.optimizer, self.config = model, optimizer, config
         device = next(model.parameters()).device
-        self.loss_sum, self.correct = torch.zeros(2, device=device, dtype=torch.float64)
-        """Sums over the images since the last `reset`. They are on the device, because reading them
-        in each step would wait for it."""
-
-    def reset(self) -> None:
-        """Set the sums to 0."""
-        self.loss_sum.zero_()
-        self.correct.zero_()
+        self.sums = torch.zeros(2, device=device, dtype=torch.float64)
+        """Of the losses and of the correct predictions, over images. The sums are on the device,
+        because reading them in each step would wait for it."""
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Train on images [B, 3, H, W] and labels [B]."""
@@ -72,8 +67,8 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.loss_sum += loss.detach() * len(y)
-        self.correct += (logits.detach().argmax(1) == y).sum()
+        self.sums[0] += loss.detach() * len(y)
+        self.sums[1] += (logits.detach().argmax(1) == y).sum()
 
 
 class ReplayedStep(Step):
