@@ -57,6 +57,7 @@ class Step:
         self.sums = torch.zeros(2, device=device, dtype=torch.float64)
         """Of the losses and of the correct predictions, over images. The sums are on the device,
         because reading them in each step would wait for it."""
+        self.loss_sum, self.correct = self.sums
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Train on images [B, 3, H, W] and labels [B]."""
@@ -67,8 +68,8 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.sums[0] += loss.detach() * len(y)
-        self.sums[1] += (logits.detach().argmax(1) == y).sum()
+        self.loss_sum += loss.detach() * len(y)
+        self.correct += (logits.detach().argmax(1) == y).sum()
 
 
 class ReplayedStep(Step):
