@@ -1,5 +1,4 @@
-"""`python -m benchmark`: one run. A flag for each field of `RunConfig`, and some for how to execute
-it."""
+"""`python -m benchmark`: one run, with a flag for each field of `RunConfig` and of `Options`."""
 
 from __future__ import annotations
 
@@ -29,10 +28,10 @@ def main() -> None:
 
 
 def from_agent(arguments: Iterable[str]) -> list[str]:
-    """Arguments as `wandb agent` passes them, as ours.
+    """Translate the arguments that `wandb agent` passes to those of this command.
 
-    Booleans come as `--score_all=True`; a run that is handed out again gets its whole
-    configuration, in which there is more than a run has fields: `--_wandb={...}`, `--run_id=...`,
+    The agent passes booleans as `--score_all=True`. To a run that it repeats it passes the whole
+    configuration, which has more entries than a run has fields: `--_wandb={...}`, `--run_id=...`,
     `--cell=...`, `--rules=...`.
     """
     ours = []
@@ -54,13 +53,15 @@ def execute(config: RunConfig, options: Options) -> None:
         row = progress.row
         print(
             f"epoch {row['epoch']:>3}/{progress.total}  train loss {row['train/loss']:.4f}  "
-            f"test accuracy {row['test/accuracy']:.2%}  lr {row['lr']:g}  {row['time/images_per_second']:.0f} images/s"
+            f"test accuracy {row['test/accuracy']:.2%}  lr {row['lr']:g}  "
+            f"{row['time/images_per_second']:.0f} images/s"
         )
 
     options.prepare()
     summary = run(config, options, watch)
     print(
-        f"{config.canonical().label}: {summary['outcome']}, test accuracy {summary['test/accuracy']:.2%}, "
+        f"{config.canonical().label}: {summary['outcome']}, "
+        f"test accuracy {summary['test/accuracy']:.2%}, "
         f"{summary['net/params']:,} parameters; record in {options.runs / config.run_id}"
     )
 

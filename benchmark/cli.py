@@ -1,4 +1,4 @@
-"""What the three commands share: parsing with tyro, and one line with exit status 2 for bad
+"""What the commands share: parsing with tyro, `--version`, and one line with exit status 2 for bad
 input."""
 
 from __future__ import annotations
@@ -15,32 +15,31 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
-from benchmark.errors import UserError, first_line, is_out_of_memory, shortened
+from benchmark import __version__
+from benchmark.errors import UserError, first_line, is_out_of_memory, one_line, shortened
 
 T = TypeVar("T")
 BAD_INPUT = 2
-PIPE = 128 + 13
-"""Of SIGPIPE."""
+PIPE_CLOSED = 128 + 13
+"""The exit status of a process that SIGPIPE ends."""
 UNWRITABLE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EFBIG,
-)
-"""What a full disk, or a folder that cannot be written to, raises."""
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG,
+)  # fmt: skip
+"""Errors of a full disk, or of a folder that cannot be written to."""
 NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.EILSEQ)
-"""What a path raises that cannot be one: too long, links in a circle, a link to nothing where a
-folder is due."""
+"""Errors of an impossible path: too long, links in a circle, a dangling link instead of a
+folder."""
 
 
 def parse(
     kind: type[T] | Callable[..., T], prog: str, description: str, argv: Sequence[str] | None = None
 ) -> T:
     """Parse the command line into `kind`; bad input ends the process with one line and exit status
-    2."""
+    2, `--version` with 0."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--version" in argv:
+        print(f"flowprune {__version__}")
+        sys.exit()
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -54,27 +53,28 @@ def parse(
         while cause := cause.__context__:
             if isinstance(cause, UserError):
                 fail(cause)
+        # tyro prints its message in a box, and its hook for errors is private and may change
         box = complaint.getvalue().partition("\n")[2]
         sentence = box.partition("───")[0].replace("│", " ")
-        fail(f"{' '.join(sentence.split())} (see {prog} --help)")
+        fail(f"{one_line(sentence)} (see {prog} --help)")
 
 
 def check_file(name: str, path: Path | None) -> None:
-    """Raise `UserError` unless a file can be written there (None: none is asked for)."""
+    """Raise `UserError` unless a file can be written there (None: no file is wanted)."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise UserError(f"{name} must be a file in a folder that exists, got {path}")
 
 
 def guarded(command: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit with its status.
+    """Run a command and exit with the status that it returns (None: 0).
 
-    Bad input, a full disk and a folder that cannot be written to end it with one line and exit
-    status 2. Ctrl-C and SIGTERM end it with 130 and 143, after it has put its things away; a second
-    Ctrl-C ends it at once.
+    After bad input, a lack of memory or disk space, or a folder that cannot be written to, print
+    one line and exit with status 2. After Ctrl-C or SIGTERM the command cleans up and exits with
+    status 130 or 143; a second Ctrl-C ends it at once.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # paths need not be texts
+            stream.reconfigure(errors="backslashreplace")  # a path need not be valid text
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -82,17 +82,16 @@ def guarded(command: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         fail(error)
-    except BrokenPipeError:  # whoever read what is printed has had enough (| head)
+    except BrokenPipeError:  # the reader of the output has ended (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = PIPE
+        status = PIPE_CLOSED
     except OSError as error:
         if error.errno in NO_PATH:
             fail(f"path {shortened(str(error.filename))} cannot be used ({error.strerror})")
         if error.errno not in UNWRITABLE:
             raise
-        fail(
-            f"{error.filename or 'a file that is written'}: {error.strerror}; what is finished is intact"
-        )
+        file = error.filename or "a file that is written"
+        fail(f"{file}: {error.strerror}; what is finished is intact")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -100,7 +99,7 @@ def guarded(command: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
         print(
-            "stopped: finished epochs are kept, and the same command goes on from there",
+            "stopped: finished epochs are kept, and the same command continues from there",
             file=sys.stderr,
         )
     sys.exit(status or 0)
@@ -112,9 +111,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _terminate(*_: object) -> NoReturn:
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # once is enough: a second one would cut the putting away short
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the clean-up
     sys.exit(128 + signal.SIGTERM)
 
 

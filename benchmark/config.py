@@ -1,5 +1,4 @@
-"""One run, described: every field that can change its result, and the identity derived from
-them."""
+"""The description of one run: every field that can change its result, and its identity."""
 
 from __future__ import annotations
 
@@ -12,36 +11,46 @@ from functools import cached_property
 from math import isfinite
 
 from benchmark import registry
-from benchmark.errors import UserError, require
+from benchmark.errors import UserError, require, require_one_of
 
-RETRAIN = ("budget", "restart")
-ABLATIONS = ("none", "layer_shuffle", "reinit", "invert")
 PROTOCOLS = ("exact", "paper")
-CUT_MOMENTUM = ("reset", "carry")
 PRECISIONS = ("float32", "tf32", "bf16")
 STATISTICS = ("fresh", "running")
 TRAINED = "trained"
 RULES = 2
-"""Version of the definitions behind every number; part of each identity. Runs of other rules are
-never mixed."""
+"""Version of the definitions behind every number; part of each identity. Runs of different rules
+are never mixed."""
 
 CUT_FIELDS = (
-    "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum", "score_samples", "score_bn",
+    "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum",
+    "score_samples", "score_bn",
 )  # fmt: skip
-"""Fields that only a cut reads: they do not matter to a run that makes none."""
-
+"""Fields that only a cut reads: they do not matter to a run without cuts."""
 
 MOST = 2**31 - 1
-"""Of any whole number."""
+"""The largest whole number of a field that has no entry in `LARGEST`."""
 MOST_BYTES = 4096
-"""Of a name: as long as a path can be."""
+"""The longest name; a path is at most that long."""
 FORMS = {
     "measure": r"[A-Za-z_]\w*(@[0-9a-f]{12})?",
     "arch": r"[A-Za-z_]\w*(:\w+)?(@[0-9a-f]{12})?",
     "dataset": r"(?s)[A-Za-z_]\w*(:.*)?(@[0-9a-f]{12})?",
 }
-"""What names of components look like."""
-LIMITS = {"epochs": 100_000, "rounds": 100_000, "seed": 2**63 - 1}
+"""The form of the names of components."""
+CHOICES = {
+    "retrain": ("budget", "restart"),
+    "ablation": ("none", "layer_shuffle", "reinit", "invert"),
+    "protocol": PROTOCOLS,
+    "cut_momentum": ("reset", "carry"),
+    "precision": PRECISIONS,
+    "score_bn": STATISTICS,
+}
+LEAST = {
+    **dict.fromkeys(("rounds", "epochs", "batch_size", "score_samples", "probe_samples"), 1),
+    **dict.fromkeys(("weight_decay", "train_limit", "test_limit", "seed"), 0),
+}
+LARGEST = {"epochs": 100_000, "rounds": 100_000, "seed": 2**63 - 1}
+NOUNS = {int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +74,8 @@ class RunConfig:
     rounds: int = 1
     """Number of cuts, one epoch apart."""
     retrain: str = "budget"
-    """`budget`: one schedule of `epochs` holds everything. `restart`: it starts anew at the first
-    cut."""
+    """`budget`: one schedule of `epochs` contains everything. `restart`: the schedule starts again
+    at the first cut."""
     ablation: str = "none"
     """Sanity check: none, layer_shuffle (permute scores inside layers), reinit (fresh weights after
     a cut), invert."""
@@ -90,8 +99,8 @@ class RunConfig:
     """Training images that a cut is decided on, class-balanced."""
     score_bn: str = "fresh"
     """Batch-norm statistics that scores and the changes at a cut are computed with: fresh (those of
-    the scoring set) or running (those of the training net, as the authors' code has it; always so
-    with protocol=paper)."""
+    the scoring set) or running (those of the training net, as in the authors' code and always with
+    protocol=paper)."""
     probe_samples: int = 512
     """Training images on which the gradient flow is measured, class-balanced."""
     precision: str = "float32"
@@ -110,53 +119,36 @@ class RunConfig:
             value = getattr(self, name)
             fits = re.fullmatch(form, value) and len(value.encode(errors="replace")) <= MOST_BYTES
             require(bool(fits), name, value, "the name of a component")
-        for name, allowed in (
-            ("retrain", RETRAIN),
-            ("ablation", ABLATIONS),
-            ("protocol", PROTOCOLS),
-            ("cut_momentum", CUT_MOMENTUM),
-            ("precision", PRECISIONS),
-            ("score_bn", STATISTICS),
-        ):
-            value = getattr(self, name)
-            require(value in allowed, name, value, "one of " + ", ".join(allowed))
+        for name, allowed in CHOICES.items():
+            require_one_of(name, getattr(self, name), allowed)
         for name in ("width", "lr", "temperature"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("rounds", "epochs", "batch_size", "score_samples", "probe_samples"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("weight_decay", "train_limit", "test_limit", "seed"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name, kind in ((name, type(default)) for name, default in DEFAULTS.items()):
-            limit = LIMITS.get(name, MOST)
-            if kind is int and type(getattr(self, name)) is int:
-                require(
-                    abs(getattr(self, name)) <= limit, name, getattr(self, name), f"at most {limit}"
-                )
+        for name, least in LEAST.items():
+            require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+        for name in DEFAULTS:
+            value, largest = getattr(self, name), LARGEST.get(name, MOST)
+            if type(value) is int:
+                require(abs(value) <= largest, name, value, f"at most {largest}")
         require(0 < self.ratio < 1, "ratio", self.ratio, "between 0 and 1, both excluded")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
-        self._check_timing()
+        if self.measure != "none":
+            self._check_timing()
 
     def _check_timing(self) -> None:
-        if self.measure == "none":
-            return
         epoch, retrain = _timing(self)
+        latest, allowed = self.epochs, f"from 0 to epochs = {self.epochs}"
         if retrain == "budget":
-            allowed = f"from 0 to epochs - rounds = {self.epochs - self.rounds} (or use retrain='restart')"
-            require(
-                0 <= epoch <= self.epochs - self.rounds, "prune_epoch", self.prune_epoch, allowed
-            )
-        else:
-            allowed = f"from 0 to epochs = {self.epochs}"
-            require(0 <= epoch <= self.epochs, "prune_epoch", self.prune_epoch, allowed)
-            require(
-                self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}"
-            )
+            latest -= self.rounds
+            allowed = f"from 0 to epochs - rounds = {latest} (or use retrain='restart')"
+        require(0 <= epoch <= latest, "prune_epoch", self.prune_epoch, allowed)
+        require(
+            self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}"
+        )
 
     def check_components(self) -> None:
-        """Raise `UserError` unless the measure, the architecture and the data set are installed
-        here.
+        """Raise `UserError` unless the measure, the architecture and the data set are installed.
 
-        A record can be read without them; a run cannot begin.
+        A record can be read without them, but a run cannot begin.
         """
         registry.check("measure", "measures", self.measure)
         registry.check("arch", "models", self.arch)
@@ -173,22 +165,21 @@ class RunConfig:
         return dataclasses.replace(self, prune_epoch=epoch, retrain=retrain, score_bn=statistics)
 
     def dense(self) -> RunConfig:
-        """The dense control of this run: what it is before its first cut."""
+        """The dense control of this run: the same run without cuts."""
         return dataclasses.replace(
             self, measure="none", **{name: DEFAULTS[name] for name in CUT_FIELDS}
         )
 
     @cached_property
     def cell(self) -> str:
-        """Identity but for the seed: a digest (12 hex digits) of `RULES` and of what differs from
-        the defaults.
+        """Identity without the seed: a digest (12 hex digits) of `RULES` and of the fields that
+        differ from their defaults.
 
-        A field that is added later, with a default that keeps old behaviour, renames no old run.
+        A new field whose default keeps the old behaviour therefore renames no old run.
         """
-        run = self.canonical()
-        science = {
-            k: v for k in DEFAULTS if k != "seed" and (v := getattr(run, k)) != DEFAULTS[k]
-        } | {"rules": RULES}
+        fields = self.canonical().to_dict()
+        science = {k: v for k, v in fields.items() if k != "seed" and v != DEFAULTS[k]}
+        science["rules"] = RULES
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -220,15 +211,14 @@ DEFAULTS: dict[str, object] = {field.name: field.default for field in dataclasse
 
 
 def stream_seed(stream: str, config: RunConfig, *fields: str, epoch: int = 0) -> int:
-    """Seed (63 bits) of a named random stream; it depends on the named fields, the seed and the
-    epoch alone."""
+    """Seed (63 bits) of a named random stream; it depends only on the named fields, the seed and
+    the epoch."""
     key = [stream, config.seed, epoch, *(getattr(config, name) for name in fields)]
     return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
 
 
 def _timing(config: RunConfig) -> tuple[int, str]:
-    """The epoch of the first cut and what follows it, in words that do not depend on how they were
-    put."""
+    """`prune_epoch` as a number, and `retrain`, in canonical form."""
     if config.prune_epoch == TRAINED:
         return config.epochs, "restart"
     if config.prune_epoch == 0:  # there is no dense phase to restart after
@@ -238,16 +228,12 @@ def _timing(config: RunConfig) -> tuple[int, str]:
 
 def _check_types(config: RunConfig) -> None:
     for name, default in DEFAULTS.items():
-        value = getattr(config, name)
-        kind = type(default)
+        value, kind = getattr(config, name), type(default)
         if name == "prune_epoch" and value == TRAINED:
             continue
-        if kind is float and type(value) is int:
-            object.__setattr__(
-                config, name, float(value)
-            )  # frozen, but 1 and 1.0 are the same width
-        elif type(value) is not kind or (kind is float and not isfinite(value)):
-            noun = {int: "a whole number", float: "a number", str: "a text"}[kind]
-            also = f" or {TRAINED!r}" if name == "prune_epoch" else ""
-            require(type(value) is kind, name, value, noun + also)
-            require(kind is not float or abs(value) < float("inf"), name, value, "finite")
+        if kind is float and type(value) is int:  # 1 and 1.0 are the same width
+            value = float(value)
+            object.__setattr__(config, name, value)
+        also = f" or {TRAINED!r}" if name == "prune_epoch" else ""
+        require(type(value) is kind, name, value, NOUNS[kind] + also)
+        require(kind is not float or isfinite(value), name, value, "finite")

@@ -1,5 +1,4 @@
-"""What a net costs: live filters, parameters and multiply-accumulates. Masked filters are not
-counted."""
+"""The cost of a net: filters, parameters and multiply-accumulates, without masked filters."""
 
 from __future__ import annotations
 
@@ -10,8 +9,8 @@ from benchmark.models import Net
 
 
 def cost(model: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
-    """`net/filters` (live, of the prunable layers), `net/params`, `net/macs` (forward, one image of
-    this size)."""
+    """`net/filters` (live filters of the prunable layers), `net/params`, and `net/macs` (forward,
+    for one image of this height and width)."""
     live = {name: int(model.mask(name).sum()) for name in model.convs}
     params = sum(p.numel() for p in model.parameters())
     macs = _macs(model, size)
@@ -26,10 +25,10 @@ def cost(model: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
 
 @torch.no_grad()
 def _macs(model: Net, size: tuple[int, int]) -> dict[str, int]:
-    """Multiply-accumulates of each layer: a weight is used once per output pixel.
+    """Multiply-accumulates of each layer, which uses a weight once per output pixel.
 
-    Torch's FLOP counter says the same, but imports torch's compiler, which takes longer than all of
-    torch.
+    Torch's FLOP counter gives the same numbers, but imports torch's compiler, which takes longer
+    than to import torch.
     """
     macs = {}
     layers = {name: model.get_submodule(name) for name in (*model.convs, model.head)}

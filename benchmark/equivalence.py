@@ -1,4 +1,4 @@
-"""Forwards `python -m benchmark.equivalence` to `python -m benchmark.perf.equivalence` until 0.3."""
+"""Forwards `python -m benchmark.equivalence` to `benchmark.perf.equivalence` until 0.3."""
 
 import runpy
 import sys

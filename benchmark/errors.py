@@ -1,4 +1,8 @@
-"""What went wrong, when it is the input that is wrong, or the machine that is too small."""
+"""Errors that the user can mend: bad input, or too small a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
 
 MOST_SHOWN = 200
 """Characters of a bad value that a message shows."""
@@ -9,24 +13,29 @@ class UserError(ValueError):
 
 
 class ShortageError(UserError):
-    """What is missing is memory, or a right to read: the input may be good, and another attempt may
+    """Memory, or the permission to read a file, is missing: another attempt with the same input may
     succeed."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch raises RuntimeErrors, which have it in their
-    text alone."""
+    """Whether an error means that memory ran out; torch raises RuntimeErrors, which only say so in
+    their text."""
     said = str(error)
     return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
+    """The first line of an error's message, or its class if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def one_line(text: object) -> str:
+    """A text, or an error's message, without line breaks and runs of spaces."""
+    return " ".join(str(text).split())
+
+
 def shortened(text: str) -> str:
-    """A text of any length as a message can hold it."""
+    """The beginning of a text, short enough for a message."""
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
@@ -34,3 +43,8 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raise `UserError` unless `condition` holds."""
     if not condition:
         raise UserError(f"{name} must be {allowed}, got {shortened(repr(value))}")
+
+
+def require_one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise `UserError` unless `value` is one of the allowed ones."""
+    require(value in allowed, name, value, "one of " + ", ".join(allowed))

@@ -1,12 +1,11 @@
-"""Files that survive a kill at any moment, and a power cut: every file of a record is written and
-read here.
+"""Reading and writing the files of a record, which survive a kill at any moment and a power cut.
 
-The order is what counts: what a later file relies on is on the disk before it (POSIX: fsync, then
-rename).
+A file that another one relies on is brought to the disk first (POSIX: fsync, then rename).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,14 +14,14 @@ from pathlib import Path
 from benchmark.errors import UserError
 
 TAIL_BYTES = 65_536
-"""More than any line of a history."""
+"""More than the longest line of a history."""
 BINARY = getattr(os, "O_BINARY", 0)
-"""Windows would translate the ends of lines."""
+"""Without it Windows translates the ends of lines."""
 
 
 def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Replace `path` by a file with this content, on disk before it takes the name; keep the old
-    one as `previous`."""
+    """Replace the file `path`, and keep the old one as `previous`. The content is on the disk
+    before the file gets its name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     _write(temporary, content, os.O_CREAT | os.O_TRUNC, durable=True)
     if previous and path.exists():
@@ -31,21 +30,19 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there."""
-    try:
+    """Remove a file, if it exists."""
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        return
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a process that was killed while writing left in a folder."""
+    """Remove the temporary files that killed processes left in a folder."""
     for path in folder.glob(".*.tmp"):
         remove(path)
 
 
 def sync(path: Path) -> None:
-    """Bring a file to the disk, or the names in a folder, as far as the system can do that."""
+    """Bring a file, or the names in a folder, to the disk; on Windows only files."""
     if path.is_dir() and os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -67,13 +64,12 @@ def _write(path: Path, content: bytes, flags: int, *, durable: bool) -> None:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write a file as a whole or not at all."""
-    write_atomically(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
+    """Replace a file by a JSON object, as a whole or not at all; NaN and infinity become null."""
+    write_atomically(path, _line(value, indent=1))
 
 
 def read_json(path: Path) -> dict:
-    """Read a file that `write_json` wrote. Raises `UserError` that names a missing or broken
-    one."""
+    """Read a file that `write_json` wrote. Raises `UserError` if it is missing or broken."""
     try:
         return _parsed(path.read_bytes(), f"record file {path}")
     except FileNotFoundError:
@@ -82,20 +78,17 @@ def read_json(path: Path) -> dict:
 
 def append_line(path: Path, row: dict) -> None:
     """Append one JSON object as a line."""
-    line = (json.dumps(_plain(row), allow_nan=False) + "\n").encode()
-    _write(path, line, os.O_CREAT | os.O_APPEND, durable=False)
+    _write(path, _line(row), os.O_CREAT | os.O_APPEND, durable=False)
 
 
 def write_lines(path: Path, rows: list[dict]) -> None:
     """Replace a file of JSON lines."""
-    write_atomically(
-        path, "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows).encode()
-    )
+    write_atomically(path, b"".join(map(_line, rows)))
 
 
 def read_lines(path: Path) -> list[dict]:
-    """All rows of a file of JSON lines; a last line without its end (a killed writer's) does not
-    count."""
+    """All rows of a file of JSON lines, without a last line that a killed process left
+    incomplete."""
     if not path.exists():
         return []
     *lines, _ = path.read_bytes().split(b"\n")
@@ -112,7 +105,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def last_line(path: Path) -> dict | None:
-    """The last row of a file of JSON lines, if there is one."""
+    """The last row of a file of JSON lines; None without any."""
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -131,8 +124,12 @@ def _parsed(text: bytes, what: str) -> dict:
     return value
 
 
+def _line(value: dict, indent: int | None = None) -> bytes:
+    return (json.dumps(_plain(value), indent=indent, allow_nan=False) + "\n").encode()
+
+
 def _plain(value: object) -> object:
-    """JSON has no NaN and no infinity: they become null."""
+    """The value with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -27,15 +27,15 @@ Vectors = dict[str, torch.Tensor]
 """One tensor per trainable parameter, by name."""
 
 STATISTICS_BATCH = 128
-"""Images per batch of which fresh batch-norm statistics are taken."""
+"""Images per batch for fresh batch-norm statistics."""
 GRADIENT_BATCH, HESSIAN_BATCH = 64, 32
-"""Images at once on a CPU at most: graphs then stay in cache and below 1.3 GB. A GPU gets whole
-batches."""
+"""Most images at once on a CPU, so that graphs stay in the cache and below 1.3 GB. A GPU computes
+whole batches."""
 
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of float32 products to TF32, and afterwards as before."""
+    """Allow or forbid a GPU to round the factors of float32 products to TF32, for a block."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = allowed
@@ -47,7 +47,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without TF32, and afterwards each module's own mode again."""
+    """Evaluation mode without TF32, for a block; each module then has its own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -72,14 +72,12 @@ def dot(a: Vectors, b: Vectors) -> torch.Tensor:
 def with_statistics_of(model: M, images: torch.Tensor) -> M:
     """A copy of a net whose batch norms have the statistics of these images (uint8 [N, H, W, 3]).
 
-    They are the means over batches of 128 of what batch norm takes into its running statistics in
-    training, weighted by the sizes of the batches; everything but batch norm is in evaluation mode.
-    Raises `UserError` if the last batch is of one image, of which a channel is a single value.
+    The statistics are those of batches of 128 in training, averaged with the sizes of the batches
+    as weights; all other modules are in evaluation mode. Raises `UserError` if the last batch has
+    one value per channel.
     """
     result, seen = copy.deepcopy(model), 0
-    norms = [
-        module for module in result.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
+    norms = [m for m in result.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     with evaluating(result):
         for norm in norms:
@@ -91,11 +89,12 @@ def with_statistics_of(model: M, images: torch.Tensor) -> M:
                 norm.momentum = len(x) / seen
             try:
                 result(x)
-            except ValueError:  # of batch norm
+            except ValueError:  # raised by batch norm
                 size = f"{images.shape[2]}x{images.shape[1]}"
                 raise UserError(
-                    f"batch-norm statistics of {len(images)} images of {size} must not end with a batch of one image: "
-                    f"choose another number of score_samples or probe_samples (batches are of {STATISTICS_BATCH})"
+                    f"batch-norm statistics of {len(images)} images of {size} must not end with a "
+                    "batch of one image: choose another number of score_samples or probe_samples "
+                    f"(batches are of {STATISTICS_BATCH})"
                 ) from None
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -104,13 +103,13 @@ def with_statistics_of(model: M, images: torch.Tensor) -> M:
 
 @dataclass(frozen=True)
 class Gradients:
-    """What passes over a set of images gave."""
+    """The results of a pass over a set of images."""
 
     mean: dict[float, Vectors]
     """g for each temperature: the gradient of the mean loss over all images."""
     mean_square: Vectors
-    """mean_b(g_b^2), g_b the mean gradient of batch b, for the temperature it was asked for (else
-    empty)."""
+    """mean_b(g_b^2), g_b the mean gradient of batch b, at the temperature `squares_at` (empty
+    without it)."""
     loss: float
     """Mean loss at the first temperature."""
     accuracy: float
@@ -125,25 +124,22 @@ def gradients(
     batch_size: int = 128,
     squares_at: float | None = None,
 ) -> Gradients:
-    """One pass over `images` (uint8 [N, H, W, 3]): gradients at all temperatures from one forward
-    per batch.
+    """One pass over `images` (uint8 [N, H, W, 3]) and `labels` (int64 [N]): gradients at all
+    temperatures from one forward per batch.
 
-    Squares are of the gradients of batches of `batch_size`, which a CPU computes in parts.
+    squares_at: the temperature at which the gradients of batches of `batch_size` are squared. (A
+    CPU computes these gradients in parts.)
     """
     theta = parameters(model)
-
-    def zeros() -> Vectors:
-        return {name: torch.zeros_like(p) for name, p in theta.items()}
-
-    mean, square = {t: zeros() for t in temperatures}, zeros() if squares_at is not None else {}
+    mean = {t: _zeros(theta) for t in temperatures}
+    square = {} if squares_at is None else _zeros(theta)
     loss_sum = correct = torch.zeros((), device=images.device, dtype=torch.float64)
     part_size = _limited(batch_size, GRADIENT_BATCH, images)
     with evaluating(model), torch.enable_grad():
         for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             batch_share = len(batch[1]) / len(labels)
-            batch_mean = {
-                t: zeros() for t in temperatures
-            }  # whether squares are wanted changes no bit of a mean
+            # summed per batch even without squares, so that these change no bit of a mean
+            batch_mean = {t: _zeros(theta) for t in temperatures}
             for x, y, share in _batches(model, *batch, part_size):
                 logits = model(x)
                 for t in temperatures:
@@ -160,9 +156,8 @@ def gradients(
                 for name, grad in batch_mean[t].items():
                     mean[t][name].add_(grad, alpha=batch_share)
             for name in square:
-                square[name].addcmul_(
-                    batch_mean[squares_at][name], batch_mean[squares_at][name], value=batch_share
-                )
+                grad = batch_mean[squares_at][name]
+                square[name].addcmul_(grad, grad, value=batch_share)
     return Gradients(mean, square, float(loss_sum), float(correct) / len(labels))
 
 
@@ -177,12 +172,12 @@ def hessian_gradients(
     """Hg for each temperature in `g` (held constant), H the Hessian of the mean loss over all
     parameters.
 
-    One forward per batch, and one double backward for each temperature; memory is bounded by the
-    batch. `batch_size` is an upper limit.
+    There is one forward per batch, and one double backward per batch and temperature. batch_size:
+    an upper limit, which bounds the memory.
     """
     batch_size = _limited(batch_size, HESSIAN_BATCH, images)
     theta = parameters(model)
-    result = {t: {name: torch.zeros_like(p) for name, p in theta.items()} for t in g}
+    result = {t: _zeros(theta) for t in g}
     with evaluating(model), torch.enable_grad():
         for x, y, share in _batches(model, images, labels, batch_size):
             logits = model(x)
@@ -190,7 +185,7 @@ def hessian_gradients(
                 loss = cross_entropy(logits / t, y)
                 with graph_alone():
                     grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-                # a sum, because torch would import sympy to check vectors that are given to it
+                # a sum, because torch imports sympy to check vectors that it gets
                 inner = sum(
                     (grad * g[t][name]).sum() for name, grad in zip(theta, grads, strict=True)
                 )
@@ -204,7 +199,7 @@ def hessian_gradients(
 
 @dataclass(frozen=True)
 class Flow:
-    """The state of a net on a set of images, with the vectors behind the numbers."""
+    """The flow quantities of a net on a set of images, and the vectors behind them."""
 
     numbers: dict[str, float]
     """loss, accuracy, grad_norm, weight_norm_sq, theta_g, theta_hg, g_hg."""
@@ -249,6 +244,10 @@ def evaluate(
             loss_sum = loss_sum + cross_entropy(logits / temperature, y).double() * share
             correct = correct + (logits.argmax(1) == y).sum()
     return float(loss_sum), float(correct) / len(labels)
+
+
+def _zeros(theta: Vectors) -> Vectors:
+    return {name: torch.zeros_like(p) for name, p in theta.items()}
 
 
 def _limited(batch_size: int, limit: int, images: torch.Tensor) -> int:

@@ -1,28 +1,33 @@
-"""Locks between processes. The operating system frees a lock when its owner dies, also over a kill
+"""Locks between processes. The operating system frees a lock when its owner dies, even by kill
 -9."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # on Windows
 
 WINDOWS = os.name == "nt"
 
 
 class BusyError(Exception):
-    """Another process holds what this one needs."""
+    """Another process holds a lock that this one needs."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock `path`, whose folder exists. If another process has it: wait for it, or raise
-    `BusyError`.
+    """Hold the lock `path`, in a folder that exists, for a block. If another process holds it: wait
+    for it, or raise `BusyError`.
 
-    The file is removed by its owner; who waited for a removed one starts over with a new one.
+    The owner removes the file; a process that waited for a removed file locks a new one.
     """
     lock = FileLock(path)
     try:
@@ -32,43 +37,24 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        removed = _removed(path)
+        if WINDOWS:  # which removes no open files
+            lock.release()
+        with contextlib.suppress(OSError):  # the next owner removes it
+            path.unlink(missing_ok=True)
         lock.release()
-        if WINDOWS and not removed:  # it removes no open file: whoever has it by now keeps it
-            _removed(path)
-
-
-def _removed(path: Path) -> bool:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # a file that stays is tidied by whoever comes next
-        return False
-    return True
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock, also where this one may only read."""
-    if not path.exists():
-        return False
+    """Whether a process holds the lock. Where it is POSIX's, permission to read the file is
+    enough."""
     try:
-        with held(path, wait=False):
-            return False
-    except BusyError:
-        return True
-    except OSError:  # another user's folder, or a disk that is mounted to be read
-        return _is_locked(path)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        import fcntl  # here, because only POSIX systems have it
-    except ImportError:
-        return False
-    try:
+        if not fcntl and path.exists():
+            with held(path, wait=False):
+                return False
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, BusyError):
         return True
-    except OSError:  # it was removed meanwhile, or cannot be read
+    except OSError:  # the file does not exist, or cannot be read
         return False
     return False

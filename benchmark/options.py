@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import UserError, require
+from benchmark.errors import UserError, require, require_one_of
 from benchmark.tracking.tracker import MODES, default_mode
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Options:
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda, cuda:1, ..."""
     threads: int = 1
-    """CPU threads of each run. Another number changes the last bits of its results, and is in its
-    record."""
+    """CPU threads of each run. Another number changes the last bits of the results; the record has
+    it."""
     wandb: str = field(default_factory=default_mode)
     """Mirror to Weights & Biases: offline, online or disabled (unless told: online under `wandb
     agent`)."""
@@ -44,32 +45,22 @@ class Options:
     """Also record the scores of every other measure at each cut."""
 
     def __post_init__(self) -> None:
-        require(self.wandb in MODES, "wandb", self.wandb, "one of " + ", ".join(MODES))
+        require_one_of("wandb", self.wandb, MODES)
         require(self.flow_every >= 1, "flow_every", self.flow_every, "at least 1")
-        require(
-            1 <= self.threads <= MOST_THREADS, "threads", self.threads, f"from 1 to {MOST_THREADS}"
-        )
+        allowed = f"from 1 to {MOST_THREADS}"
+        require(1 <= self.threads <= MOST_THREADS, "threads", self.threads, allowed)
 
     def torch_device(self) -> torch.device:
-        """The device to train on. Raises `UserError` for one that is not there."""
+        """The device to train on. Raises `UserError` for one that does not exist."""
         import torch
 
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError:
-            device = None
-        require(
-            device is not None and device.type in ("cpu", "cuda"),
-            "device",
-            self.device,
-            "auto, cpu or cuda[:N]",
-        )
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(
-                f"device must be one of {torch.cuda.device_count()} CUDA devices, got {self.device!r}"
-            )
+        valid = re.fullmatch(r"(cpu|cuda)(:(0|[1-9]\d?))?", self.device)
+        require(bool(valid), "device", self.device, "auto, cpu or cuda[:N]")
+        device, there = torch.device(self.device), torch.cuda.device_count()
+        if device.type == "cuda" and (device.index or 0) >= there:
+            raise UserError(f"device must be one of {there} CUDA devices, got {self.device!r}")
         return device
 
     def device_name(self) -> str:
@@ -80,7 +71,7 @@ class Options:
         return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
     def prepare(self) -> None:
-        """Set up this process: the number of threads, and memory that is kept."""
+        """Set up this process: the number of threads, and how memory is allocated."""
         import torch
 
         if sys.platform == "linux":
@@ -89,7 +80,7 @@ class Options:
 
     @contextmanager
     def own_threads(self) -> Iterator[None]:
-        """Within, torch computes with `threads` threads, whatever this process was set to."""
+        """Set torch's number of threads to `threads` for a block."""
         import torch
 
         before = torch.get_num_threads()
@@ -101,8 +92,8 @@ class Options:
 
 
 def _keep_memory() -> None:
-    """Reuse large blocks: glibc gives each back to the kernel, and page faults then cost more than
-    the arithmetic."""
+    """Make glibc keep large blocks: by default it returns each one to the kernel, and the page
+    faults of the next one then cost more than the arithmetic (see docs/performance.md)."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         trim_threshold, mmap_threshold = -1, -3

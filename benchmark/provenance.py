@@ -1,35 +1,29 @@
-"""What makes a number: versions, commit, processor, threads."""
+"""Where a number comes from: versions, commit, processor, threads."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from benchmark import __version__
 
 ROOT = Path(__file__).parents[1]
 CODE = ("analysis", "benchmark", "sweeps", "pyproject.toml")
-"""What the numbers of a run or a report depend on, but for its data."""
+"""The code that the numbers of a run or a report depend on."""
 
 
 @cache
 def commit() -> str:
     """The commit of this checkout (12 hex digits), with `-dirty` if its code differs from it; "" if
     there is none."""
-    if not (
-        ROOT / ".git"
-    ).exists():  # git would find a repository further up, such as that of a user's project
+    if not (ROOT / ".git").exists():  # git would search the folders above, such as a user's project
         return ""
-    git = ["git", "-C", str(ROOT)]
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
     try:
-        name = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(
-            [*git, "diff", "--quiet", "HEAD", "--", *CODE], capture_output=True, check=False
-        )
+        name = git(["git", "rev-parse", "--short=12", "HEAD"], check=True)
+        changed = git(["git", "diff", "--quiet", "HEAD", "--", *CODE], check=False)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return name.stdout.strip() + "-dirty" * bool(changed.returncode)
@@ -37,8 +31,8 @@ def commit() -> str:
 
 @cache
 def processor() -> str:
-    """The name of the processor, and the instructions that torch uses of it."""
-    import torch  # here, because a report needs the commit alone
+    """The name of the processor, and the instruction set that torch uses."""
+    import torch  # here, because a report only needs the commit
 
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -49,14 +43,16 @@ def processor() -> str:
 
 
 def environment() -> dict[str, object]:
-    """Of this process, for the summary of a run: `versions`, `commit`, `processor`, `threads`."""
+    """`versions`, `commit`, `processor` and `threads` of this process, for the summary of a run."""
     import torch
 
     return {
         "versions": {
-            "flowprune": __version__, "python": platform.python_version(), "torch": torch.__version__,
+            "flowprune": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
         },
         "commit": commit(),
         "processor": processor(),
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }

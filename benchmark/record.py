@@ -1,11 +1,12 @@
-"""The record of a run: its own files, the truth of which every tracker is a mirror.
+"""The record of a run: files that are complete without any tracker.
 
 runs/<run_id>/config.json    the fields of the run, and the `rules` that they belong to
              history.jsonl   one object per epoch
              cuts.jsonl      one object per cut
              scores/         cut-01.npz ...: per-filter scores at a cut
-             checkpoint.pt   the state after the last epoch, until the run is finished (and checkpoint.previous.pt)
-             .lock           while a process executes the run
+             checkpoint.pt   the state after the last epoch, until the run is finished; the state
+                             before it is checkpoint.previous.pt
+             .lock           exists while a process executes the run
              failed.json     the error of the last attempt, if it failed
              summary.json    written last: a run is finished if and only if it exists
 runs/_dense/<run_id>/        the shared dense phases (see `DenseFolder`)
@@ -34,9 +35,13 @@ from benchmark.locks import BusyError, held
 DENSE = "_dense"
 """Folder of the shared dense phases, beside the runs."""
 
-OUTCOMES = FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
-"""Outcomes of a run: it came to its end, its numbers ceased to be finite, or a cut left no net to
-train."""
+FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
+OUTCOMES = {
+    FINISHED: "all epochs were trained",
+    DIVERGED: "the loss or a score became NaN or infinite",
+    COLLAPSED: "pruning removed a whole layer, or cut off all convs from the gradient",
+}
+"""The outcomes of a run, and what they mean. A run of any outcome has a summary."""
 
 FLOW_KEYS = ("grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg")
 NET_KEYS = ("net/filters", "net/params", "net/macs")
@@ -46,7 +51,7 @@ HISTORY_KEYS = (
 )  # fmt: skip
 """The keys of every row of a history, in their order."""
 MOVED = "moved/"
-"""Prefix of further keys in the row after a cut, one per recorded measure (see
+"""Prefix of the additional keys of the row after a cut, one per recorded measure (see
 `benchmark.pruning.ranks.movement`)."""
 
 
@@ -71,49 +76,52 @@ class Record:
         self.folder = Path(folder)
 
     @property
+    def checkpoint_files(self) -> tuple[Path, Path]:
+        """The latest checkpoint and the one before it."""
+        return self.checkpoint_file, self.previous_checkpoint_file
+
+    @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has ended, with whatever outcome."""
         return self.summary_file.exists()
 
     def start(self, config: RunConfig) -> None:
-        """Make the folder and write the configuration; an earlier failure is forgotten."""
+        """Make the folder and write the configuration; remove the note of an earlier failure."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_temporaries()
         remove(self.failure_file)
         write_json(self.config_file, {"rules": RULES, **config.to_dict()})
 
     def config(self) -> RunConfig:
-        """The run's configuration. Raises `UserError` for a run of other rules, whose numbers mean
-        something else."""
+        """The run's configuration. Raises `UserError` for a run of another version of the rules,
+        whose numbers have another meaning."""
         values = read_json(self.config_file)
         check_rules(f"run folder {self.folder}", values.pop("rules", 1))
         return RunConfig.from_dict(values)
 
     def checked_config(self) -> RunConfig:
-        """The run's configuration. Raises `UserError` if it is missing, broken, or another run's
-        than the folder's."""
+        """The run's configuration. Raises `UserError` if it is missing or broken, or if the folder
+        has the name of another run."""
         try:
             config = self.config()
-        except ValueError as error:
-            raise (
-                error
-                if str(self.folder) in str(error)
-                else UserError(f"{self.config_file}: {error}")
-            ) from None
+        except UserError as error:
+            if str(self.folder) in str(error):
+                raise
+            raise UserError(f"{self.config_file}: {error}") from None
         if config.run_id != self.folder.name:
             raise UserError(
-                f"run folder {self.folder} holds the configuration of another run, {config.run_id} ({config.label}): "
-                "rename or delete the folder"
+                f"run folder {self.folder} holds the configuration of another run, {config.run_id} "
+                f"({config.label}): rename or delete the folder"
             )
         return config
 
     def history(self) -> list[dict]:
         """One row per epoch, from 0 on. Raises `UserError` for a row that is broken, missing or
-        there twice."""
+        repeated."""
         return _numbered(self.history_file, read_lines(self.history_file), "epoch", first=0)
 
     def last_epoch(self) -> int:
-        """Epochs trained so far, by the last row of the history alone (0 without any)."""
+        """Epochs trained so far; only the last row of the history is read (0 without any)."""
         row = last_line(self.history_file)
         epoch = row.get("epoch") if row else 0
         if type(epoch) is not int:
@@ -122,7 +130,7 @@ class Record:
 
     def cuts(self) -> list[dict]:
         """One row per cut, from round 1 on. Raises `UserError` for a row that is broken, missing or
-        there twice."""
+        repeated."""
         return _numbered(self.cuts_file, read_lines(self.cuts_file), "round", first=1)
 
     def summary(self) -> dict:
@@ -130,7 +138,7 @@ class Record:
         return read_json(self.summary_file)
 
     def restore(self, history: list[dict], cuts: list[dict]) -> None:
-        """Make the files say what a checkpoint knows, and nothing that came after it."""
+        """Reset history and cuts to those of a checkpoint."""
         write_lines(self.history_file, history)
         write_lines(self.cuts_file, cuts)
 
@@ -145,7 +153,7 @@ class Record:
         append_line(self.cuts_file, row)
 
     def fail(self, error: str, log: str) -> None:
-        """Note why an attempt failed."""
+        """Record why an attempt failed; log: the file with its output."""
         write_json(self.failure_file, {"error": error, "log": log})
 
     def failure(self) -> dict | None:
@@ -153,15 +161,10 @@ class Record:
         return read_json(self.failure_file) if self.failure_file.exists() else None
 
     def finish(self, summary: dict) -> None:
-        """Write the summary, which makes the run finished, after all else is on the disk; then drop
-        the checkpoints."""
-        for path in (
-            self.history_file,
-            self.cuts_file,
-            self.scores_folder,
-            self.folder,
-            self.folder.parent,
-        ):
+        """Write the summary, which makes the run finished, after everything else is on the disk;
+        then remove the checkpoints."""
+        files = (self.history_file, self.cuts_file, self.scores_folder)
+        for path in (*files, self.folder, self.folder.parent):
             if path.exists():
                 sync(path)
         write_json(self.summary_file, summary)
@@ -169,13 +172,13 @@ class Record:
         self.drop_checkpoints()
 
     def drop_checkpoints(self) -> None:
-        """Remove the checkpoints: a finished run needs none."""
+        """Remove the checkpoints, which a finished run does not need."""
         for path in self.folder.glob(f"{self.checkpoint_file.stem}*"):
             remove(path)
 
     def tidy(self) -> None:
-        """Remove what killed processes left, unless one is at work or the folder is not ours to
-        write to."""
+        """Remove the files that killed processes left, unless a process executes the run or the
+        folder is not writable."""
         with contextlib.suppress(BusyError, OSError), held(self.lock_file, wait=False):
             self._remove_temporaries()
             if self.finished:
@@ -187,17 +190,15 @@ class Record:
 
 
 def check_rules(what: str, rules: object, remedy: str = "move it away, or delete it") -> None:
-    """Raise `UserError` unless a record was made by the definitions of this version."""
+    """Raise `UserError` unless a record was made with the rules of this version."""
     if rules == 1:
-        raise UserError(
-            f"{what} was made by flowprune 0.1, whose definitions were others: {remedy}"
-        )
+        raise UserError(f"{what} was made by flowprune 0.1, which had other definitions: {remedy}")
     require(rules == RULES, f"{what}: rules", rules, f"{RULES} in this version")
 
 
 class DenseFolder:
-    """The states of a shared dense phase: `epoch-NNNN.pt`, and `epoch-NNNN.wanted` where a run
-    starts from one."""
+    """The states of a shared dense phase: `epoch-NNNN.pt`, and `epoch-NNNN.wanted` if a run starts
+    from it."""
 
     lock_file = _file(".lock")
 
@@ -209,13 +210,13 @@ class DenseFolder:
         return self.folder / f"epoch-{epoch:04d}.pt"
 
     def nearest(self, epoch: int) -> Path | None:
-        """The furthest state that is not beyond `epoch`."""
+        """The latest state that is not after `epoch`."""
         return max(
             (p for p in self.folder.glob("epoch-*.pt") if p <= self.state_file(epoch)), default=None
         )
 
     def want(self, epoch: int) -> None:
-        """Ask whoever trains to keep the state after `epoch` epochs."""
+        """Ask the process that trains to keep the state after `epoch` epochs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._mark(epoch).touch()
 
@@ -228,19 +229,18 @@ class DenseFolder:
 
 
 def run_folders(runs: Path) -> list[Path]:
-    """The folders of all runs, finished or not, sorted by name. Raises `UserError` if there is no
-    such folder."""
+    """The folders of all runs, finished or not, sorted by name. Raises `UserError` if the folder
+    `runs` does not exist."""
     if not Path(runs).is_dir():
         raise UserError(f"runs folder {runs} does not exist")
     return sorted(path.parent for path in Path(runs).glob("*/config.json"))
 
 
 def _numbered(path: Path, rows: list[dict], key: str, first: int) -> list[dict]:
-    for line, row in enumerate(rows, start=1):
-        due = first + line - 1
-        if row.get(key) != due:
+    for line, row in enumerate(rows):
+        if row.get(key) != first + line:
             raise UserError(
-                f"record file {path}, line {line}, has {key} {row.get(key)} where {key} {due} is due: rows are missing "
-                "or there twice"
+                f"record file {path}, line {line + 1}, has {key} {row.get(key)} instead of "
+                f"{first + line}: rows are missing or repeated"
             )
     return rows

@@ -1,7 +1,7 @@
-"""Which components there are: one file each, and the file's name is the component's name.
+"""The components: one file each, and the file's name is the component's name.
 
-Listing names imports nothing, so a configuration can be checked (and `--help` printed) without
-torch.
+Listing the names imports nothing, so that a configuration can be checked, and `--help` printed,
+without torch.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def check(field: str, kind: str, name: str) -> None:
-    """Raise `UserError` unless `name` is a component of this kind (the data set `folder:PATH`
-    counts as `folder`)."""
+    """Raise `UserError` unless `name` is a component of this kind; of a data set only the part
+    before a colon counts (`folder:PATH`)."""
     if (name.partition(":")[0] if kind == "data" else name) not in names(kind):
         raise UserError(f"{field} must be one of {', '.join(names(kind))}, got {name!r}")
 
@@ -46,20 +46,16 @@ class Measure:
 
     name: str
     order: int | str
-    """Time-order of the parameter norm it belongs to (0, 1, 2), or `control`, or `truth`."""
+    """The time derivative of the parameter norm that it uses (0, 1, 2), or `control`, or
+    `truth`."""
     needs: tuple[str, ...]
     """The function's parameter names; `benchmark.measures._scoring` says what each one is."""
     temperature: float
-    """Its own T: the loss is the cross-entropy of logits / T."""
+    """T: the loss is the cross-entropy of logits / T."""
     at_init: bool
-    """Whether it tells filters apart at initialisation; a grid has no cuts at epoch 0 by one that
-    does not."""
+    """Whether it distinguishes filters at initialisation; if not, a grid makes no cuts at epoch 0
+    with it."""
     function: Callable
-
-    @property
-    def whole_net(self) -> bool:
-        """Whether the function takes the whole net at once, not one layer at a time."""
-        return "net" in self.needs
 
 
 def measure(

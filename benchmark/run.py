@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 from benchmark.config import RunConfig
 from benchmark.cost import cost
@@ -18,20 +16,23 @@ from benchmark.provenance import environment
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
 from benchmark.tracking.tracker import Tracker, replay, require_key, tracked
-from benchmark.training import state as states
+from benchmark.training.checkpoint import load, save
 from benchmark.training.cut import CutError, make_cut
 from benchmark.training.dense import dense_state, start
-from benchmark.training.epoch import Problem, advance, make_problem
+from benchmark.training.epoch import advance
+from benchmark.training.problem import Problem, make_problem
 from benchmark.training.state import State
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells whoever watches it, after each epoch."""
+    """The progress of a run after an epoch."""
 
     run_id: str
     row: dict
+    """The epoch's row of the history."""
     total: int
+    """Epochs of the whole run."""
     seconds: float
     """Time that the epoch took: a cut before it, training, tests."""
 
@@ -42,47 +43,60 @@ Watch = Callable[[Progress], None]
 def run(
     config: RunConfig, options: Options, watch: Watch = lambda progress: None, *, wait: bool = True
 ) -> dict:
-    """Bring a run to its end, from wherever it is, and return its summary. A finished run is left
-    as it is.
+    """Execute a run from where it stopped, and return its summary; a finished run is not changed.
 
-    While another process executes it, or trains the dense phase that it starts from: wait, or raise
-    `BusyError`.
+    watch: called after each epoch. While another process executes the run, or trains the dense
+    phase that it starts from: wait, or raise `BusyError`. Raises `UserError` for components that
+    are not installed, and for data or records that do not fit.
     """
     config.check_components()
     with options.own_threads():
-        return _brought_to_its_end(config.canonical(), options, watch, wait)
+        return _execute(config.canonical(), options, watch, wait)
 
 
-def _brought_to_its_end(config: RunConfig, options: Options, watch: Watch, wait: bool) -> dict:
+@dataclass(frozen=True)
+class _Run:
+    config: RunConfig
+    options: Options
+    record: Record
+    problem: Problem
+    report: Callable[[State], None]
+
+
+def _execute(config: RunConfig, options: Options, watch: Watch, wait: bool) -> dict:
     record = Record(options.runs / config.run_id)
     if record.config_file.exists():
         record.checked_config()
     if record.finished:
         record.tidy()
         check_finished([record], options.data)
-        return _reported(config, record, options)
+        return _finished(config, record, options)
     if options.wandb == "online":
         require_key()
     problem = make_problem(config, options.data, options.torch_device())
     record.folder.mkdir(parents=True, exist_ok=True)
     with held(record.lock_file, wait=wait):
         if record.finished:
-            return _reported(config, record, options)
+            return _finished(config, record, options)
         record.start(config)
-        report, resume = _reporter(config, watch), bool(_checkpoints(record))
-        begin = partial(_begin, config, problem, record, options, report, wait)
-        state = (
-            None if wait else begin()
-        )  # W&B need not hear of a look at a dense phase that is busy
+        run = _Run(config, options, record, problem, _reporter(config, watch))
+        resume = any(file.exists() for file in record.checkpoint_files)
+        if not wait:  # a run whose dense phase is busy must not appear on W&B
+            state = _begin(run, wait)
         with tracked(config, options.runs, options.wandb, resume, options.wandb_full) as tracker:
-            summary = _run(state or begin(), config, problem, record, options, tracker, report)
+            if wait:
+                state = _begin(run, wait)
+            record.restore(state.history, state.cuts)
+            outcome = _train(run, state, tracker)
+            tracker.log(state.history[-1], _cut_at(state, state.epoch))
+            summary = _summary(run, state, outcome)
+            record.finish(summary)
             tracker.finish(summary)
         return summary
 
 
-def _reported(config: RunConfig, record: Record, options: Options) -> dict:
-    """The summary of a finished run; a server that follows runs gets what it does not have of
-    it."""
+def _finished(config: RunConfig, record: Record, options: Options) -> dict:
+    """The summary of a finished run. W&B gets the rows that it lacks, if it is online."""
     summary = record.summary()
     if options.wandb == "online":
         with tracked(config, options.runs, options.wandb, True, options.wandb_full) as tracker:
@@ -91,7 +105,7 @@ def _reported(config: RunConfig, record: Record, options: Options) -> dict:
 
 
 def _reporter(config: RunConfig, watch: Watch) -> Callable[[State], None]:
-    """What tells `watch` of the last epoch of a state."""
+    """A function that reports the last epoch of a state to `watch`."""
     total = schedule(config).total
 
     def report(state: State) -> None:
@@ -102,111 +116,66 @@ def _reporter(config: RunConfig, watch: Watch) -> Callable[[State], None]:
     return report
 
 
-def _begin(
-    config: RunConfig,
-    problem: Problem,
-    record: Record,
-    options: Options,
-    report: Callable[[State], None],
-    wait: bool,
-) -> State:
-    """Where the run goes on from: its checkpoint, or the dense phase that it shares, or an
+def _begin(run: _Run, wait: bool) -> State:
+    """The state that the run continues from: its checkpoint, the shared dense phase, or an
     untrained net."""
-    if state := _resumed(record, config, problem):
-        return state
+    config, problem, device = run.config, run.problem, run.problem.train.images.device
+    for file in run.record.checkpoint_files:
+        if state := load(file, config, device, problem.digest):
+            return state
     if dense := schedule(config).dense:
         return dense_state(
             config,
             problem,
-            options.runs,
+            run.options.runs,
             dense,
-            flow_every=options.flow_every,
-            report=report,
+            flow_every=run.options.flow_every,
+            report=run.report,
             wait=wait,
         )
     return start(config, problem)
 
 
-def _run(
-    state: State,
-    config: RunConfig,
-    problem: Problem,
-    record: Record,
-    options: Options,
-    tracker: Tracker,
-    report: Callable[[State], None],
-) -> dict:
-    timetable = schedule(config)
-    record.restore(state.history, state.cuts)
+def _train(run: _Run, state: State, tracker: Tracker) -> str:
+    """Train and cut until the end; returns the outcome. The tracker gets all rows but the last."""
+    config, record, timetable = run.config, run.record, schedule(run.config)
     for row in state.history[:-1]:
         tracker.log(row, _cut_at(state, row["epoch"]))
-    outcome = _outcome(state)
-    while outcome == FINISHED:
-        if len(state.cuts) < config.rounds and state.epoch in timetable.cuts[len(state.cuts) :]:
-            try:
-                record.append_cut(_cut(state, problem, config, record, options))
-            except CutError as failure:
-                outcome = failure.outcome
-                break
-        if state.epoch == timetable.total:
+    for epoch in range(state.epoch, timetable.total):
+        if _diverged(state):
             break
+        if epoch in timetable.cuts:
+            scores_file = record.scores_folder / f"cut-{len(state.cuts) + 1:02d}.npz"
+            try:
+                cut = make_cut(
+                    state, run.problem, config, scores_file, score_every=run.options.score_all
+                )
+            except CutError as failure:
+                return str(failure)
+            record.append_cut(cut)
         row = advance(
-            state, problem, config, timetable.lr(state.epoch), flow_every=options.flow_every
+            state, run.problem, config, timetable.lr(epoch), flow_every=run.options.flow_every
         )
         record.append_epoch(row)
-        states.save(
-            record.checkpoint_file,
-            state,
-            config,
-            problem.digest,
-            previous=record.previous_checkpoint_file,
-        )
-        tracker.log(
-            state.history[-2], _cut_at(state, state.epoch - 1)
-        )  # before, a kill could undo its cut
-        report(state)
-        outcome = _outcome(state)
-    tracker.log(state.history[-1], _cut_at(state, state.epoch))
-    summary = _summary(state, problem, config, options, outcome)
-    record.finish(summary)
-    return summary
+        checkpoint, previous = record.checkpoint_files
+        save(checkpoint, state, config, run.problem.digest, previous=previous)
+        # not earlier: a process that is killed before it has a checkpoint makes the cut again
+        tracker.log(state.history[-2], _cut_at(state, epoch))
+        run.report(state)
+    return DIVERGED if _diverged(state) else FINISHED
 
 
-def _resumed(record: Record, config: RunConfig, problem: Problem) -> State | None:
-    for file in _checkpoints(record):
-        if state := states.load(file, config, problem.train.images.device, problem.digest):
-            return state
-    return None
-
-
-def _checkpoints(record: Record) -> list[Path]:
-    """The latest checkpoint and the one before it, as far as they are there."""
-    return [
-        file for file in (record.checkpoint_file, record.previous_checkpoint_file) if file.exists()
-    ]
-
-
-def _cut(
-    state: State, problem: Problem, config: RunConfig, record: Record, options: Options
-) -> dict:
-    scores_file = record.scores_folder / f"cut-{len(state.cuts) + 1:02d}.npz"
-    return make_cut(state, problem, config, scores_file, score_every=options.score_all)
-
-
-def _outcome(state: State) -> str:
-    """`diverged` once a training loss is no number any more."""
+def _diverged(state: State) -> bool:
     loss = state.history[-1]["train/loss"]
-    return FINISHED if loss is None or math.isfinite(loss) else DIVERGED
+    return loss is not None and not math.isfinite(loss)
 
 
 def _cut_at(state: State, epoch: int) -> dict | None:
     return next((cut for cut in state.cuts if cut["epoch"] == epoch), None)
 
 
-def _summary(
-    state: State, problem: Problem, config: RunConfig, options: Options, outcome: str
-) -> dict:
-    plan = default_plan(config.arch, config.width)
+def _summary(run: _Run, state: State, outcome: str) -> dict:
+    config = run.config
     after = {name: int(mask.sum()) for name, mask in state.model.masks().items()}
     return {
         "run_id": config.run_id,
@@ -214,11 +183,11 @@ def _summary(
         "outcome": outcome,
         **state.history[-1],
         "before": {key: state.history[0][key] for key in NET_KEYS},
-        "after": cost(state.model, problem.size),
-        "plan": {"before": plan, "after": after},
-        "samples": problem.samples,
-        "data": problem.digest,
+        "after": cost(state.model, run.problem.size),
+        "plan": {"before": default_plan(config.arch, config.width), "after": after},
+        "samples": run.problem.samples,
+        "data": run.problem.digest,
         **environment(),
-        "device": options.device_name(),
+        "device": run.options.device_name(),
         "seconds": state.seconds,
     }

@@ -1,4 +1,4 @@
-"""When a run trains at which learning rate, and when it cuts."""
+"""The timetable of a run: its learning rates and its cuts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from benchmark.config import RunConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """The timetable of one run; epochs are counted as trained so far."""
+    """The timetable of one run. An epoch's number is the number of epochs trained before it."""
 
     dense: int
-    """Epochs of the dense phase: what other runs can share."""
+    """Epochs of the dense phase, which other runs can share."""
     cuts: tuple[int, ...]
-    """Epochs at which the cuts are made."""
+    """Epochs before which the cuts are made."""
     total: int
-    """Epochs in all."""
+    """Epochs of the whole run."""
     config: RunConfig
 
     def lr(self, epoch: int) -> float:
-        """Learning rate of the epoch that starts when `epoch` epochs are trained."""
+        """Learning rate of an epoch."""
         config = self.config
         if self.cuts and self.cuts[0] <= epoch < self.cuts[-1]:
             return config.lr
@@ -46,7 +46,7 @@ def step_lr(lr: float, epoch: int, epochs: int) -> float:
 
 
 def kept_fraction(ratio: float, round: int, rounds: int) -> float:
-    """Fraction of the filters left after `round` of `rounds` cuts: n(1-p) / (kp + n(1-p)),
-    front-loaded."""
+    """Fraction of the filters left after `round` of `rounds` cuts, n(1-p) / (kp + n(1-p)): the
+    first cuts remove more than the last."""
     left = rounds * (1 - ratio)
     return left / (round * ratio + left)

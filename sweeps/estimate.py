@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from benchmark import data, registry
 from benchmark.config import RunConfig
 from benchmark.options import Options
-from benchmark.training.epoch import check_fits
+from benchmark.training.problem import check_fits
 from benchmark.training.state import initial_net, prepared
 
 FEW, MORE = 2, 16

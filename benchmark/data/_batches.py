@@ -1,8 +1,8 @@
 """Images on the device as uint8: batched crops, flips and normalisation, and class-balanced
 subsets.
 
-The order and the augmentation of an epoch are functions of a seed alone, so that a run can be
-resumed at any epoch.
+The order and the augmentation of an epoch depend only on seeds, so that a run can be resumed at any
+epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PADDING = 4
 
 
 def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> [N, 3, H, W] (channels last in memory), mean 0.5 and std 0.5 taken out.
+    """uint8 [N, H, W, 3] -> (images / 255 - 0.5) / 0.5, [N, 3, H, W], channels last in memory.
 
     Computed in float32 (the same bits as torchvision's ToTensor and Normalize), then converted to
     `dtype`.
@@ -25,7 +25,7 @@ def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
 
 
 def generator(seed: int) -> torch.Generator:
-    """A CPU generator: draws do not depend on the device that trains."""
+    """A generator on the CPU, so that draws do not depend on the training device."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -34,8 +34,8 @@ def balanced(
 ) -> torch.Tensor:
     """Indices [M] of a class-balanced random subset, in random order; M = min(count, N).
 
-    Classes differ by at most one image, as long as each has enough of them. Images with the indices
-    `last` are taken only where a class has no others left.
+    The numbers of images per class differ by at most one, if each class has enough. The images with
+    the indices `last` are used only if their class has no others left.
     """
     draw = generator(seed)
     shuffled = torch.randperm(len(labels), generator=draw)
@@ -58,10 +58,10 @@ def epoch_batches(
     order_seed: int,
     augment_seed: int | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of training batches: normalised images [B, 3, H, W] and labels [B]; the last may be
-    smaller.
+    """One epoch of training batches: normalised images [B, 3, H, W] and labels [B]; the last batch
+    may be smaller.
 
-    augment_seed: None trains on the images as they are.
+    augment_seed: of random crops and flips; None for neither.
     """
     order = torch.randperm(len(images), generator=generator(order_seed)).to(images.device)
     crops = None if augment_seed is None else _crops(images, augment_seed)
@@ -79,8 +79,8 @@ def augmented(images: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def _crops(images: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows [N, H] and columns [N, W] of the padded images; flipped images have their columns in
-    reverse."""
+    """Random rows [N, H] and columns [N, W] of the padded images; columns in reverse order flip an
+    image."""
     (count, height, width), draw = images.shape[:3], generator(seed)
     top, left = (torch.randint(0, 2 * PADDING + 1, (count, 1), generator=draw) for _ in range(2))
     flip = torch.rand(count, 1, generator=draw) < 0.5

@@ -7,7 +7,8 @@ from pathlib import Path
 from benchmark.data import Images, _cifar
 
 RELEASE = _cifar.Release(
-    name="cifar100", torchvision="CIFAR100", folder="cifar-100-python", train=("train",), test="test",
+    name="cifar100", torchvision="CIFAR100", folder="cifar-100-python",
+    train=("train",), test="test",
     labels=b"fine_labels", meta="meta", classes=b"fine_label_names",
     sums={
         "train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",

@@ -15,7 +15,7 @@ TRAIN_IMAGES, CLASSES = 1_433, 10
 
 
 def files(root: Path, path: str) -> list[Path]:
-    # In the package's folder: importing sklearn would cost each worker more time than a short run.
+    # Not by importing sklearn, which takes longer than a short run.
     return [Path(find_spec("sklearn").origin).parent / "datasets" / "data" / "digits.csv.gz"]
 
 

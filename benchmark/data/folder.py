@@ -12,7 +12,7 @@ from benchmark.errors import ShortageError, UserError, require
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 WIDE_MODES = "IF"
-"""First letters of PIL's modes of more than 8 bits, which it clips to white."""
+"""First letters of PIL's modes with more than 8 bits per channel, which PIL clips to white."""
 TAKES_PATH = True
 LAYOUT = "the layout is PATH/train/CLASS/*.png and PATH/test/CLASS/*.png"
 
@@ -22,21 +22,16 @@ def load(root: Path, path: str) -> Images:
     classes = tuple(child.name for child in _seen(folder / "train") if child.is_dir())
     if not classes:
         raise UserError(f"data folder {folder / 'train'} has no class folders; {LAYOUT}")
-    strangers = [
-        child.name
-        for child in _seen(folder / "test")
-        if child.is_dir() and child.name not in classes
-    ]
-    if strangers:
+    test_classes = [child.name for child in _seen(folder / "test") if child.is_dir()]
+    if unknown := [name for name in test_classes if name not in classes]:
         raise UserError(
-            f"data folder {folder / 'test'} has classes that train has not: {', '.join(strangers)}"
+            f"data folder {folder / 'test'} has classes that train has not: {', '.join(unknown)}"
         )
     _require_read(folder)
     train, test = (_split(folder / split, classes) for split in ("train", "test"))
     if train[0].shape[1:] != test[0].shape[1:]:
-        raise UserError(
-            f"images must all have one size: train has {_size(train[0])}, test {_size(test[0])} in {folder}"
-        )
+        sizes = f"train has {_size(train[0].shape)}, test {_size(test[0].shape)} in {folder}"
+        raise UserError(f"images must all have one size: {sizes}")
     return Images(*train, *test, classes, augment=True)
 
 
@@ -62,8 +57,8 @@ def _folder(path: str) -> Path:
 
 
 def _seen(folder: Path) -> list[Path]:
-    """What is in a folder, sorted by name, but for what systems and archives leave there
-    (.DS_Store, ._x.png)."""
+    """The content of a folder, sorted by name, without what systems and archives add (.DS_Store,
+    ._x.png)."""
     try:
         return sorted(
             p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX"
@@ -77,8 +72,8 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _require_read(folder: Path) -> None:
-    """Raise `UserError` if there is a file that would not be read: what is trained on is all that
-    is there."""
+    """Raise `UserError` if there is a file that is not read, so that no image is left out
+    unnoticed."""
     unread = []
     for split in ("train", "test"):
         for child in _seen(folder / split):
@@ -87,7 +82,8 @@ def _require_read(folder: Path) -> None:
         count = f"{len(unread)} files or folders" if len(unread) > 1 else "a file or folder"
         kinds = " ".join(sorted(SUFFIXES))
         raise UserError(
-            f"data folder {folder} has {count} that cannot be read, first {unread[0]}; {LAYOUT} ({kinds})"
+            f"data folder {folder} has {count} that cannot be read, first {unread[0]}; {LAYOUT} "
+            f"({kinds})"
         )
 
 
@@ -101,9 +97,8 @@ def _split(folder: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarr
             image = _read(path)
             first = first or (path, image.shape)
             if image.shape != first[1]:
-                raise UserError(
-                    f"images must all have one size: {first[0]} has {_size(image=first[1])}, {path} {_size(image)}"
-                )
+                sizes = f"{first[0]} has {_size(first[1])}, {path} {_size(image.shape)}"
+                raise UserError(f"images must all have one size: {sizes}")
             images.append(image)
             labels.append(label)
     return np.stack(images), np.asarray(labels, dtype=np.int64)
@@ -114,12 +109,8 @@ def _read(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            require(
-                image.mode[0] not in WIDE_MODES,
-                f"data file {path}",
-                image.mode,
-                "an image of 8 bits per channel",
-            )
+            narrow, allowed = image.mode[0] not in WIDE_MODES, "an image of 8 bits per channel"
+            require(narrow, f"data file {path}", image.mode, allowed)
             return np.asarray(image.convert("RGB"))
     except PermissionError as error:
         raise ShortageError(f"data file {path} cannot be read ({error.strerror})") from None
@@ -127,6 +118,6 @@ def _read(path: Path) -> np.ndarray:
         raise UserError(f"data file {path} is cut short or not an image ({error})") from None
 
 
-def _size(image: np.ndarray | tuple[int, ...]) -> str:
-    height, width = (image if isinstance(image, tuple) else image.shape)[-3:-1]
+def _size(shape: tuple[int, ...]) -> str:
+    height, width = shape[-3:-1]
     return f"{width}x{height}"

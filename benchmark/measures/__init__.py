@@ -32,19 +32,21 @@ def score(
 ) -> dict[str, torch.Tensor]:
     """Score every filter of `model` with one measure.
 
-    images: uint8 [N, H, W, 3], labels: int64 [N]; they are normalised here. temperature: None takes
-    the measure's own. initial: {conv: weight at initialisation}, for the measures that need it.
-    Only `fisher*` depend on batch_size (for the others it bounds memory). generator: a CPU
-    generator, for the random measures. bn: batch-norm statistics, `running` (those of the model) or
-    `fresh` (those of the images, on a copy). Returns {conv name: scores [filters]} in the order of
-    `named_modules`. The model is left as it was: weights, gradients, BN statistics, mode and the
-    global random state. Raises `UserError` for an unknown measure or kind of statistics.
-    """
-    from benchmark.measures import _scoring as scoring  # here, because it imports torch
+    images: uint8 [N, H, W, 3], which are normalised here; labels: int64 [N]. temperature: None for
+    the measure's own. initial: {conv name: weight at initialisation}, for measures that need it.
+    batch_size: only the scores of `fisher*` depend on it; for the others it bounds memory.
+    generator: a CPU generator, for the random measures. bn: batch-norm statistics, `running` (those
+    of the model) or `fresh` (those of the images, on a copy).
 
-    scores = scoring.score_all(
-        model, [measure], images, labels,
+    Returns {conv name: scores [filters]} in the order of `named_modules`. Weights, gradients,
+    batch-norm statistics and mode of the model, and the global random state, do not change. Raises
+    `UserError` for an unknown measure or kind of statistics.
+    """
+    from benchmark.measures._scoring import score_all  # here, because it imports torch
+
+    registry.check("measure", "measures", measure)
+    return score_all(
+        model, [MEASURES[measure]], images, labels,
         temperature=temperature, initial=initial, batch_size=batch_size, generator=generator,
         bn=bn,
-    )  # fmt: skip
-    return scores[measure]
+    )[measure]  # fmt: skip

@@ -6,8 +6,8 @@ filter):
 - `weight`, `initial` [F, K]: the filter's weights, now and at initialisation
 - `gradient` [F, K]: g; `gradient_square` [F, K]: mean_b(g_b^2), g_b the mean gradient of a batch
 - `hessian_gradient` [F, K]: Hg, the product over all parameters with g held constant
-- `gamma`, `beta` [F]: scale and shift of the batch norm behind the conv; `gamma_square`, `beta_square` [F]:
-  mean_b(g_b^2) of these
+- `gamma`, `beta` [F]: scale and shift of the batch norm behind the conv
+- `gamma_square`, `beta_square` [F]: mean_b(g_b^2) of these
 - `uniform` [F]: uniform random numbers in (0, 1)
 
 A measure with a parameter `net` gets the whole `Scoring` instead and returns {conv name: scores
@@ -17,13 +17,13 @@ A measure with a parameter `net` gets the whole `Scoring` instead and returns {c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from benchmark import registry
 from benchmark.config import STATISTICS
-from benchmark.errors import UserError, require
+from benchmark.errors import UserError, require_one_of
 from benchmark.flow import (
     Gradients,
     Vectors,
@@ -32,8 +32,8 @@ from benchmark.flow import (
     hessian_gradients,
     with_statistics_of,
 )
-from benchmark.measures import MEASURES
 from benchmark.models import Net
+from benchmark.registry import Measure
 
 Scores = dict[str, torch.Tensor]
 """{conv name: one score per filter}"""
@@ -41,7 +41,7 @@ Scores = dict[str, torch.Tensor]
 
 def score_all(
     model: Net,
-    measures: Sequence[str],
+    measures: Sequence[Measure],
     images: torch.Tensor,
     labels: torch.Tensor,
     *,
@@ -51,47 +51,41 @@ def score_all(
     generator: torch.Generator | None = None,
     bn: str = "running",
 ) -> dict[str, Scores]:
-    """{measure: {conv name: scores [filters]}}; the arguments are those of
+    """{measure's name: {conv name: scores [filters]}}; the other arguments are those of
     `benchmark.measures.score`."""
-    for name in measures:
-        registry.check("measure", "measures", name)
-    require(bn in STATISTICS, "bn", bn, "one of " + ", ".join(STATISTICS))
+    require_one_of("bn", bn, STATISTICS)
+    device = next(model.parameters()).device
+    images, labels = images.to(device), labels.to(device)
     if bn == "fresh":
-        model = with_statistics_of(model, images.to(next(model.parameters()).device))
-    scoring = Scoring(model, [MEASURES[name] for name in measures], images, labels)
-    scoring.temperature, scoring.initial, scoring.batch_size = temperature, initial, batch_size
-    scoring.generator = generator or torch.Generator().manual_seed(0)
-    return {measure.name: scoring.scores(measure) for measure in scoring.measures}
+        model = with_statistics_of(model, images)
+    generator = generator or torch.Generator().manual_seed(0)
+    scoring = Scoring(model, measures, images, labels, temperature, initial, batch_size, generator)
+    return {measure.name: scoring.scores(measure) for measure in measures}
 
 
+@dataclass
 class Scoring:
-    """The needs of a set of measures on one net, each computed when first asked for."""
+    """What a set of measures needs of one net; each need is computed when it is first asked for."""
 
-    def __init__(
-        self,
-        model: Net,
-        measures: list[registry.Measure],
-        images: torch.Tensor,
-        labels: torch.Tensor,
-    ) -> None:
-        self.model, self.measures = model, measures
-        device = next(model.parameters()).device
-        self.images, self.labels = images.to(device), labels.to(device)
-        self.temperature: float | None = None
-        self.initial: dict[str, torch.Tensor] | None = None
-        self.batch_size = 128
-        self.generator = torch.Generator()
+    model: Net
+    measures: Sequence[Measure]
+    images: torch.Tensor
+    labels: torch.Tensor
+    temperature: float | None
+    initial: dict[str, torch.Tensor] | None
+    batch_size: int
+    generator: torch.Generator
 
-    def scores(self, measure: registry.Measure) -> Scores:
+    def scores(self, measure: Measure) -> Scores:
         """Scores of one measure: {conv name: tensor [filters]}."""
-        if measure.whole_net:
+        if "net" in measure.needs:
             return measure.function(self)
         return {
             name: measure.function(*(self.layer(name, need, measure) for need in measure.needs))
             for name in self.model.convs
         }
 
-    def layer(self, conv: str, need: str, measure: registry.Measure) -> torch.Tensor:
+    def layer(self, conv: str, need: str, measure: Measure) -> torch.Tensor:
         """One need of one layer, as the module's text describes it."""
         weight = self.model.get_submodule(conv).weight.detach()
         norm_name = self.model.convs[conv].norm
@@ -119,7 +113,7 @@ class Scoring:
             case "uniform":
                 return torch.rand(len(weight), generator=self.generator).to(weight)
         raise AssertionError(
-            f"measure {measure.name} needs {need!r}, which benchmark.measures._scoring does not know"
+            f"measure {measure.name} needs {need!r}, unknown to benchmark.measures._scoring"
         )
 
     def loss(self, model: Net) -> float:
@@ -127,42 +121,38 @@ class Scoring:
         temperature = 5.0 if self.temperature is None else self.temperature
         return evaluate(model, self.images, self.labels, temperature)[0]
 
-    def temperature_of(self, measure: registry.Measure) -> float:
+    def temperature_of(self, measure: Measure) -> float:
         """The temperature asked for, or else the measure's own."""
         return measure.temperature if self.temperature is None else self.temperature
 
     @cached_property
     def gradients(self) -> Gradients:
         """One pass for all temperatures that some measure needs."""
-        frozen = [
-            name
-            for name in self.model.convs
-            if not self.model.get_submodule(name).weight.requires_grad
-        ]
-        if frozen:
-            raise UserError(
-                f"weights must require gradients to be scored by them, those of {frozen[0]} do not"
-            )
-        squares = {self.temperature_of(m) for m in self.measures if _needs(m, "square")}
+        for name in self.model.convs:
+            if not self.model.get_submodule(name).weight.requires_grad:
+                raise UserError(
+                    f"weights must require gradients to be scored by them, those of {name} do not"
+                )
+        squares = self._temperatures("square")
         assert len(squares) <= 1, "measures that need squared gradients share one temperature"
-        temperatures = {
-            self.temperature_of(m) for m in self.measures if _needs(m, "gradient")
-        } | squares
+        temperatures = tuple(sorted({*self._temperatures("gradient"), *squares}))
         return gradients(
-            self.model, self.images, self.labels, tuple(sorted(temperatures)),
+            self.model, self.images, self.labels, temperatures,
             batch_size=self.batch_size, squares_at=next(iter(squares), None),
         )  # fmt: skip
 
     @cached_property
     def hessian_gradients(self) -> dict[float, Vectors]:
         """One double-backward pass for all temperatures that some measure needs."""
-        temperatures = {
-            self.temperature_of(m) for m in self.measures if _needs(m, "hessian_gradient")
-        }
-        g = {t: self.gradients.mean[t] for t in sorted(temperatures)}
+        g = {t: self.gradients.mean[t] for t in self._temperatures("hessian_gradient")}
         return hessian_gradients(
             self.model, self.images, self.labels, g, batch_size=self.batch_size
         )
+
+    def _temperatures(self, need: str) -> list[float]:
+        """The temperatures of the measures with such a need, sorted."""
+        asking = (m for m in self.measures if any(need in name for name in m.needs))
+        return sorted({self.temperature_of(measure) for measure in asking})
 
     def _initial(self, conv: str, weight: torch.Tensor) -> torch.Tensor:
         if self.initial is None:
@@ -175,7 +165,3 @@ class Scoring:
             shapes = f"{list(weight.shape)}, got {list(self.initial[conv].shape)}"
             raise UserError(f"initial[{conv!r}] must have the shape of the weight, {shapes}")
         return self.initial[conv].detach().to(weight).flatten(1)
-
-
-def _needs(measure: registry.Measure, kind: str) -> bool:
-    return any(kind in need for need in measure.needs)

@@ -3,15 +3,15 @@ from benchmark.registry import measure
 
 @measure(order="truth")
 def oracle(net):
-    """The change of the loss when that filter alone is really removed (masked), measured; signed.
+    """The measured change of the loss when only that filter is removed (masked); signed.
 
-    The truth that first-order scores approximate. Source: Molchanov et al., ICLR 2017 (oracle
-    ranking). Unlike `taylor` nothing is extrapolated, at one evaluation per filter. A depthwise
-    conv has its producer's scores.
+    First-order scores approximate it. Source: Molchanov et al., ICLR 2017 (oracle ranking). Unlike
+    `taylor` it extrapolates nothing, but costs one evaluation per filter. A depthwise conv has its
+    producer's scores.
     """
     import copy
 
-    from benchmark.pruning.selection import follow
+    from benchmark.pruning.masks import follow
 
     model = copy.deepcopy(net.model)
     masks, before, changes = model.masks(), net.loss(model), {}
@@ -27,8 +27,4 @@ def oracle(net):
             changes[name][i] = net.loss(model) - before
         for one, mask in masks.items():
             model.set_mask(one, mask)
-    producer = {stream: writers[-1] for stream, writers in model.writers.items()}
-    return {
-        name: changes[producer[conv.reads] if conv.depthwise else name].clone()
-        for name, conv in model.convs.items()
-    }
+    return {name: changes[model.producer(name)].clone() for name in model.convs}

@@ -5,7 +5,7 @@ from benchmark.registry import measure
 def random(uniform):
     """uniform(0, 1) per filter.
 
-    A control: which filters go, and how many of each layer, is chance. Source: the control of
+    A control: chance decides which filters go, and how many of each layer. Source: the control of
     Frankle et al., ICLR 2021. Unlike `random_layerwise` the layers' densities are random too.
     """
     return uniform

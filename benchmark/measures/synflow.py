@@ -6,8 +6,8 @@ FINAL_KEPT = 0.05
 
 @measure(order=0)
 def synflow(net):
-    """Order of removal by sum |w dR/dw|, scored again after each of 100 small cuts; from 0 (first)
-    to 1 (last).
+    """Order of removal by sum |w dR/dw|, which is computed again after each of 100 small cuts; from
+    0 (first) to 1 (last).
 
     R is the sum of the outputs of the linearised net (no biases, BN as the scale |gamma| / sd) with
     the absolute values of its parameters, on an all-ones input. Order 0. Source: Tanaka et al.,
@@ -25,13 +25,8 @@ def synflow(net):
     model = copy.deepcopy(net.model).double().eval()
     for name, tensor in model.state_dict().items():
         tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
-    ones = torch.ones(
-        1,
-        *net.images.shape[3:],
-        *net.images.shape[1:3],
-        dtype=torch.float64,
-        device=net.images.device,
-    )
+    height, width, channels = net.images.shape[1:]
+    ones = torch.ones(1, channels, height, width, dtype=torch.float64, device=net.images.device)
     removed = {name: torch.zeros(filters) for name, filters in model.plan.items()}
     for step in range(1, ITERATIONS + 1):
         weights = {name: model.get_submodule(name).weight for name in model.convs}
@@ -41,22 +36,17 @@ def synflow(net):
             name: (weight * slope).detach().abs().flatten(1).sum(dim=1)
             for (name, weight), slope in zip(weights.items(), slopes, strict=True)
         }
-        if not all(layer.isfinite().all() for layer in saliency.values()):  # the weights are not
-            return {
-                name: torch.full_like(layer, torch.nan).float() for name, layer in saliency.items()
-            }
+        if not all(layer.isfinite().all() for layer in saliency.values()):
+            return {name: layer.float() * torch.nan for name, layer in saliency.items()}
         before = model.masks()
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # that the floors forbid the last, small budgets is of no concern here
+            warnings.simplefilter("ignore")  # the floors may forbid the last, small budgets
             keep = select(model, saliency, 1 - FINAL_KEPT ** (step / ITERATIONS))
         mask_filters(model, keep)
         largest = max(float(layer.max()) for layer in saliency.values())
         for name, mask in before.items():
-            inside = saliency[name] / largest
-            going = (mask & ~keep[name]).cpu()
-            removed[name][going] = (step - 1 + inside.cpu().float()[going]) / (ITERATIONS + 1)
-            left = keep[name].cpu()
-            removed[name][left] = (ITERATIONS + inside.cpu().float()[left]) / (ITERATIONS + 1)
+            inside, left = (saliency[name] / largest).cpu().float(), keep[name].cpu()
+            going = mask.cpu() & ~left
+            removed[name][going] = (step - 1 + inside[going]) / (ITERATIONS + 1)
+            removed[name][left] = (ITERATIONS + inside[left]) / (ITERATIONS + 1)
     return {name: scores.to(net.images.device) for name, scores in removed.items()}

@@ -9,10 +9,10 @@ import pickle
 from pathlib import Path
 
 from benchmark import registry
-from benchmark.errors import UserError, require
-from benchmark.models._net import BatchNorm2d, Conv, Net, scaled
+from benchmark.errors import UserError, one_line, require
+from benchmark.models._net import BatchNorm2d, Conv, Net, check_entries, scaled
 
-__all__ = ["BatchNorm2d", "Conv", "Net", "build", "default_plan", "load_authors"]
+__all__ = ["BatchNorm2d", "Conv", "Net", "build", "check_entries", "default_plan", "load_authors"]
 
 
 def default_plan(arch: str, width: float = 1.0) -> dict[str, int]:
@@ -49,28 +49,21 @@ def load_authors(arch: str, path: Path) -> Net:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(
-            f"checkpoint {path} cannot be read ({' '.join(str(error).split())})"
-        ) from None
+        raise UserError(f"checkpoint {path} cannot be read ({one_line(error)})") from None
     state = content.get("net", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise UserError(f"checkpoint {path} must be {{'net': state dict}} or a state dict")
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    names = [f"{conv.name}.weight" for conv in registry.load("models", arch).CONVS]
-    heads = [name for name in state if name in ("linear.weight", "classifier.weight")]
-    absent = [name for name in names if name not in state]
-    if absent or not heads:
-        raise UserError(
-            f"checkpoint {path} is not of {arch}: it lacks {(absent or ['the classifier'])[0]}"
-        )
-    plan = {name.removesuffix(".weight"): len(state[name]) for name in names}
-    net = build(arch, num_classes=len(state[heads[0]]), plan=plan)
+    convs = [conv.name for conv in registry.load("models", arch).CONVS]
+    lacks = [f"{conv}.weight" for conv in convs if f"{conv}.weight" not in state]
+    head = state.get("linear.weight", state.get("classifier.weight"))
+    if lacks or head is None:
+        what = lacks[0] if lacks else "the classifier"
+        raise UserError(f"checkpoint {path} is not of {arch}: it lacks {what}")
+    plan = {conv: len(state[f"{conv}.weight"]) for conv in convs}
+    net = build(arch, num_classes=len(head), plan=plan)
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(
-            f"checkpoint {path} does not fit {arch} ({' '.join(str(error).split())})"
-        ) from None
+        raise UserError(f"checkpoint {path} does not fit {arch} ({one_line(error)})") from None
     return net

@@ -1,6 +1,6 @@
-"""A conv whose backward and double backward are as cheap as their algebra allows.
+"""A conv with a cheap backward and double backward.
 
-Values are those of torch's own operators, gradients equal theirs up to rounding. Torch's double
+Outputs are those of torch's operators; gradients equal theirs up to rounding. Torch's double
 backward of a grouped conv loops over the groups, and on a CPU its weight gradient of wide convs on
 small images takes up to six times as long as one matrix product.
 """
@@ -18,18 +18,18 @@ Geometry = tuple[tuple[int, int], tuple[int, int], int]
 """Stride, padding, groups."""
 
 WIDE, SMALL = 128 * 256, 2 * 2
-"""Filters times channels, and pixels, from (up to) which a conv's weight gradient is quicker as one
-matrix product."""
+"""At least so many filters times channels, or at most so many pixels, make the weight gradient of a
+conv quicker as one matrix product."""
 
 
-_weight_gradients = True  # not local to a thread: on a GPU the backward runs in a thread of its own
+_weight_gradients = True  # global, because on a GPU the backward runs in another thread
 
 
 @contextmanager
 def graph_alone() -> Iterator[None]:
-    """Within, a backward of convs gives zeros for the gradients of weights, with their graph.
+    """Make the backward of convs return zeros, with a graph, as gradients of weights, for a block.
 
-    A product with the Hessian differentiates these gradients and does not look at their values.
+    A product with the Hessian differentiates these gradients and does not use their values.
     """
     global _weight_gradients
     _weight_gradients = False
@@ -106,8 +106,8 @@ def _conv_backward(grad, x, weight, geometry, to_x: bool, to_weight: bool):
 
 
 def _product_is_quicker(grad: torch.Tensor, weight: torch.Tensor, groups: int) -> bool:
-    """Measured on two cores, torch 2.15, batches of 32 and 128: 1.1 to 6 times as quick on these
-    shapes."""
+    """Whether the weight gradient is quicker as one matrix product: 1.1 to 6 times on these shapes
+    (two cores, torch 2.15, batches of 32 and 128)."""
     filters, channels = weight.shape[:2]
     wide = filters * channels >= WIDE
     small = grad.shape[2] * grad.shape[3] <= SMALL and filters >= 64
@@ -115,7 +115,7 @@ def _product_is_quicker(grad: torch.Tensor, weight: torch.Tensor, groups: int) -
 
 
 def _weight_gradient(grad, x, weight, geometry):
-    """One product of the filters' gradients with all patches of the input, channels last."""
+    """The product of the outputs' gradients with all patches of the input, channels last."""
     (down, right), (top, left), _ = geometry
     filters, channels, height, width = weight.shape
     padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))

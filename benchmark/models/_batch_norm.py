@@ -1,9 +1,9 @@
 """Batch norm of channels-last images on a CPU, accurate and as quick as torch's.
 
-Torch's kernel adds the values of a channel one after the other in float32, and small values vanish
-beside a large sum: variances of rectified images are wrong by up to 9e-4, and gradients of a net by
-3 to 16 %. Here all sums are torch's reductions, which are pairwise, of deviations from the mean.
-Everywhere else (contiguous images, a GPU) torch's kernels are used.
+Torch's kernel adds the values of a channel one by one in float32, so that small values are lost in
+a large sum: variances of rectified images are wrong by up to 9e-4, and gradients of a net by 3 to
+16 %. Here deviations from the mean are summed by torch's reductions, which are pairwise. Contiguous
+images, and images on a GPU, use torch's kernels.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch.autograd import Function
 from torch.nn import functional
 
 PART = 1 << 18
-"""Values that are processed at once: they stay in the cache between two operations on them."""
+"""Number of values that are processed at once, so that they stay in the cache between two
+operations."""
 SHORT = 1024
-"""Values per channel up to which torch's sums in the backward are as good as those of contiguous
-images."""
+"""Up to so many values per channel, torch's backward is as accurate as for contiguous images."""
 FEW = 16
-"""Channels below which several pixels are one row: torch is slow where the innermost axis is
+"""With fewer channels, several pixels form one row, because torch is slow if the innermost axis is
 short."""
 
 
@@ -32,11 +32,11 @@ def train(
     momentum: float,
     eps: float,
 ) -> torch.Tensor:
-    """Batch norm of x [N, C, H, W] by its own statistics, of which `running` takes a share
-    `momentum`, in place.
+    """Batch norm of x [N, C, H, W] by its own statistics. The running statistics move towards them
+    by the factor `momentum`, in place.
 
-    `weight`, `bias` and `running` (mean and variance without bias) are [C]. Differentiable twice in
-    x, weight and bias. Raises ValueError for a single value per channel.
+    `weight`, `bias` and `running` (mean and unbiased variance) are [C]. Differentiable twice in x,
+    weight and bias. Raises ValueError for a single value per channel.
     """
     if not _ours(x):
         return functional.batch_norm(
@@ -78,7 +78,10 @@ class _Train(Function):
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, var)
-        return _normalised(x, mean, inverse, weight, bias), mean, var
+        y, scale = torch.empty_like(x), weight * inverse
+        shift = _tiled(bias - mean * scale, x)
+        torch.addcmul(shift, _rows(x), _tiled(scale, x), out=_rows(y))
+        return y, mean, var
 
     @staticmethod
     def backward(ctx, grad, *_):
@@ -115,8 +118,8 @@ def _ours(x: torch.Tensor) -> bool:
 
 
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance [C]: of each part by its own mean, then of all parts together (Chan
-    et al. 1979)."""
+    """Mean and biased variance [C]: of each part with its own mean, then of all parts together
+    (Chan et al. 1979)."""
     if _short(x):
         mean = x.mean((0, 2, 3))
         return mean, (x - mean[:, None, None]).square_().mean((0, 2, 3))
@@ -163,18 +166,6 @@ def _short(x: torch.Tensor) -> bool:
     return x.numel() <= SHORT * x.shape[1]
 
 
-def _normalised(
-    x: torch.Tensor,
-    mean: torch.Tensor,
-    inverse: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-) -> torch.Tensor:
-    y, scale = torch.empty_like(x), weight * inverse
-    torch.addcmul(_tiled(bias - mean * scale, x), _rows(x), _tiled(scale, x), out=_rows(y))
-    return y
-
-
 def _tiles(x: torch.Tensor) -> int:
     """Pixels per row."""
     return 1 if x.shape[1] >= FEW else x.shape[3]
@@ -186,18 +177,18 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def _tiled(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """A value per channel [C] as long as a row of the images x."""
+    """A value per channel [C], repeated to the length of a row of the images x."""
     return vector if _tiles(x) == 1 else vector.repeat(_tiles(x))
 
 
 def _sum(rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Sums per channel [C] of rows of the images x."""
+    """The sums per channel [C] of rows of the images x."""
     total = rows.sum(0)
     return total if _tiles(x) == 1 else total.view(-1, x.shape[1]).sum(0)
 
 
 def _parts(*images: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Rows of as many images at once as `PART` values are, of several tensors alike."""
+    """The rows of parts of several tensors of one shape; a part has about `PART` values."""
     size = max(1, PART * torch.get_num_threads() * len(images[0]) // images[0].numel())
     if size >= len(images[0]):
         return iter([tuple(map(_rows, images))])

@@ -8,6 +8,7 @@ reads and writes; masks, compaction and costs read that table alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -36,15 +37,15 @@ class Conv:
     filters: int
     """Filters in the default plan, at width 1."""
     prunable: bool = True
-    """Whether its filters are ranked in a cut (those of a depthwise conv never are)."""
+    """Whether its filters are ranked in a cut; never those of a depthwise conv."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prunable", self.prunable and not self.depthwise)
 
     @property
     def depthwise(self) -> bool:
-        """A depthwise conv works on one stream, channel by channel: it follows the convs that write
-        it."""
+        """Whether the conv is depthwise: it reads and writes one stream, channel by channel, and
+        follows the other convs that write the stream."""
         return self.reads == self.writes
 
 
@@ -54,10 +55,8 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         stride = self.stride
-        if self.kernel_size == (
-            1,
-            1,
-        ):  # torch 2.15 writes past the weight gradient of such a conv with a stride
+        if self.kernel_size == (1, 1):
+            # torch 2.15 writes past the end of the weight gradient of such a conv with a stride
             x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
         if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             return functional.conv2d(x, self.weight, None, stride, self.padding, 1, self.groups)
@@ -85,9 +84,11 @@ class BatchNorm2d(nn.BatchNorm2d):
 class Net(nn.Module):
     """A net built from a plan, {conv name: number of filters}.
 
-    `plan` is what it has, `original` what it had before any cut, `convs` the table {conv name:
-    Conv} in the order of `named_modules`, `writers` {stream: names of the convs that write it, not
-    depthwise}, `head` the name of its linear classifier, which reads the stream `head_reads`.
+    - `plan`: the present numbers of filters; `original`: those before any cut
+    - `convs`: the table {conv name: Conv}, in the order of `named_modules`
+    - `writers`: {stream: names of the convs that write it}, without depthwise ones
+    - `channels`: {stream: number of channels}
+    - `head`: the name of the linear classifier, which reads the stream `head_reads`
     """
 
     def __init__(
@@ -106,18 +107,10 @@ class Net(nn.Module):
 
     def conv2d(self, name: str, kernel_size: int, stride: int = 1) -> Conv2d:
         """The conv of this name: its channels come from the plan."""
-        conv = self.convs[name]
-        inputs = self.channels[conv.reads]
-        groups = inputs if conv.depthwise else 1
-        return Conv2d(
-            inputs,
-            self.plan[name],
-            kernel_size,
-            stride,
-            padding=kernel_size // 2,
-            groups=groups,
-            bias=False,
-        )
+        inputs = self.channels[self.convs[name].reads]
+        groups = inputs if self.convs[name].depthwise else 1
+        sizes = (inputs, self.plan[name], kernel_size, stride, kernel_size // 2)
+        return Conv2d(*sizes, groups=groups, bias=False)
 
     def norm2d(self, name: str) -> BatchNorm2d:
         """The batch norm behind the conv of this name."""
@@ -129,12 +122,8 @@ class Net(nn.Module):
 
     def mask(self, name: str) -> torch.Tensor:
         """Which filters of a conv are live: bool [filters]."""
-        mask = self.get_submodule(self.convs[name].norm).mask
-        if mask is None:
-            return torch.ones(
-                self.plan[name], dtype=torch.bool, device=self.get_submodule(name).weight.device
-            )
-        return mask.bool()
+        norm = self.get_submodule(self.convs[name].norm)
+        return (torch.ones_like(norm.weight) if norm.mask is None else norm.mask).bool()
 
     def set_mask(self, name: str, live: torch.Tensor) -> None:
         """Mask the filters of a conv that are not live (bool [filters])."""
@@ -145,19 +134,34 @@ class Net(nn.Module):
         """Which filters are live, for every conv."""
         return {name: self.mask(name) for name in self.convs}
 
+    def filter_parameters(self, name: str) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
+        """The parameters of a conv's filters, [filters, ...] each: weight, scale and shift."""
+        norm = self.get_submodule(self.convs[name].norm)
+        return self.get_submodule(name).weight, norm.weight, norm.bias
+
+    def producer(self, name: str) -> str:
+        """The conv whose scores rank a conv: itself, or for a depthwise one the last of the convs
+        that it follows."""
+        conv = self.convs[name]
+        return self.writers[conv.reads][-1] if conv.depthwise else name
+
 
 def scaled(convs: list[Conv], width: float) -> dict[str, int]:
-    """The default plan times `width`, with at least 8 filters (or the default number, if that is
-    less) a layer."""
+    """The default plan times `width`; each layer has at least 8 filters, or its default number if
+    that is less."""
     return {c.name: max(min(8, c.filters), round(c.filters * width)) for c in convs}
 
 
-def _checked(plan: dict[str, int], convs: dict[str, Conv]) -> dict[str, int]:
-    if set(plan) != set(convs):
-        wrong = sorted(set(plan) ^ set(convs))
+def check_entries(what: str, entries: Iterable[str], convs: Iterable[str]) -> None:
+    """Raise `UserError` unless there is exactly one entry per conv."""
+    if wrong := sorted(set(entries) ^ set(convs)):
         raise UserError(
-            f"plan must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}"
+            f"{what} must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}"
         )
+
+
+def _checked(plan: dict[str, int], convs: dict[str, Conv]) -> dict[str, int]:
+    check_entries("plan", plan, convs)
     widths: dict[str, tuple[str, int]] = {}
     for name, conv in convs.items():
         filters = int(plan[name])

@@ -7,6 +7,9 @@ own; conv2 and the shortcut write the stage's.
 
 from __future__ import annotations
 
+import re
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn.functional import relu
@@ -16,44 +19,23 @@ from benchmark.models._net import IMAGE, Conv, Net
 
 def table(widths: tuple[int, ...], blocks: tuple[int, ...]) -> list[Conv]:
     """The convs of a ResNet with `blocks[i]` blocks of `widths[i]` filters in stage i."""
-    convs = [
-        Conv(
-            name="conv1",
-            norm="bn1",
-            reads=IMAGE,
-            writes="layer1",
-            filters=widths[0],
-            prunable=False,
-        )
-    ]
-    before = "layer1"
+    stem = Conv(
+        name="conv1", norm="bn1", reads=IMAGE, writes="layer1", filters=widths[0], prunable=False
+    )
+    convs, reads = [stem], stem.writes
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
-        stream = f"layer{stage}"
+        stream, conv = f"layer{stage}", partial(Conv, filters=width)
         for i in range(count):
             block = f"{stream}.{i}"
-            inner = f"{block}.conv1"
+            first, second, shortcut = f"{block}.conv1", f"{block}.conv2", f"{block}.shortcut"
             convs += [
-                Conv(name=inner, norm=f"{block}.bn1", reads=before, writes=inner, filters=width),
-                Conv(
-                    name=f"{block}.conv2",
-                    norm=f"{block}.bn2",
-                    reads=inner,
-                    writes=stream,
-                    filters=width,
-                ),
+                conv(name=first, norm=f"{block}.bn1", reads=reads, writes=first),
+                conv(name=second, norm=f"{block}.bn2", reads=first, writes=stream),
             ]
-            if before != stream:
-                shortcut = f"{block}.shortcut"
-                convs.append(
-                    Conv(
-                        name=f"{shortcut}.0",
-                        norm=f"{shortcut}.1",
-                        reads=before,
-                        writes=stream,
-                        filters=width,
-                    )
-                )
-            before = stream
+            if reads != stream:
+                names = {"name": f"{shortcut}.0", "norm": f"{shortcut}.1"}
+                convs.append(conv(**names, reads=reads, writes=stream))
+            reads = stream
     return convs
 
 
@@ -81,15 +63,10 @@ class ResNet(Net):
         self.conv1 = self.conv2d("conv1", 3)
         self.bn1 = self.norm2d("conv1")
         for stage in stages:
-            count = sum(
-                name.startswith(f"{stage}.") and name.endswith(".conv1") for name in self.convs
-            )
-            strides = [1 if i or stage == stages[0] else 2 for i in range(count)]
-            setattr(
-                self,
-                stage,
-                nn.Sequential(*(Block(self, f"{stage}.{i}", s) for i, s in enumerate(strides))),
-            )
+            heads = [name for name in self.convs if re.fullmatch(rf"{stage}\.\d+\.conv1", name)]
+            strides = [1 if i or stage == stages[0] else 2 for i in range(len(heads))]
+            blocks = (Block(self, f"{stage}.{i}", stride) for i, stride in enumerate(strides))
+            setattr(self, stage, nn.Sequential(*blocks))
         self.linear = self.linear_head(num_classes)
         self.stages = stages
 

@@ -21,12 +21,12 @@ def _table() -> list[Conv]:
         before = convs[-1]
         convs += [
             Conv(
-                name=f"layers.{i}.conv1", norm=f"layers.{i}.bn1", reads=before.writes, writes=before.writes,
-                filters=before.filters,
+                name=f"layers.{i}.conv1", norm=f"layers.{i}.bn1",
+                reads=before.writes, writes=before.writes, filters=before.filters,
             ),
             Conv(
-                name=f"layers.{i}.conv2", norm=f"layers.{i}.bn2", reads=before.writes, writes=f"layers.{i}.conv2",
-                filters=filters,
+                name=f"layers.{i}.conv2", norm=f"layers.{i}.bn2",
+                reads=before.writes, writes=f"layers.{i}.conv2", filters=filters,
             ),
         ]  # fmt: skip
     return convs

@@ -249,12 +249,15 @@ class Bench:
 
     def _epoch(self, net: Net, count: int) -> Callable[[], object]:
         from benchmark.config import RunConfig
-        from benchmark.training.epoch import Problem, Subset, train_epoch
-        from benchmark.training.state import State, make_optimizer
+        from benchmark.training.epoch import train_epoch
+        from benchmark.training.problem import Problem, Subset
+        from benchmark.training.state import State
+        from benchmark.training.step import make_optimizer
 
         config = RunConfig(arch=self.arch, precision=self.command.precision, lr=1e-3)
         part = Subset(*self.images(count))
-        problem = Problem(part, part, part, part, 10, augment=True, digest="")
+        sets = dict.fromkeys(("train", "test", "probe", "scoring"), part)
+        problem = Problem(**sets, num_classes=10, augment=True, digest="")
         state = State(net, make_optimizer(net, config), {})
         return lambda: train_epoch(state, problem, config, config.lr)
 
@@ -272,10 +275,12 @@ class Bench:
 
 def scored(net: Net, need: str, images: torch.Tensor, labels: torch.Tensor) -> None:
     """Score with all measures of one need."""
+    from benchmark.measures import MEASURES
     from benchmark.measures._scoring import score_all
 
     initial = {name: net.get_submodule(name).weight.detach() for name in net.convs}
-    score_all(net, NEEDS[need], images, labels, initial=initial)
+    measures = [MEASURES[name] for name in NEEDS[need]]
+    score_all(net, measures, images, labels, initial=initial)
 
 
 def alternated(

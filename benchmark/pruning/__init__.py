@@ -1,6 +1,6 @@
-"""Removing filters: which ones (`select`), by masking (`masked`), and for good (`compact`)."""
+"""Removing filters: which ones (`select`), by masking (`masked`), and physically (`compact`)."""
 
-from benchmark.pruning.masks import compact, masked
-from benchmark.pruning.selection import Keep, select
+from benchmark.pruning.masks import Keep, Shrunk, compact, masked, shrink
+from benchmark.pruning.selection import select
 
-__all__ = ["Keep", "compact", "masked", "select"]
+__all__ = ["Keep", "Shrunk", "compact", "masked", "select", "shrink"]

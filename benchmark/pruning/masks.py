@@ -1,17 +1,39 @@
-"""Removing filters by masking (`masked`), and for good (`compact`).
+"""Removing filters: by masking them (`masked`), and physically (`shrink`, `compact`).
 
-Both read the net's table of streams; neither knows an architecture.
+All functions read the net's table of convs and streams; none depends on an architecture.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 
 from benchmark.errors import UserError
-from benchmark.models import Net, build
-from benchmark.pruning.selection import Keep, stream_keep
+from benchmark.models import Net, build, check_entries
+
+Keep = dict[str, torch.Tensor]
+"""{conv name: which filters are kept, bool [filters]}"""
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A net before and after filters are physically removed."""
+
+    net: Net
+    """The compact net."""
+    masked: Net
+    """The net of the original size in which the removed filters are masked."""
+    rows: dict[str, tuple[torch.Tensor, ...]]
+    """{state-dict name: indices kept along its first axes}; tensors without an entry stay whole."""
+
+    def part(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What the compact net keeps of a tensor that is shaped like this entry of the state
+        dict."""
+        for axis, index in enumerate(self.rows.get(name, ())):
+            tensor = tensor.index_select(axis, index)
+        return tensor
 
 
 def masked(model: Net, keep: Keep) -> Net:
@@ -19,7 +41,7 @@ def masked(model: Net, keep: Keep) -> Net:
 
     keep: {conv name: bool [filters]}; a depthwise conv's equals its producer's. The channel is
     zeroed after the conv's batch norm, and the filter's own parameters (conv weights, scale, shift)
-    are set to 0.
+    are set to 0. Raises `UserError` for a `keep` that does not fit the net or empties a layer.
     """
     _check(model, keep)
     result = copy.deepcopy(model)
@@ -30,82 +52,91 @@ def masked(model: Net, keep: Keep) -> Net:
 @torch.no_grad()
 def mask_filters(model: Net, keep: Keep) -> None:
     """Do in place what `masked` does to a copy."""
-    for name, conv in model.convs.items():
-        live = keep[name].to(model.mask(name)) & model.mask(name)
-        norm = model.get_submodule(conv.norm)
-        for parameter in (model.get_submodule(name).weight, norm.weight, norm.bias):
+    for name, mask in model.masks().items():
+        live = keep[name].to(mask) & mask
+        for parameter in model.filter_parameters(name):
             parameter[~live] = 0
         model.set_mask(name, live)
 
 
 def compact(model: Net, keep: Keep) -> Net:
-    """A smaller net with the outputs, gradients and training of `masked(model, keep)`.
+    """A smaller net with the outputs, gradients and training of `masked(model, keep)`."""
+    return shrink(model, keep).net
 
-    A stream's channel goes when every conv that writes it has that filter masked. A masked filter
-    whose channel must stay (another conv still writes it) stays masked.
+
+def shrink(model: Net, keep: Keep) -> Shrunk:
+    """Mask and compact a net; `model` is left as it is. Raises `UserError` as `masked` does.
+
+    A stream's channel is removed when every conv that writes it has that filter masked. A masked
+    filter whose channel another conv still writes stays masked in the compact net.
     """
     source = masked(model, keep)
-    streams = stream_keep(source, source.masks())
-    plan = {name: int(streams[conv.writes].sum()) for name, conv in source.convs.items()}
-    with torch.random.fork_rng(devices=[]):
-        result = build(source.arch, source.num_classes, plan=plan)
-    reference = next(source.parameters())
-    result.to(reference.device, reference.dtype)
-    indices = kept_indices(source)
-    result.load_state_dict(
-        {name: take(t, indices.get(name, ())) for name, t in source.state_dict().items()}
-    )
-    result.original = dict(source.original)
-    for name, conv in result.convs.items():
-        result.set_mask(name, source.mask(name)[streams[conv.writes]])
-    result.train(source.training)
-    return result
-
-
-def kept_indices(masked_net: Net) -> dict[str, tuple[torch.Tensor, ...]]:
-    """{state-dict name: indices kept along its first axes} that turn a masked net's tensors into
-    the compact net's.
-
-    Names that are not listed stay whole.
-    """
-    streams = {
-        name: keep.nonzero().flatten()
-        for name, keep in stream_keep(masked_net, masked_net.masks()).items()
+    channels = {
+        stream: live.nonzero().flatten()
+        for stream, live in stream_keep(source, source.masks()).items()
     }
-    indices = {}
-    for name, conv in masked_net.convs.items():
-        rows = streams[conv.writes]
-        indices[f"{name}.weight"] = (
-            (rows,) if conv.depthwise or conv.reads not in streams else (rows, streams[conv.reads])
-        )
+    with torch.random.fork_rng(devices=[]):
+        plan = {name: len(channels[conv.writes]) for name, conv in source.convs.items()}
+        net = build(source.arch, source.num_classes, plan=plan)
+    shrunk = Shrunk(net, source, _rows(source, channels))
+    reference = next(source.parameters())
+    net.to(reference.device, reference.dtype).train(source.training)
+    net.load_state_dict({name: shrunk.part(name, t) for name, t in source.state_dict().items()})
+    net.original = dict(source.original)
+    for name, conv in net.convs.items():
+        net.set_mask(name, source.mask(name)[channels[conv.writes]])
+    return shrunk
+
+
+def _rows(model: Net, channels: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, ...]]:
+    """`Shrunk.rows`, from the indices of the channels that each stream keeps."""
+    every_class = torch.arange(model.num_classes, device=channels[model.head_reads].device)
+    rows = {f"{model.head}.weight": (every_class, channels[model.head_reads])}
+    for name, conv in model.convs.items():
+        filters = channels[conv.writes]
+        whole_input = conv.depthwise or conv.reads not in channels
+        rows[f"{name}.weight"] = (filters,) if whole_input else (filters, channels[conv.reads])
         for tensor in ("weight", "bias", "running_mean", "running_var"):
-            indices[f"{conv.norm}.{tensor}"] = (rows,)
-    every_class = torch.arange(masked_net.num_classes, device=streams[masked_net.head_reads].device)
-    indices[f"{masked_net.head}.weight"] = (every_class, streams[masked_net.head_reads])
-    return indices
+            rows[f"{conv.norm}.{tensor}"] = (filters,)
+    return rows
 
 
-def take(tensor: torch.Tensor, indices: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The part of a tensor with these indices along its first axes."""
-    for axis, index in enumerate(indices):
-        tensor = tensor.index_select(axis, index)
-    return tensor
+def follow(model: Net, keep: Keep) -> Keep:
+    """`keep`, in which each depthwise conv keeps the channels of its stream that some other conv
+    still writes."""
+    streams = stream_keep(model, {name: keep[name] & mask for name, mask in model.masks().items()})
+    return {
+        name: streams[conv.reads].clone() if conv.depthwise else keep[name]
+        for name, conv in model.convs.items()
+    }
+
+
+def stream_keep(model: Net, live: Keep) -> Keep:
+    """{stream: which of its channels some conv writes with a live filter, bool [channels]}"""
+    return {
+        stream: torch.stack([live[name] for name in writers]).any(dim=0)
+        for stream, writers in model.writers.items()
+    }
+
+
+def lowest(rows: dict[str, torch.Tensor], count: int) -> Keep:
+    """{name: which entries of its row are among the `count` lowest of all rows, bool}; of equal
+    entries the first count."""
+    chosen = torch.zeros(sum(map(len, rows.values())), dtype=torch.bool)
+    chosen[torch.cat(list(rows.values())).argsort(stable=True)[:count]] = True
+    return dict(zip(rows, chosen.split([len(row) for row in rows.values()]), strict=True))
 
 
 def _check(model: Net, keep: Keep) -> None:
-    if set(keep) != set(model.convs):
-        wrong = sorted(set(keep) ^ set(model.convs))
-        raise UserError(
-            f"keep must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}"
-        )
-    for name in model.convs:
-        if keep[name].dtype != torch.bool or keep[name].shape != (model.plan[name],):
+    check_entries("keep", keep, model.convs)
+    for name, filters in model.plan.items():
+        if keep[name].dtype != torch.bool or keep[name].shape != (filters,):
             got = f"{keep[name].dtype} {list(keep[name].shape)}"
-            raise UserError(f"keep[{name!r}] must be bool [{model.plan[name]}], got {got}")
+            raise UserError(f"keep[{name!r}] must be bool [{filters}], got {got}")
     live = {name: keep[name].to(mask) & mask for name, mask in model.masks().items()}
     streams = stream_keep(model, live)
     for name, conv in model.convs.items():
-        if not bool(live[name].any()):
+        if not live[name].any():
             raise UserError(f"keep[{name!r}] must keep at least one live filter, got none")
         if conv.depthwise and not torch.equal(live[name], streams[conv.reads]):
             writers = " or ".join(f"keep[{writer!r}]" for writer in model.writers[conv.reads])

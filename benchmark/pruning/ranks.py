@@ -1,8 +1,8 @@
 """Rank correlations over filters: between measures at a cut, and between a score and how far its
 filter then moves.
 
-Filters of all prunable layers are ranked together, as a cut ranks them; masked ones take no part. A
-correlation that does not exist (fewer than three filters, equal or non-finite numbers) is left out.
+The live filters of all prunable layers are ranked together, as in a cut. A correlation that is not
+defined (fewer than three filters, equal or non-finite numbers) is left out.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def movement(scores: dict[str, Scores], model: Net, norms: Scores) -> dict[str, 
     """
     now = squared_norms(model)
     moved = {"": {name: (now[name] - norms[name]).abs() for name in norms}}
-    found = {
-        name: correlations(_columns({name: layers, **moved}, model))
+    return {
+        name: value
         for name, layers in scores.items()
+        for value in correlations(_columns({name: layers, **moved}, model)).values()
     }
-    return {name: value for name, pair in found.items() for value in pair.values()}
 
 
 def squared_norms(model: Net) -> Scores:
@@ -61,20 +61,17 @@ def correlations(columns: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties sharing their mean: `scipy.stats.rankdata`, whose import takes half as
-    long as torch's."""
+    """Ranks from 1; ties get their mean rank. The same as `scipy.stats.rankdata`, whose import
+    takes half as long as torch's."""
     _, which, counts = np.unique(x, return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts - 1) / 2)[which]
 
 
 def _columns(scores: dict[str, Scores], model: Net) -> dict[str, np.ndarray]:
-    """One array per measure: its scores of the live filters of all prunable convs, one after the
-    other."""
+    """One array per measure: its scores of the live filters of all prunable convs."""
     live = {name: model.mask(name) for name, conv in model.convs.items() if conv.prunable}
-    return {
+    columns = {
         measure: torch.cat([layers[name][mask] for name, mask in live.items()])
-        .double()
-        .cpu()
-        .numpy()
         for measure, layers in scores.items()
     }
+    return {measure: column.double().cpu().numpy() for measure, column in columns.items()}

@@ -1,4 +1,4 @@
-"""One cut of a run: score, select, compact, and record what it did to the gradient flow."""
+"""One cut of a run: score, select, shrink, and record what that does to the gradient flow."""
 
 from __future__ import annotations
 
@@ -12,31 +12,27 @@ import torch
 from benchmark.config import RunConfig, stream_seed
 from benchmark.data._batches import augmented, generator
 from benchmark.files import sync, write_atomically
-from benchmark.flow import dot, gradients, measure_flow, parameters, with_statistics_of
+from benchmark.flow import Flow, dot, gradients, measure_flow, parameters, with_statistics_of
 from benchmark.measures import MEASURES
 from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net
-from benchmark.pruning import Keep, compact, masked, select
-from benchmark.pruning.masks import kept_indices
+from benchmark.pruning import Shrunk, select, shrink
+from benchmark.pruning.masks import mask_filters
 from benchmark.pruning.ranks import agreement
 from benchmark.record import COLLAPSED, DIVERGED
-from benchmark.training.epoch import Problem
+from benchmark.training.problem import Problem
 from benchmark.training.state import (
     State,
     carry_momentum,
     initial_weights,
-    make_optimizer,
     prepared,
     reinitialised,
 )
+from benchmark.training.step import make_optimizer
 
 
 class CutError(Exception):
-    """A cut that cannot be made; the net is as it was before."""
-
-    def __init__(self, outcome: str) -> None:
-        super().__init__(outcome)
-        self.outcome = outcome
+    """A cut that cannot be made; the net does not change. The text is the outcome of the run."""
 
 
 def make_cut(
@@ -46,23 +42,20 @@ def make_cut(
     measure, if asked).
 
     Scores, and the changes from before to after the cut, are computed with one set of batch-norm
-    statistics, which `score_bn` chooses; `after_fresh` is the pruned net with statistics of its
-    own, which training meets next. The training net's own running statistics stay.
+    statistics, which `score_bn` chooses. `after_fresh` describes the pruned net with batch-norm
+    statistics of its own, which it has as soon as it is trained. The running statistics of the
+    training net stay.
 
     Raises `CutError`: diverged, if the score of a live filter is not finite; collapsed, if a layer
-    keeps no filter or no gradient reaches a conv any more.
+    keeps no filter or no gradient reaches any conv.
     """
     start = time.perf_counter()
-    round, probe, trained = len(state.cuts) + 1, problem.probe, state.model
-    model = (
-        with_statistics_of(trained, problem.scoring.images)
-        if config.score_bn == "fresh"
-        else trained
-    )
-    before = measure_flow(model, probe.images, probe.labels, config.temperature)
-    scores = _scores(model, state, problem, config, round, every=score_every)
-    own = ablated(scores[config.measure], model, config, round)
-    live = model.masks()
+    round, temperature = len(state.cuts) + 1, config.temperature
+    trained, probe, scoring = state.model, problem.probe, problem.scoring
+    model = with_statistics_of(trained, scoring.images) if config.score_bn == "fresh" else trained
+    before = measure_flow(model, probe.images, probe.labels, temperature)
+    scores = _scores(model, state, problem, config, every=score_every)
+    own, live = ablated(scores[config.measure], model, config, round), model.masks()
     if not all(layer[live[name]].isfinite().all() for name, layer in own.items()):
         raise CutError(DIVERGED)
     keep = select(
@@ -70,23 +63,17 @@ def make_cut(
     )
     if not all((mask & live[name]).any() for name, mask in keep.items()):
         raise CutError(COLLAPSED)
-    predicted = _predicted(model, keep, before.g, before.hg)
     _write_scores(scores_file, scores)
-    device = problem.train.images.device
-    after = measure_flow(
-        prepared(compact(model, keep), device), probe.images, probe.labels, config.temperature
-    )
-    pruned = prepared(compact(trained, keep), device)
-    refreshed = with_statistics_of(pruned, problem.scoring.images)
-    met = gradients(refreshed, probe.images, probe.labels, (config.temperature,))
-    slopes = met.mean[config.temperature]
+    shrunk = shrink(model, keep)
+    pruned = prepared(shrunk.net, probe.images.device)
+    after = measure_flow(pruned, probe.images, probe.labels, temperature)
+    _restore_statistics(shrunk, trained)
+    refreshed = with_statistics_of(pruned, scoring.images)
+    met = gradients(refreshed, probe.images, probe.labels, (temperature,))
+    slopes = met.mean[temperature]
     if not any(slopes[f"{name}.weight"].any() for name in pruned.convs):
         raise CutError(COLLAPSED)
-    agreed = agreement(scores, model)
     alive = {name: layer[live[name]] for name, layer in scores[config.measure].items()}
-    _adopt(state, pruned, keep, scores, config, round)
-    seconds = time.perf_counter() - start
-    state.seconds += seconds
     row = {
         "round": round,
         "epoch": state.epoch,
@@ -98,7 +85,7 @@ def make_cut(
             "accuracy": met.accuracy,
             "grad_norm": float(dot(slopes, slopes).sqrt()),
         },
-        "predicted": predicted,
+        "predicted": predicted_changes(model, shrunk.masked, before),
         "actual": {
             "loss_change": after.numbers["loss"] - before.numbers["loss"],
             "grad_norm_sq_change": after.numbers["grad_norm"] ** 2
@@ -108,9 +95,11 @@ def make_cut(
             name: {"min": float(s.min()), "mean": float(s.mean()), "max": float(s.max())}
             for name, s in alive.items()
         },
-        "agreement": agreed,
-        "seconds": seconds,
+        "agreement": agreement(scores, model),
     }
+    _adopt(state, shrunk, scores, config)
+    row["seconds"] = time.perf_counter() - start
+    state.seconds += row["seconds"]
     state.cuts.append(row)
     return row
 
@@ -132,55 +121,68 @@ def ablated(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores
     return shuffled
 
 
+def predicted_changes(model: Net, masked: Net, before: Flow) -> dict[str, float]:
+    """First-order changes of the loss and of |g|^2 when the parameters theta_p of the filters that
+    `masked` lacks become 0: -theta_p.g_p and -2 theta_p.(Hg)_p. before: the flow of `model`."""
+    theta = parameters(model)
+    step = {name: (p - theta[name]).detach() for name, p in parameters(masked).items()}
+    return {
+        "loss_change": float(dot(step, before.g)),
+        "grad_norm_sq_change": 2 * float(dot(step, before.hg)),
+    }
+
+
 def _scores(
-    model: Net, state: State, problem: Problem, config: RunConfig, round: int, *, every: bool
+    model: Net, state: State, problem: Problem, config: RunConfig, *, every: bool
 ) -> dict[str, Scores]:
-    names = [config.measure]
+    names, round = [config.measure], len(state.cuts) + 1
     if every:
         names += [name for name in MEASURES if name not in (config.measure, "none", "oracle")]
-    initial = None
-    if any("initial" in MEASURES[name].needs for name in names):
-        initial = initial_weights(config, state)
+    measures = [MEASURES[name] for name in names]
+    needs_initial = any("initial" in measure.needs for measure in measures)
     images = problem.scoring.images
     if config.protocol == "paper" and problem.augment:
         images = augmented(images, stream_seed("scoring augment", config, "dataset", epoch=round))
     return score_all(
-        model, names, images, problem.scoring.labels, initial=initial,
+        model, measures, images, problem.scoring.labels,
+        initial=initial_weights(config, state) if needs_initial else None,
         generator=generator(stream_seed("measure", config, "measure", epoch=round)),
     )  # fmt: skip
 
 
-def _predicted(model: Net, keep: Keep, g: dict, hg: dict) -> dict[str, float]:
-    """First-order changes when the removed filters' parameters theta_p go to 0: -theta_p.g_p and -2
-    theta_p.(Hg)_p."""
-    theta = parameters(model)
-    step = {name: (p - theta[name]).detach() for name, p in parameters(masked(model, keep)).items()}
-    return {"loss_change": float(dot(step, g)), "grad_norm_sq_change": 2 * float(dot(step, hg))}
+def _restore_statistics(shrunk: Shrunk, trained: Net) -> None:
+    """Give the compact net the running batch-norm statistics of the net that is trained."""
+    learned = dict(trained.named_parameters())
+    statistics = {
+        name: shrunk.part(name, tensor)
+        for name, tensor in trained.state_dict().items()
+        if name not in learned
+    }
+    shrunk.net.load_state_dict(statistics, strict=False)
 
 
-def _adopt(
-    state: State, pruned: Net, keep: Keep, scores: dict[str, Scores], config: RunConfig, round: int
-) -> None:
-    source = masked(state.model, keep)
+def _adopt(state: State, shrunk: Shrunk, scores: dict[str, Scores], config: RunConfig) -> None:
+    """Make the compact net the one that is trained."""
+    net = shrunk.net
     if config.ablation == "reinit":
-        new = reinitialised(config, pruned.num_classes, pruned.plan, round)
-        pruned.load_state_dict(new.state_dict())
-        pruned = masked(pruned, pruned.masks())
-    optimizer = make_optimizer(pruned, config)
+        new = reinitialised(config, net.num_classes, net.plan, len(state.cuts) + 1)
+        net.load_state_dict(new.state_dict())
+        mask_filters(net, net.masks())
+    optimizer = make_optimizer(net, config)
     if config.cut_momentum == "carry" and config.ablation != "reinit":
-        carry_momentum(state, keep, optimizer, pruned)
-    rows = {name: kept_indices(source)[f"{name}.weight"][0].cpu() for name in source.convs}
-    state.origin = {name: state.origin[name][rows[name]] for name in rows}
+        carry_momentum(state, shrunk, optimizer)
+    filters = {name: shrunk.rows[f"{name}.weight"][0] for name in net.convs}
+    state.origin = {name: state.origin[name][kept.cpu()] for name, kept in filters.items()}
     state.ranked = {
-        measure: {name: layer[rows[name].to(layer.device)] for name, layer in layers.items()}
+        measure: {name: layer[filters[name].to(layer.device)] for name, layer in layers.items()}
         for measure, layers in scores.items()
     }
-    state.model, state.optimizer = pruned, optimizer
+    state.model, state.optimizer, state.step = net, optimizer, None
 
 
 def _write_scores(path: Path, scores: dict[str, Scores]) -> None:
-    """Scores are on the disk before a checkpoint says that the cut was made, because no checkpoint
-    holds them."""
+    """Write scores to the disk before a checkpoint says that the cut was made, because no
+    checkpoint holds them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     arrays = {

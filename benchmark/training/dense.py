@@ -1,8 +1,8 @@
-"""The shared dense phase: what precedes the first cut is trained once per (arch, data set,
+"""The shared dense phase: the epochs before the first cut are trained once per (arch, data set,
 optimizer, seed).
 
-Each state is complete with its history. Who needs one marks it as wanted and waits for it; whoever
-holds the lock trains, and the lock of an owner that died is free.
+Each state contains its history. A process that needs a state marks it as wanted and waits for it;
+the process that holds the lock trains. The lock of a process that died is free.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from benchmark.files import remove, remove_temporaries
 from benchmark.locks import BusyError, held
 from benchmark.record import DenseFolder
 from benchmark.schedule import step_lr
-from benchmark.training.epoch import Problem, advance, log_epoch
-from benchmark.training.state import State, fresh, load, save
+from benchmark.training.checkpoint import load, save
+from benchmark.training.epoch import advance, log_epoch
+from benchmark.training.problem import Problem
+from benchmark.training.state import State, fresh
 
 Report = Callable[[State], None]
 """Called with the state after each epoch."""
@@ -43,16 +45,14 @@ def dense_state(
     report: Report,
     wait: bool,
 ) -> State:
-    """The state after `until` dense epochs: from the shared folder, trained there if need be.
+    """The state after `until` dense epochs, from the shared folder; trained if it is not there.
 
     While another process trains it: wait for it, or raise `BusyError`.
     """
     dense, folder, device = config.dense(), DenseFolder(runs, config), problem.train.images.device
     folder.want(until)
     while True:
-        if folder.state_file(until).exists() and (
-            state := load(folder.state_file(until), dense, device, problem.digest)
-        ):
+        if state := load(folder.state_file(until), dense, device, problem.digest):
             return state
         with contextlib.suppress(BusyError), held(folder.lock_file, wait=False):
             remove_temporaries(folder.folder)
@@ -76,14 +76,8 @@ def _train(
         state = load(nearest, dense, problem.train.images.device, problem.digest)
     state = state or start(dense, problem)
     while state.epoch < until:
-        before = folder.state_file(state.epoch)
-        advance(
-            state,
-            problem,
-            dense,
-            step_lr(dense.lr, state.epoch, dense.epochs),
-            flow_every=flow_every,
-        )
+        before, lr = folder.state_file(state.epoch), step_lr(dense.lr, state.epoch, dense.epochs)
+        advance(state, problem, dense, lr, flow_every=flow_every)
         save(folder.state_file(state.epoch), state, dense, problem.digest)
         if not folder.wanted(state.epoch - 1):
             remove(before)

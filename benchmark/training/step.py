@@ -1,5 +1,5 @@
-"""One step of training, and on a GPU its replay: a CUDA graph launches all kernels of a step at
-once.
+"""The optimizer, one step of training, and on a GPU its replay: a CUDA graph launches all kernels
+of a step at once.
 
 A replayed step runs the kernels of the eager one on the same numbers. Source: PyTorch's notes on
 CUDA semantics, "CUDA graphs".
@@ -7,6 +7,7 @@ CUDA semantics, "CUDA graphs".
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 
@@ -14,9 +15,35 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmark.config import RunConfig
+from benchmark.errors import one_line
 
 EAGER = 3
-"""Steps that allocate what a step needs, before one is captured."""
+"""Number of eager steps before one is captured; they allocate the memory that a step needs."""
+
+
+class SGD(torch.optim.SGD):
+    """`torch.optim.SGD` without the wrappers around its methods.
+
+    When they are first called they import torch's compiler, which takes longer than to import torch
+    itself.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.SGD.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.SGD.load_state_dict)
+
+
+def make_optimizer(model: torch.nn.Module, config: RunConfig) -> SGD:
+    """SGD with weight decay on all parameters, one fused kernel per step."""
+    return SGD(
+        model.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
 class Step:
@@ -27,9 +54,10 @@ class Step:
     ) -> None:
         self.model, self.optimizer, self.config = model, optimizer, config
         device = next(model.parameters()).device
-        self.loss_sum, self.correct = torch.zeros(2, device=device, dtype=torch.float64)
-        """Over the images of all steps, on the device: reading them at each step would wait for
-        it."""
+        self.sums = torch.zeros(2, device=device, dtype=torch.float64)
+        """Of the losses and of the correct predictions, over images. The sums are on the device,
+        because reading them in each step would wait for it."""
+        self.loss_sum, self.correct = self.sums
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Train on images [B, 3, H, W] and labels [B]."""
@@ -45,11 +73,11 @@ class Step:
 
 
 class ReplayedStep(Step):
-    """The same for whole batches on a GPU: captured after a few eager steps, and anew when the
-    learning rate changes.
+    """A step on a GPU that is captured after a few eager steps, and again when the learning rate
+    changes.
 
-    Batches of another size are trained on eagerly, as is everything (with a warning) where CUDA
-    cannot capture a step.
+    Batches that are not of `batch_size` are trained on eagerly. If CUDA cannot capture a step, all
+    batches are, after a warning.
     """
 
     def __init__(
@@ -62,15 +90,15 @@ class ReplayedStep(Step):
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Train on images [B, 3, H, W] and labels [B]."""
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr, eager_step = self.optimizer.param_groups[0]["lr"], super().__call__
         if len(y) != self.config.batch_size:
-            super().__call__(x, y)
+            eager_step(x, y)
             return
         if lr != self.lr:
             self.lr, self.replay, self.eager = lr, None, EAGER
         if self.eager:
             self.eager -= 1
-            on_the_side(lambda: Step.__call__(self, x, y))
+            on_the_side(lambda: eager_step(x, y))
             return
         if self.replay is None:
             self.x, self.y = torch.empty_like(x), torch.empty_like(y)
@@ -86,10 +114,8 @@ class ReplayedStep(Step):
         try:
             return captured(step)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            warnings.warn(
-                f"CUDA cannot capture a training step of {self.config.arch}: {reason}", stacklevel=4
-            )
+            what = f"a training step of {self.config.arch}"
+            warnings.warn(f"CUDA cannot capture {what}: {one_line(error)}", stacklevel=4)
             return step
 
 
@@ -103,14 +129,16 @@ def on_the_side(step: Callable[[], None]) -> None:
 
 
 def captured(step: Callable[[], None]) -> Callable[[], None]:
-    """What launches the kernels of a step; nothing is computed yet. Raises `RuntimeError` if it
-    cannot be captured."""
+    """Capture a step without computing anything; returns the function that runs its kernels.
+
+    Raises `RuntimeError` if CUDA cannot capture it.
+    """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
     return graph.replay
 
 
-def kind(device: torch.device) -> type[Step]:
-    """How steps are taken on a device."""
+def step_kind(device: torch.device) -> type[Step]:
+    """The class of the steps on a device."""
     return ReplayedStep if device.type == "cuda" else Step

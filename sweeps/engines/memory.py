@@ -58,7 +58,8 @@ def try_out(config: RunConfig, device: torch.device, height: int = 32, width: in
     import torch
 
     from benchmark.flow import evaluate, measure_flow
-    from benchmark.training.epoch import Problem, Subset, check_fits, train_epoch
+    from benchmark.training.epoch import train_epoch
+    from benchmark.training.problem import Problem, Subset, check_fits
     from benchmark.training.state import fresh
     from benchmark.training.step import EAGER
 
@@ -67,8 +68,8 @@ def try_out(config: RunConfig, device: torch.device, height: int = 32, width: in
     images = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, device=device)
     part = Subset(images, torch.arange(count, device=device) % CLASSES)
     state = fresh(config, CLASSES, device)
-    train_epoch(
-        state, Problem(part, part, part, part, CLASSES, augment=True, digest=""), config, config.lr
-    )
+    sets = dict.fromkeys(("train", "test", "probe", "scoring"), part)
+    problem = Problem(**sets, num_classes=CLASSES, augment=True, digest="")
+    train_epoch(state, problem, config, config.lr)
     for probe in (measure_flow, evaluate):
         probe(state.model, part.images, part.labels, config.temperature)

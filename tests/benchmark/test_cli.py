@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark import __version__
 from benchmark.cli import check_file
 from benchmark.errors import UserError
 from benchmark.options import Options
@@ -48,6 +49,12 @@ def test_help_names_every_field_and_imports_no_torch():
         assert not imported(f"import {module}") & heavy, module
 
 
+@pytest.mark.parametrize("line", [["benchmark"], ["sweeps"], ["sweeps", "run"], ["analysis"]])
+def test_version(line):
+    result = command(*line, "--version")
+    assert (result.returncode, result.stdout) == (0, f"flowprune {__version__}\n"), result.stderr
+
+
 def test_one_run(tmp_path):
     result = command(
         "benchmark",
@@ -68,9 +75,10 @@ def test_one_run(tmp_path):
 
 def test_disabled_tracking_imports_no_wandb(tmp_path):
     code = (
-        f"from benchmark.run import run; from benchmark.options import Options; from pathlib import Path\n"
-        f"from tests.conftest import tiny_run\n"
-        f"run(tiny_run(epochs=1), Options(runs=Path({str(tmp_path)!r}), wandb='disabled', device='cpu'))"
+        f"from benchmark.run import run; from benchmark.options import Options\n"
+        f"from pathlib import Path; from tests.conftest import tiny_run\n"
+        f"runs = Path({str(tmp_path)!r})\n"
+        f"run(tiny_run(epochs=1), Options(runs=runs, wandb='disabled', device='cpu'))"
     )
     assert "wandb" not in imported(code)
 
@@ -183,6 +191,7 @@ def test_a_sweep_online_without_a_key_starts_nothing(tmp_path, monkeypatch):
     result = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        "error: wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, or use --wandb offline\n"
+        "error: wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, "
+        "or use --wandb offline\n"
     )
     assert not (tmp_path / "runs").exists()

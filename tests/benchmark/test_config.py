@@ -20,10 +20,11 @@ def test_identities_are_pinned(pin):
 
 def test_every_field_changes_the_identity():
     other = {
-        "measure": "loss", "arch": "resnet56", "dataset": "cifar10", "width": 0.5, "ratio": 0.5, "prune_epoch": 3,
-        "rounds": 5, "retrain": "restart", "ablation": "invert", "protocol": "paper", "cut_momentum": "carry",
-        "epochs": 80, "batch_size": 64, "lr": 0.05, "momentum": 0.8, "weight_decay": 0.0, "temperature": 1.0,
-        "score_samples": 100, "probe_samples": 100, "precision": "bf16", "train_limit": 500, "seed": 1,
+        "measure": "loss", "arch": "resnet56", "dataset": "cifar10", "width": 0.5, "ratio": 0.5,
+        "prune_epoch": 3, "rounds": 5, "retrain": "restart", "ablation": "invert",
+        "protocol": "paper", "cut_momentum": "carry", "epochs": 80, "batch_size": 64, "lr": 0.05,
+        "momentum": 0.8, "weight_decay": 0.0, "temperature": 1.0, "score_samples": 100,
+        "probe_samples": 100, "precision": "bf16", "train_limit": 500, "seed": 1,
         "score_bn": "running", "test_limit": 100,
     }  # fmt: skip
     assert set(other) == set(DEFAULTS)

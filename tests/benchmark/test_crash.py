@@ -75,8 +75,12 @@ def check(operations, fate, undisturbed, options, monkeypatch):
 
 def test_operations_are_of_the_dense_phase_the_cuts_and_the_end(undisturbed):
     log = undisturbed[1]
-    for seen in ("fsync .epoch-0001.pt", "replace epoch-0001.pt", "replace cut-01.npz", "fsync history.jsonl",
-                 "fsync scores", "replace summary.json", "unlink checkpoint.pt", "write history.jsonl"):  # fmt: skip
+    expected = (
+        "fsync .epoch-0001.pt", "replace epoch-0001.pt", "replace cut-01.npz", "fsync scores",
+        "fsync history.jsonl", "replace summary.json", "unlink checkpoint.pt",
+        "write history.jsonl",
+    )  # fmt: skip
+    for seen in expected:
         assert any(line.startswith(seen) for line in log), (seen, log)
     last = log.index("replace summary.json")
     assert {"fsync history.jsonl", "fsync cuts.jsonl", "fsync scores"} <= set(log[last - 15 : last])

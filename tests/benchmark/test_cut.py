@@ -1,12 +1,15 @@
 """Ablations do what they say, and cuts follow the protocol of the run."""
 
+import copy
+
 import pytest
 import torch
 
+from benchmark.models import Net
 from benchmark.pruning import select
 from benchmark.training import state as states
 from benchmark.training.cut import ablated, make_cut
-from benchmark.training.epoch import make_problem
+from benchmark.training.problem import make_problem
 from tests.conftest import tiny_net, tiny_run
 
 CPU = torch.device("cpu")
@@ -129,3 +132,19 @@ def test_a_cut_of_each_protocol_ends_where_it_says(tmp_path):
         state = cut(tmp_path, cuts=3, rounds=3, protocol=protocol, arch="resnet20", width=0.125)
         assert [row["round"] for row in state.cuts] == [1, 2, 3]
         assert 0.3 < sum(state.cuts[-1]["kept"].values()) / sum(state.model.original.values()) < 0.6
+
+
+@pytest.mark.parametrize("fields", [{"cut_momentum": "carry"}, {"ablation": "reinit"}])
+def test_a_cut_copies_the_net_once_and_once_more_for_fresh_statistics(
+    tmp_path, monkeypatch, fields
+):
+    copied, deepcopy = [], copy.deepcopy
+
+    def counting(thing, memo=None):
+        if isinstance(thing, Net):
+            copied.append(thing)
+        return deepcopy(thing, memo)
+
+    monkeypatch.setattr(copy, "deepcopy", counting)
+    cut(tmp_path, score_bn="running", **fields)
+    assert len(copied) == 2

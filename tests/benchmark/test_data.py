@@ -16,7 +16,7 @@ from benchmark import data
 from benchmark.data import cifar10, cifar100
 from benchmark.data._batches import balanced, epoch_batches, normalise
 from benchmark.errors import ShortageError, UserError
-from benchmark.training.epoch import check_fits, make_problem
+from benchmark.training.problem import check_fits, make_problem
 from tests.conftest import tiny_run
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_read_or_held_is_not_called_broken(tmp_path, monkeypatch)
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchmark.data._cifar._read_npz", forbidden)
+        patch.setattr("benchmark.data._cifar.read_npz", forbidden)
         patch.setattr(Image, "open", forbidden)
         for dataset in ("cifar10", f"folder:{tmp_path / 'images'}"):
             with pytest.raises(ShortageError, match=r"cannot be read \(Permission denied\)$"):
@@ -245,7 +245,7 @@ def test_what_cannot_be_read_or_held_is_not_called_broken(tmp_path, monkeypatch)
     def exhausted(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("benchmark.data._cifar._read_npz", exhausted)
+    monkeypatch.setattr("benchmark.data._cifar.read_npz", exhausted)
     with pytest.raises(MemoryError):
         data.load("cifar10", tmp_path)
 
@@ -253,10 +253,11 @@ def test_what_cannot_be_read_or_held_is_not_called_broken(tmp_path, monkeypatch)
 def test_a_net_that_memory_is_too_small_for_is_not_called_unfit(tmp_path, monkeypatch):
     def exhausted(*_, **__):
         raise RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 "
+            "bytes"
         )
 
-    monkeypatch.setattr("benchmark.training.epoch.build", lambda *_: exhausted)
+    monkeypatch.setattr("benchmark.training.problem.build", lambda *_: exhausted)
     with pytest.raises(RuntimeError, match="allocate memory"):
         check_fits("vgg13", 0.5, 10, (32, 32), 2)
 
@@ -327,7 +328,10 @@ def test_a_data_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmark.data._cifar.held", forbidden)
     assert len(data.load("cifar10", tmp_path).train_images) == 10
     (folder / "test_batch").unlink()
-    said = r"not in the data folder .* \(cifar-10-batches-py/test_batch is missing\), which cannot be written to"
+    said = (
+        r"not in the data folder .* \(cifar-10-batches-py/test_batch is missing\), "
+        r"which cannot be written to"
+    )
     with pytest.raises(UserError, match=said):
         data.load("cifar10", tmp_path)
 

@@ -46,7 +46,7 @@ def there(options):
 def test_it_is_of_everything_that_is_trained_and_tested_on():
     digits = data.load("digits", "unused")
     found = {
-        data._digest(images)
+        data.digest_of(images)
         for images in (
             digits,
             dataclasses.replace(digits, test_images=digits.test_images[::-1]),
@@ -55,7 +55,7 @@ def test_it_is_of_everything_that_is_trained_and_tested_on():
         )
     }
     assert len(found) == 4
-    assert digest("digits", "unused") == data._digest(digits)
+    assert digest("digits", "unused") == data.digest_of(digits)
 
 
 def test_it_is_kept_for_a_state_of_the_files(tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_a_data_set_that_is_not_there_yet_has_no_kept_digest(tmp_path):
 def test_a_data_set_without_files_is_computed_each_time(tmp_path, monkeypatch):
     monkeypatch.delattr("benchmark.data.digits.files")
     assert data.state("digits", tmp_path) == ""
-    assert data._present("digits", tmp_path)
+    assert data.is_present("digits", tmp_path)
 
 
 def test_replaced_images_are_told(there):
@@ -89,7 +89,8 @@ def test_replaced_images_are_told(there):
     assert summary["data"] == digest("cifar10", there.data)
     assert run(config, there) == summary
     replace_npz(there.data)
-    said = f"^data set cifar10 has changed: .*, but run {config.run_id} was computed with {summary['data']}"
+    computed = f"but run {config.run_id} was computed with {summary['data']}"
+    said = f"^data set cifar10 has changed: .*, {computed}"
     with pytest.raises(UserError, match=said):
         run(config, there)
     with pytest.raises(UserError, match=said):

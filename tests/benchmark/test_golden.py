@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark import measures
 from benchmark.data._batches import normalise
 from benchmark.measures._scoring import score_all
 from benchmark.models import Net, build
@@ -15,8 +16,8 @@ from benchmark.pruning import compact, masked, select
 GOLDEN = Path(__file__).parent / "golden"
 ARCHES = ("vgg13", "mobilenet_v1", "resnet56")
 MEASURES = (
-    "magnitude", "l1", "bn_scale", "loss", "taylor", "loss_biased", "loss_biased_init", "fisher", "fisher_bn",
-    "grasp", "grad_preservation",
+    "magnitude", "l1", "bn_scale", "loss", "taylor", "loss_biased", "loss_biased_init", "fisher",
+    "fisher_bn", "grasp", "grad_preservation",
 )  # fmt: skip
 BATCH = 50
 
@@ -74,7 +75,8 @@ def flat(layers: dict[str, torch.Tensor]) -> np.ndarray:
 )
 def test_scores(arch, dtype, tolerance):
     net, initial = net_and_initial(arch, dtype)
-    scores = score_all(net, MEASURES, *images(), initial=initial, batch_size=BATCH)
+    scored = [measures.MEASURES[name] for name in MEASURES]
+    scores = score_all(net, scored, *images(), initial=initial, batch_size=BATCH)
     for measure in MEASURES:
         expected = golden(arch)[f"score{'32' if dtype == torch.float32 else '64'}/{measure}"]
         error = np.abs(flat(scores[measure]) - expected).max() / np.abs(expected).max()

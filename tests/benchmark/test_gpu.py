@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmark.flow import evaluate
-from benchmark.measures import MEASURES
+from benchmark.measures import MEASURES, score
 from benchmark.measures._scoring import score_all
 from benchmark.pruning import compact, masked, select
 from benchmark.record import Record
@@ -39,8 +39,9 @@ def test_scores_are_those_of_the_cpu(arch):
     net, (images, labels) = tiny_net(arch), tiny_images(12)
     names = [name for name in MEASURES if name not in ("oracle", "synflow")]
     initial = {name: torch.zeros_like(net.get_submodule(name).weight) for name in net.convs}
-    ours = score_all(net, names, images, labels, initial=initial)
-    theirs = score_all(net.cuda(), names, images.cuda(), labels.cuda(), initial=initial)
+    measures = [MEASURES[name] for name in names]
+    ours = score_all(net, measures, images, labels, initial=initial)
+    theirs = score_all(net.cuda(), measures, images.cuda(), labels.cuda(), initial=initial)
     for name in names:
         for conv, scores in ours[name].items():
             largest = float(scores.abs().max())
@@ -52,7 +53,7 @@ def test_scores_are_those_of_the_cpu(arch):
 @pytest.mark.parametrize("arch", ARCHES)
 def test_masked_equals_compact(arch):
     net, (images, labels) = tiny_net(arch).cuda(), (tensor.cuda() for tensor in tiny_images(12))
-    keep = select(net, score_all(net, ["magnitude"], images, labels)["magnitude"], 0.5)
+    keep = select(net, score(net, "magnitude", images, labels), 0.5)
     losses = [evaluate(pruned(net, keep), images, labels, 5.0)[0] for pruned in (masked, compact)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
@@ -80,7 +81,7 @@ def test_replayed_steps_have_the_numbers_of_eager_ones(options, tmp_path, monkey
         steps, "captured", lambda step, real=steps.captured: captures.append(1) or real(step)
     )
     for kind in (steps.ReplayedStep, steps.Step):
-        monkeypatch.setattr(train, "kind", lambda device, kind=kind: kind)
+        monkeypatch.setattr(train, "step_kind", lambda device, kind=kind: kind)
         there = dataclasses.replace(options, device="cuda", runs=tmp_path / kind.__name__)
         run(config, there)
         losses.append([row["train/loss"] for row in Record(there.runs / config.run_id).history()])

@@ -10,7 +10,6 @@ from benchmark.errors import UserError
 from benchmark.flow import evaluate
 from benchmark.measures import MEASURES, score
 from benchmark.measures import _scoring as scoring
-from benchmark.measures._scoring import score_all
 from benchmark.pruning import compact, select
 from tests.conftest import tiny_images, tiny_net
 
@@ -25,6 +24,11 @@ def few_iterations(monkeypatch):
 
 
 FEW_ITERATIONS = pytest.mark.usefixtures("few_iterations")
+
+
+def score_all(net, names, images, labels, **options):
+    """{measure: {conv name: scores}} for named measures."""
+    return scoring.score_all(net, [MEASURES[name] for name in names], images, labels, **options)
 
 
 def test_what_is_scored_beside_a_measure_changes_no_bit_of_it():

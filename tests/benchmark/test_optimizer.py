@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from benchmark.training.optimizer import SGD
+from benchmark.training.step import SGD
 
 
 def trained(kind, steps, state=None):
@@ -40,7 +40,8 @@ from benchmark.options import Options
 from benchmark.run import run
 options = Options(runs=Path(sys.argv[1]), wandb="disabled", device="cpu", threads=1)
 options.prepare()
-run(RunConfig(width=0.0625, epochs=2, train_limit=40, score_samples=20, probe_samples=20, measure="grasp"), options)
+samples = {"train_limit": 40, "score_samples": 20, "probe_samples": 20}
+run(RunConfig(width=0.0625, epochs=2, measure="grasp", **samples), options)
 print(*(name for name in ("torch._dynamo", "sympy") if name in sys.modules))
 """
 

@@ -14,8 +14,7 @@ from benchmark.cost import cost
 from benchmark.errors import UserError
 from benchmark.measures import score
 from benchmark.models import Conv, Net, build
-from benchmark.pruning import compact, masked, select
-from benchmark.pruning.masks import kept_indices, take
+from benchmark.pruning import compact, masked, select, shrink
 from benchmark.schedule import kept_fraction
 from tests.conftest import tiny_net
 
@@ -111,13 +110,12 @@ def train_steps(net, x, y, steps):
         optimizer.step()
 
 
-def assert_same(big, small, tensors, close):
+def assert_same(shrunk, tensors, close):
     """`tensors(net)` of the compact net equal the kept part of the masked net's."""
-    indices = kept_indices(big)
-    large, little = tensors(big), tensors(small)
+    large, little = tensors(shrunk.masked), tensors(shrunk.net)
     assert large.keys() == little.keys()
     for name, tensor in little.items():
-        torch.testing.assert_close(tensor, take(large[name], indices.get(name, ())), **close)
+        torch.testing.assert_close(tensor, shrunk.part(name, large[name]), **close)
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -126,19 +124,17 @@ def assert_same(big, small, tensors, close):
 def test_masked_equals_compact(arch, seed, share, training):
     net = tiny_net(arch, seed, torch.float64).train(training)
     x, y = inputs(seed)
-    keep = random_keep(net, seed, share)
-    big, small = masked(net, keep), compact(net, keep)
+    shrunk = shrink(net, random_keep(net, seed, share))
+    big, small = shrunk.masked, shrunk.net
     assert small.training == training
     torch.testing.assert_close(big(x), small(x), **CLOSE)
     for model in (big, small):
         model.zero_grad()
         cross_entropy(model(x), y).backward()
-    assert_same(
-        big, small, lambda model: {name: p.grad for name, p in model.named_parameters()}, CLOSE
-    )
+    assert_same(shrunk, lambda model: {name: p.grad for name, p in model.named_parameters()}, CLOSE)
     for model in (big, small):
         train_steps(model, x, y, 3)
-    assert_same(big, small, lambda model: model.state_dict(), TRAINED)
+    assert_same(shrunk, lambda model: model.state_dict(), TRAINED)
     torch.testing.assert_close(big(x), small(x), **TRAINED)
 
 
@@ -155,9 +151,8 @@ def test_a_second_cut_continues_the_first(arch):
             both[name] = next(
                 both[n] for n, c in net.convs.items() if c.writes == conv.reads and not c.depthwise
             )
-    once = compact(net, first)
-    rows = kept_indices(masked(net, first))
-    again = compact(once, {name: both[name][rows[f"{name}.weight"][0]] for name in both})
+    once = shrink(net, first)
+    again = compact(once.net, {n: both[n][once.rows[f"{n}.weight"][0]] for n in both})
     torch.testing.assert_close(again(x), masked(net, both)(x), **CLOSE)
     assert again.original == net.original
     assert cost(again) == cost(masked(net, both)) | {

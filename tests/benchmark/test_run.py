@@ -24,7 +24,8 @@ from benchmark.training import cut as cut_module
 from tests.conftest import tiny_run
 
 CUT_KEYS = {
-    "round", "epoch", "kept", "before", "after", "after_fresh", "predicted", "actual", "scores", "agreement", "seconds",
+    "round", "epoch", "kept", "before", "after", "after_fresh", "predicted", "actual", "scores",
+    "agreement", "seconds",
 }  # fmt: skip
 STATE_KEYS = {"loss", "accuracy", "grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg"}
 TIMES = ("time/seconds", "time/images_per_second", "seconds")
@@ -285,14 +286,14 @@ def test_a_cut_that_empties_a_layer_ends_the_run_as_collapsed(options, monkeypat
 
 
 def test_a_cut_behind_which_nothing_gets_a_gradient_ends_the_run_as_collapsed(options, monkeypatch):
-    compact = cut_module.compact
+    shrink = cut_module.shrink
 
     def dead(net, keep):
-        pruned = compact(net, keep)
-        torch.nn.init.zeros_(pruned.get_submodule(pruned.head).weight)
-        return pruned
+        shrunk = shrink(net, keep)
+        torch.nn.init.zeros_(shrunk.net.get_submodule(shrunk.net.head).weight)
+        return shrunk
 
-    monkeypatch.setattr(cut_module, "compact", dead)
+    monkeypatch.setattr(cut_module, "shrink", dead)
     assert run(tiny_run(measure="loss"), options)["outcome"] == "collapsed"
 
 
@@ -373,7 +374,7 @@ def test_predicted_changes_are_first_order_exact(options):
     that little."""
     from benchmark.flow import measure_flow
     from benchmark.pruning import masked, select
-    from benchmark.training.cut import _predicted
+    from benchmark.training.cut import predicted_changes
     from tests.conftest import tiny_images, tiny_net
 
     net, (images, labels) = tiny_net("vgg13", dtype=torch.float64), tiny_images(6)
@@ -386,8 +387,9 @@ def test_predicted_changes_are_first_order_exact(options):
         0.3,
     )
     before = measure_flow(net, images, labels, 5.0)
-    predicted = _predicted(net, keep, before.g, before.hg)
-    gone = dict(masked(net, keep).named_parameters())
+    without = masked(net, keep)
+    predicted = predicted_changes(net, without, before)
+    gone = dict(without.named_parameters())
     step = 1e-6
     with torch.no_grad():
         for name, p in net.named_parameters():

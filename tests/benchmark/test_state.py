@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from benchmark.errors import UserError
+from benchmark.training import checkpoint as checkpoints
 from benchmark.training import state as states
 from benchmark.training.cut import make_cut
-from benchmark.training.epoch import make_problem, train_epoch
-from benchmark.training.state import carry_momentum, initial_weights, make_optimizer
+from benchmark.training.epoch import train_epoch
+from benchmark.training.problem import make_problem
+from benchmark.training.state import carry_momentum, initial_weights
+from benchmark.training.step import make_optimizer
 from tests.conftest import tiny_run
 
 CPU = torch.device("cpu")
@@ -26,8 +29,8 @@ def test_checkpoint_round_trip(tmp_path):
     config, problem, state = trained(tmp_path, arch="resnet56", measure="random", rounds=2)
     make_cut(state, problem, config, tmp_path / "scores.npz", score_every=False)
     train_epoch(state, problem, config, 0.1)
-    states.save(tmp_path / "state.pt", state, config, DATA)
-    loaded = states.load(tmp_path / "state.pt", config, CPU, DATA)
+    checkpoints.save(tmp_path / "state.pt", state, config, DATA)
+    loaded = checkpoints.load(tmp_path / "state.pt", config, CPU, DATA)
     for ours, theirs in ((state.model, loaded.model), (state, loaded)):
         if ours is state:
             for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
@@ -60,8 +63,7 @@ def test_initial_weights_follow_the_filters_through_cuts(tmp_path):
 
 def test_carried_momentum_makes_the_step_of_the_masked_net(tmp_path):
     """With momentum carried, the compact net goes where the masked net would have gone."""
-    from benchmark.pruning import compact, masked, select
-    from benchmark.pruning.masks import kept_indices, take
+    from benchmark.pruning import select, shrink
 
     for arch in ("vgg13", "mobilenet_v1", "resnet56"):
         config, _, state = trained(tmp_path, arch=arch, width=0.125, train_limit=40)
@@ -70,9 +72,10 @@ def test_carried_momentum_makes_the_step_of_the_masked_net(tmp_path):
             for n in state.model.convs
         }
         keep = select(state.model, scores, 0.5)
-        big, small = masked(state.model, keep), compact(state.model, keep)
+        shrunk = shrink(state.model, keep)
+        big, small = shrunk.masked, shrunk.net
         optimizer = make_optimizer(small, config)
-        carry_momentum(state, keep, optimizer, small)
+        carry_momentum(state, shrunk, optimizer)
         full = make_optimizer(big, config)
         for old, new in zip(state.model.parameters(), big.parameters(), strict=True):
             full.state[new]["momentum_buffer"] = state.optimizer.state[old][
@@ -83,13 +86,13 @@ def test_carried_momentum_makes_the_step_of_the_masked_net(tmp_path):
             x = torch.zeros(2, 3, 32, 32)
             net(x).square().sum().backward()
             steps.step()
-        indices, tensors = kept_indices(big), dict(big.named_parameters())
+        tensors = dict(big.named_parameters())
         for name, parameter in small.named_parameters():
             live = slice(None)
             for conv in small.convs.values():
                 if name in (f"{conv.name}.weight", f"{conv.norm}.weight", f"{conv.norm}.bias"):
                     live = small.mask(conv.name)
-            kept = take(tensors[name], indices.get(name, ()))
+            kept = shrunk.part(name, tensors[name])
             torch.testing.assert_close(parameter[live], kept[live], rtol=1e-4, atol=1e-6)
             if not isinstance(live, slice):
                 assert (parameter[~live] == 0).all()
@@ -98,7 +101,7 @@ def test_carried_momentum_makes_the_step_of_the_masked_net(tmp_path):
 @pytest.fixture
 def checkpoint(tmp_path):
     config, _, state = trained(tmp_path, train_limit=40)
-    states.save(tmp_path / "state.pt", state, config, DATA)
+    checkpoints.save(tmp_path / "state.pt", state, config, DATA)
     return config, tmp_path / "state.pt"
 
 
@@ -119,7 +122,7 @@ def test_a_corrupt_checkpoint_is_set_aside(checkpoint, damage):
     content = damage(path.read_bytes())
     path.write_bytes(content)
     with pytest.warns(UserWarning, match="is set aside as state.pt.unusable"):
-        assert states.load(path, config, CPU, DATA) is None
+        assert checkpoints.load(path, config, CPU, DATA) is None
     assert not path.exists()
     assert path.with_name("state.pt.unusable").read_bytes() == content
 
@@ -130,18 +133,18 @@ def test_a_full_gpu_says_nothing_of_a_checkpoint(checkpoint, monkeypatch):
     def full(model, device):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(states, "prepared", full)
+    monkeypatch.setattr(checkpoints, "prepared", full)
     with pytest.raises(torch.OutOfMemoryError):
-        states.load(path, config, CPU, DATA)
+        checkpoints.load(path, config, CPU, DATA)
     monkeypatch.undo()
-    assert states.load(path, config, CPU, DATA) is not None
+    assert checkpoints.load(path, config, CPU, DATA) is not None
 
 
 def test_a_checkpoint_of_another_run_is_set_aside(checkpoint):
     config, path = checkpoint
     other = tiny_run(train_limit=40, seed=1)
     with pytest.warns(UserWarning, match=f"it belongs to run {config.run_id}"):
-        assert states.load(path, other, CPU, DATA) is None
+        assert checkpoints.load(path, other, CPU, DATA) is None
 
 
 def test_a_checkpoint_of_a_newer_version_is_left_alone(checkpoint):
@@ -150,7 +153,7 @@ def test_a_checkpoint_of_a_newer_version_is_left_alone(checkpoint):
     with pytest.raises(
         UserError, match="has format 99, this version reads up to 2: update flowprune"
     ):
-        states.load(path, config, CPU, DATA)
+        checkpoints.load(path, config, CPU, DATA)
     assert path.exists()
 
 
@@ -159,7 +162,7 @@ def test_a_save_that_is_killed_leaves_a_good_checkpoint(checkpoint, tmp_path, mo
     """Killed at either of its two renames, or in the middle of writing: the old or the new state is
     there."""
     config, path = checkpoint
-    state, calls, rename = states.load(path, config, CPU, DATA), [], os.replace
+    state, calls, rename = checkpoints.load(path, config, CPU, DATA), [], os.replace
 
     def killed(source, target):
         calls.append(target)
@@ -169,8 +172,8 @@ def test_a_save_that_is_killed_leaves_a_good_checkpoint(checkpoint, tmp_path, mo
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        states.save(path, state, config, DATA, previous=tmp_path / "previous.pt")
+        checkpoints.save(path, state, config, DATA, previous=tmp_path / "previous.pt")
     monkeypatch.undo()
     left = [p for p in (path, tmp_path / "previous.pt") if p.exists()]
     assert left
-    assert states.load(left[0], config, CPU, DATA).history == state.history
+    assert checkpoints.load(left[0], config, CPU, DATA).history == state.history

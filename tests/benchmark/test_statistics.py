@@ -14,7 +14,8 @@ from benchmark.pruning import compact, select
 from benchmark.pruning.ranks import correlations
 from benchmark.run import run
 from benchmark.training.cut import make_cut
-from benchmark.training.epoch import log_epoch, make_problem, train_epoch
+from benchmark.training.epoch import log_epoch, train_epoch
+from benchmark.training.problem import make_problem
 from benchmark.training.state import fresh, initial_net
 from tests.conftest import tiny_images, tiny_net, tiny_run
 

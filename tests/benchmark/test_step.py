@@ -37,7 +37,7 @@ class Log:
 @pytest.fixture
 def log(monkeypatch):
     log = Log()
-    monkeypatch.setattr(train, "kind", lambda device: ReplayedStep)
+    monkeypatch.setattr(train, "step_kind", lambda device: ReplayedStep)
     monkeypatch.setattr(steps, "on_the_side", log.on_the_side)
     monkeypatch.setattr(steps, "captured", log.capture)
     return log
@@ -60,7 +60,7 @@ def history(options, name):
 def test_a_run_of_replayed_steps_has_the_numbers_of_eager_ones(options, log, monkeypatch):
     replayed = history(options, "replayed")
     with monkeypatch.context() as eagerly:
-        eagerly.setattr(train, "kind", lambda device: steps.Step)
+        eagerly.setattr(train, "step_kind", lambda device: steps.Step)
         assert history(options, "eager") == replayed
     nets = 1 + CONFIG.rounds  # dense, and after each cut
     drops = 2
@@ -85,5 +85,5 @@ def test_what_cannot_be_captured_is_trained_eagerly_and_said(options, log, monke
 
 
 def test_steps_are_replayed_on_a_gpu_alone():
-    assert steps.kind(torch.device("cpu")) is steps.Step
-    assert steps.kind(torch.device("cuda:1")) is ReplayedStep
+    assert steps.step_kind(torch.device("cpu")) is steps.Step
+    assert steps.step_kind(torch.device("cuda:1")) is ReplayedStep

@@ -70,7 +70,7 @@ def test_a_folder_with_another_runs_configuration(record, tmp_path):
 
 def test_a_run_of_flowprune_0_1_is_refused(record):
     write_json(record.config_file, {**record.config().to_dict()})
-    said = f"run folder {record.folder} was made by flowprune 0.1, whose definitions were others: move it away"
+    said = f"run folder {record.folder} was made by flowprune 0.1, which had other definitions: move it away"
     assert refused("analysis", record.folder.parent).startswith(said)
     write_json(record.config_file, {"rules": RULES + 1, **RunConfig().to_dict()})
     assert refused("analysis", record.folder.parent) == (
@@ -99,11 +99,11 @@ def damaged(lines, damage):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("gap", "line 5, has epoch 5 where epoch 4 is due: rows are missing or there twice"),
+        ("gap", "line 5, has epoch 5 instead of 4: rows are missing or repeated"),
         ("broken line", "line 5, is not valid JSON"),
         ("no object", "line 5, must be a JSON object, got list"),
-        ("row twice", "line 5, has epoch 3 where epoch 4 is due: rows are missing or there twice"),
-        ("all twice", "line 10, has epoch 0 where epoch 9 is due: rows are missing or there twice"),
+        ("row twice", "line 5, has epoch 3 instead of 4: rows are missing or repeated"),
+        ("all twice", "line 10, has epoch 0 instead of 9: rows are missing or repeated"),
         ("cut short", "has rows up to epoch 7, but the summary is of epoch 8"),
         ("empty", "has no rows, but the summary is of epoch 8"),
     ],
@@ -119,11 +119,11 @@ def test_a_damaged_history(record, damage, message):
 def test_damaged_cuts(record):
     lines = record.cuts_file.read_text().splitlines(keepends=True)
     record.cuts_file.write_text(lines[1])
-    assert "cuts.jsonl, line 1, has round 2 where round 1 is due" in refused(
+    assert "cuts.jsonl, line 1, has round 2 instead of 1" in refused(
         "analysis", record.folder.parent
     )
     record.cuts_file.write_text("".join([*lines, lines[1]]))
-    assert "cuts.jsonl, line 3, has round 2 where round 3 is due" in refused(
+    assert "cuts.jsonl, line 3, has round 2 instead of 3" in refused(
         "analysis", record.folder.parent
     )
     record.cuts_file.write_text(lines[0])
