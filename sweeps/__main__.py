@@ -105,48 +105,34 @@ def execute(command: Plan | Run | Status | Push) -> int:
     grid = load(command.grid)
     if isinstance(command, Status):
         return commands.status(grid, command.runs, json=command.json)
-    require(
-        0 <= command.workers <= MOST_WORKERS,
-        "workers",
-        command.workers,
-        f"from 0 to {MOST_WORKERS}",
-    )
+    workers = command.workers
+    require(0 <= workers <= MOST_WORKERS, "workers", workers, f"from 0 to {MOST_WORKERS}")
     options = grid.options(command.options)
     if isinstance(command, Plan):
-        return commands.plan(grid, options, command.workers)
-    return commands.run(grid, options, engine(command))
+        return commands.plan(grid, options, workers)
+    require(command.retries >= 0, "retries", command.retries, "at least 0")
+    return commands.run(grid, options, engine(command), command.retries)
 
 
 def engine(command: Run) -> partial:
-    """The engine's `drive`, with what the command says about it. Raises `UserError` for what is not
-    there."""
-    require(command.retries >= 0, "retries", command.retries, "at least 0")
+    """What makes the engine that the command asks for. Raises `UserError` if it is not there."""
+    per_gpu = command.per_gpu
+    require(0 <= per_gpu <= MOST_WORKERS, "per_gpu", per_gpu, f"from 0 to {MOST_WORKERS}")
     require(command.epoch_limit >= 0, "epoch_limit", command.epoch_limit, "at least 0")
-    require(
-        0 <= command.per_gpu <= MOST_WORKERS,
-        "per_gpu",
-        command.per_gpu,
-        f"from 0 to {MOST_WORKERS}",
-    )
-    settings = {
-        "workers": command.workers,
-        "per_gpu": command.per_gpu,
-        "retries": command.retries,
-        "epoch_limit": command.epoch_limit,
-    }
-    if command.engine == "ray":
-        if find_spec("ray") is None:
-            raise UserError(
-                "engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'"
-            )
-        from sweeps.engines.ray import drive
+    settings = {name: getattr(command, name) for name in ("workers", "per_gpu", "epoch_limit")}
+    if command.engine == "local":
+        from sweeps.engines.local import LocalEngine
 
-        return partial(drive, address=command.address, **settings)
-    if command.address is not None:
-        raise UserError(f"address is for --engine ray alone, got {command.address!r}")
-    from sweeps.engines.local import drive
+        if command.address is not None:
+            raise UserError(f"address is for --engine ray alone, got {command.address!r}")
+        return partial(LocalEngine, **settings)
+    if find_spec("ray") is None:
+        raise UserError(
+            "engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'"
+        )
+    from sweeps.engines.ray import RayEngine
 
-    return partial(drive, **settings)
+    return partial(RayEngine, **settings, address=command.address)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from benchmark.options import Options
 from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
 from benchmark.schedule import schedule
 from benchmark.tracking.tracker import require_key
-from sweeps.engines.jobs import Outcome
+from sweeps.engines.drive import Engine, drive
 from sweeps.engines.worker import Done, Epoch, Event, Failed, Lost
 from sweeps.grid import Grid
 from sweeps.placement import placement
@@ -85,7 +85,7 @@ def _estimate(grid: Grid, options: Options, workers: int) -> str:
     )
 
 
-def run(grid: Grid, options: Options, drive: Callable[..., Outcome]) -> int:
+def run(grid: Grid, options: Options, engine: Callable[..., Engine], retries: int) -> int:
     """Run what is missing, with a progress display; the exit status is 1 while any run is
     missing."""
     if options.wandb == "online":
@@ -93,7 +93,7 @@ def run(grid: Grid, options: Options, drive: Callable[..., Outcome]) -> int:
     console = Console()
     board = _Board(console, grid.configs, options.runs)
     with board.progress:
-        outcome = drive(grid.configs, options, watch=board.show)
+        outcome = drive(grid.configs, options, engine, board.show, retries=retries)
     for run_id, error in outcome.failed.items():
         console.print(f"failed: {run_id} {board.labels[run_id]}: {error}", markup=False)
     if outcome.done:
