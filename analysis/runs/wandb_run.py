@@ -1,27 +1,19 @@
-"""A run as W&B has it, and the way back to its record: the inverse of
-`benchmark.tracking.tracker`."""
+"""Runs as W&B has them, and which of them to use."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.runs.check import STATES, check_values, gap
+from analysis.runs.check import check_values, gap
 from analysis.runs.frames import Run
-from benchmark.config import DEFAULTS, MOST, RULES, RunConfig
-from benchmark.errors import UserError, require, shortened
-from benchmark.record import FLOW_KEYS, HISTORY_KEYS, MOVED, check_rules
+from benchmark.config import DEFAULTS, RULES, RunConfig
+from benchmark.errors import UserError, shortened
+from benchmark.record import check_rules
+from benchmark.tracking.rows import record
 
 RUN_ID = re.compile(r"[0-9a-f]{12}-s\d{1,20}")
-STATE_KEYS = {
-    **dict.fromkeys(("before", "after"), ("loss", "accuracy", *FLOW_KEYS)),
-    "after_fresh": ("loss", "accuracy", "grad_norm"),
-    **dict.fromkeys(("predicted", "actual"), ("loss_change", "grad_norm_sq_change")),
-}
-"""The numbers of a cut in the order of its record: W&B keeps no order, and lacks those that are
-null."""
 
 
 @dataclass(frozen=True)
@@ -91,45 +83,15 @@ def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], l
 
 
 def _checked(config: RunConfig, mirror: Mirror, place: str) -> Run:
-    """The record of a run that ended. Raises `UserError` for values that no run writes."""
+    """The record of a run that ended. Raises `UserError` for values that no run sends."""
     where = f"W&B run {place}/{shortened(mirror.id)}"
     try:
-        run = record(config, mirror)
-    except (
-        TypeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-    ) as error:  # UserErrors are ValueErrors
+        run = Run(config, *record(mirror.history, mirror.summary))
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__} "
         raise UserError(f"{where}: {kind}{shortened(str(error))}") from None
     check_values(run, f"{where}, row", f"{where}, cut", f"{where}, summary")
     return run
-
-
-def record(config: RunConfig, mirror: Mirror) -> Run:
-    """The record of a run that ended, from what its W&B run has of it."""
-    rows = {
-        whole_number("epoch", row["epoch"]): row for row in mirror.history if "epoch" in row
-    }  # of two, the later
-    ordered = [rows[epoch] for epoch in sorted(rows)]
-    convs = mirror.summary.get("plan/convs", ())
-    history = [_history_row(row) for row in ordered]
-    cuts = [_cut(row, convs) for row in ordered if "cut/round" in row]
-    return Run(config, history, cuts, _summary(mirror.summary))
-
-
-def whole_number(name: str, value: object) -> int:
-    """A count. Raises `UserError` for what is none."""
-    good = type(value) in (int, float) and 0 <= value <= MOST and value == int(value)
-    require(good, name, value, f"a whole number up to {MOST}")
-    return int(value)
-
-
-def number(value: object) -> float | None:
-    """A number as a record has it: what is not finite is null. W&B sends such numbers as texts."""
-    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _config(mirror: Mirror, place: str) -> RunConfig:
@@ -148,50 +110,3 @@ def _config(mirror: Mirror, place: str) -> RunConfig:
             f"({config.label}): delete it, or leave it out with --filter"
         )
     return config
-
-
-def _history_row(row: dict) -> dict:
-    moved = sorted(key for key in row if key.startswith(MOVED))
-    return {key: number(row.get(key)) for key in (*HISTORY_KEYS, *moved)}
-
-
-def _cut(row: dict, convs: Sequence[str]) -> dict:
-    flat = _part(row, "cut/")
-    kept = _part(flat, "kept/")
-    return {
-        "round": whole_number("round", flat.get("round")),
-        "epoch": whole_number("epoch", row["epoch"]),
-        "kept": {conv: int(kept[conv]) for conv in convs if conv in kept},
-        **{state: _numbers(_part(flat, f"{state}/"), STATE_KEYS[state]) for state in STATES},
-        "agreement": {pair: number(value) for pair, value in _part(flat, "agreement/").items()},
-        "seconds": number(flat.get("seconds")),
-    }
-
-
-def _numbers(flat: dict, keys: Sequence[str]) -> dict:
-    return {key: number(flat.get(key)) for key in dict.fromkeys((*keys, *sorted(flat)))}
-
-
-def _summary(flat: dict) -> dict:
-    """What frames need of a summary, in its record's form."""
-    plan = _part(flat, "plan/before/")
-    return {
-        "outcome": flat["outcome"],
-        "epoch": whole_number("epoch", flat.get("epoch", 0)),
-        "before": _part(flat, "before/"),
-        "after": _part(flat, "after/"),
-        "plan": {
-            "before": {conv: plan[conv] for conv in flat.get("plan/convs", ()) if conv in plan}
-        },
-        "samples": _part(flat, "samples/"),
-        "versions": _part(flat, "versions/"),
-        **{key: flat.get(key, "") for key in ("data", "commit", "processor", "device")},
-        "threads": flat.get("threads"),
-        "seconds": flat.get("seconds", math.nan),
-    }
-
-
-def _part(flat: dict, prefix: str) -> dict:
-    return {
-        key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)
-    }

@@ -19,9 +19,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from benchmark.config import RULES, RunConfig
+from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.provenance import commit
+from benchmark.tracking.rows import sent_config, sent_row, sent_summary
 
 if TYPE_CHECKING:
     import wandb
@@ -112,7 +113,7 @@ class WandbTracker:
             name=config.label,
             group=config.cell,
             tags=[config.measure, config.arch, config.dataset.partition(":")[0], config.run_id, f"seed-{config.seed}"],
-            config={**config.to_dict(), **_beside(config, full)},
+            config=sent_config(config) | ({"commit": commit()} if full else {}),
             dir=runs,
             mode=mode,
             resume="allow" if resume and self.online else None,
@@ -124,19 +125,11 @@ class WandbTracker:
     def log(self, row: dict, cut: dict | None = None) -> None:
         """Log one epoch, with the cut made at it. Rows come in order, from epoch 0 on."""
         if row["epoch"] >= self.run.starting_step:
-            flat = flatten(cut or {})
-            self.run.log(
-                numbers(
-                    row | {f"cut/{key}": value for key, value in flat.items() if key != "epoch"}
-                )
-            )
+            self.run.log(sent_row(row, cut))
 
     def finish(self, summary: dict) -> None:
         """Write the summary, close the run, and see that its rows have arrived."""
-        order = {
-            "plan/convs": list(summary["plan"]["before"])
-        }  # W&B keeps lists in order, but not keys
-        self.run.summary.update(numbers(flatten(summary)) | order)
+        self.run.summary.update(sent_summary(summary))
         self.run.finish()
         if self.online:
             self._confirm(summary["epoch"] + 1)
@@ -174,12 +167,6 @@ def lean_settings(full: bool = False) -> wandb.Settings:
         x_save_requirements=False, disable_git=True, disable_code=True, x_transaction_log_flush_interval=1.0,
         init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,
     )  # fmt: skip
-
-
-def _beside(config: RunConfig, full: bool) -> dict[str, object]:
-    """What the configuration of a W&B run has beside the fields."""
-    named = {"run_id": config.run_id, "cell": config.cell, "rules": RULES}
-    return named | ({"commit": commit()} if full else {})
 
 
 @cache
@@ -328,24 +315,3 @@ def replay(history: Sequence[dict], cuts: Sequence[dict], summary: dict, tracker
     for row in history:
         tracker.log(row, made.get(row["epoch"]))
     tracker.finish(summary)
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, object]:
-    """{"before": {"loss": 1}} -> {"before/loss": 1}"""
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}/")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
-    return flat
-
-
-def numbers(values: dict[str, object]) -> dict[str, object]:
-    """What a record would keep: no null, and no number that is not finite."""
-    return {
-        key: value
-        for key, value in values.items()
-        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
-    }

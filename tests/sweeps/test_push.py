@@ -15,10 +15,11 @@ from PIL import Image
 from benchmark.errors import UserError
 from benchmark.files import write_json
 from benchmark.record import Record
+from benchmark.tracking.rows import sent_row, sent_summary
 from sweeps import push as push_module
 from sweeps.push import push
 from tests.support import simulate
-from tests.support.planted import plant, row_values, summary_values
+from tests.support.planted import plant
 from tests.support.wandb_server import HISTORY
 
 PROJECT = "pushed"
@@ -40,11 +41,11 @@ def assert_whole(server, record):
     """There is one W&B run with the id of the record, and it says the same."""
     (mirror,) = (run for run in server.runs if run.config.get("run_id") == record.folder.name)
     cuts = {cut["epoch"]: cut for cut in record.cuts()}
-    rows = [row_values(row, cuts.get(row["epoch"])) for row in record.history()]
+    rows = [sent_row(row, cuts.get(row["epoch"])) for row in record.history()]
     assert [
         {k: v for k, v in row.items() if not k.startswith("_")} for row in mirror.history
     ] == rows
-    assert summary_values(record.summary()).items() <= mirror.summary.items()
+    assert sent_summary(record.summary()).items() <= mirror.summary.items()
     assert {
         **record.config().to_dict(),
         "run_id": record.folder.name,
