@@ -9,20 +9,12 @@ from typing import Annotated
 
 import tyro
 
-from benchmark.config import DEFAULTS, RULES, TRAINED
+from benchmark.config import TRAINED
 from benchmark.errors import UserError, require, shortened
+from benchmark.fields import assignment, field_value
 
 PREFIX = "wandb:"
 """What a source begins with that is a W&B project."""
-KINDS = {name: type(value) for name, value in DEFAULTS.items()} | {
-    "run_id": str,
-    "cell": str,
-    "rules": type(RULES),
-}
-"""What W&B runs can be filtered by, with the type of its values."""
-EPOCHS_ALONE = "a number of epochs (runs that are cut after training have retrain=restart)"
-"""What a filter of W&B says of `prune_epoch`: agents' runs have the text `trained` there, others
-its epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,27 +53,17 @@ def _parsed(text: str) -> dict:
 
 def _condition(text: str) -> tuple[str, object]:
     """`seed=0,1` -> ("config.seed", {"$in": [0, 1]})"""
-    name, equals, values = text.partition("=")
-    if not equals or name not in KINDS:
-        allowed = f"field=value with a field among {', '.join(KINDS)}; or a JSON object"
-        raise UserError(f"filter must be {allowed}, got {text!r}")
-    require(
-        name != "prune_epoch" or TRAINED not in values.split(","),
-        "filter prune_epoch",
-        values,
-        EPOCHS_ALONE,
-    )
-    wanted = [field_value(name, value, "filter") for value in values.split(",")]
+    name, values = assignment(text, "filter", "a JSON object, or FIELD=VALUE")
+    wanted = [filter_value(name, value) for value in values.split(",")]
     return f"config.{name}", wanted[0] if len(wanted) == 1 else {"$in": wanted}
 
 
-def field_value(name: str, text: str, what: str) -> object:
-    """The value of a run's field that a text stands for. Raises `UserError` for one of another
-    type."""
-    kind = KINDS.get(name, str)
-    if name == "prune_epoch" and text == TRAINED:
-        return text
-    try:
-        return kind(text)
-    except ValueError:
-        raise UserError(f"{what} {name} must be a {kind.__name__}, got {text!r}") from None
+def filter_value(name: str, text: str) -> object:
+    """The value of a field to filter by. Raises `UserError` if the field cannot have it.
+
+    W&B runs of agents have the text `trained` as their `prune_epoch`, others the number of epochs:
+    no filter finds both.
+    """
+    allowed = "a number of epochs (runs that are cut after training have retrain=restart)"
+    require((name, text) != ("prune_epoch", TRAINED), "filter prune_epoch", text, allowed)
+    return field_value(name, text)

@@ -85,6 +85,7 @@ def test_filters_narrow_the_runs_down():
         UserError, match=r"filter prune_epoch must be a number of epochs .*, got 'trained'"
     ):
         dashboard.parsed_filters(("prune_epoch=trained",))
+    assert dashboard.parsed_filters(("prune_epoch=200",)) == {"prune_epoch": 200}
     with pytest.raises(UserError, match=r"filter must name a field of a run .*, got 'archi'"):
         dashboard.workspace("p", "e", {"archi": "vgg13"})
 
@@ -130,7 +131,7 @@ def test_the_command_writes_a_file_without_a_server(tmp_path):
             ["--project", "p", "--filter", "archi=vgg13"],
             "pass",
             {},
-            "filter must be FIELD=VALUE with a field of a run",
+            "filter must be FIELD=VALUE with a field among measure, arch",
         ),
         (["--project", "p", "--filter", "arch=vgg 13"], "pass", {}, "arch must be the name of"),
         (
