@@ -1,0 +1,197 @@
+"""What `benchmark.perf.speed` times: training, evaluation and scoring, in turn with another way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch
+
+from benchmark import data, flow
+from benchmark.config import RunConfig
+from benchmark.measures import score
+from benchmark.measures._scoring import score_all
+from benchmark.models import Net, build
+from benchmark.options import Options
+from benchmark.perf import naive
+from benchmark.pruning import compact, select
+from benchmark.training.epoch import Problem, Subset, train_epoch
+from benchmark.training.state import State, make_optimizer, prepared
+
+if TYPE_CHECKING:
+    from benchmark.perf.speed import Speed
+
+TWELVE = (
+    "magnitude", "l1", "bn_scale", "loss", "taylor", "loss_biased", "loss_biased_init", "fisher",
+    "fisher_bn", "grasp", "grad_preservation", "random",
+)  # fmt: skip
+NEEDS = {"none": ("magnitude",), "g": ("loss",), "Hg": ("grasp",), "all": TWELVE}
+"""{what is computed: measures that need it}"""
+SCORED = 2560
+"""Images that a cut is decided on, in the paper and by default: seconds are given for so many."""
+BATCH = 128
+PRUNE = "magnitude"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: seconds of each repetition, ours and the other's, measured in turn."""
+
+    arch: str
+    what: str
+    ours: list[float]
+    other: list[float]
+    other_name: str
+    images: int
+    """Images that are processed in each repetition."""
+    rate: bool
+    """Whether the result is given in images/s, else in seconds for `SCORED` images."""
+
+    @property
+    def unit(self) -> str:
+        """images/s, or s."""
+        return "images/s" if self.rate else "s"
+
+    def value(self, seconds: list[float]) -> float:
+        """The median in this unit."""
+        images_per_second = self.images / median(seconds)
+        return images_per_second if self.rate else SCORED / images_per_second
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times as fast as the other, repetition by repetition."""
+        return [other / ours for ours, other in zip(self.ours, self.other, strict=True)]
+
+
+class Bench:
+    """The contests of one architecture."""
+
+    def __init__(self, arch: str, command: Speed, options: Options) -> None:
+        self.arch, self.command, self.device = arch, command, options.torch_device()
+        digits = data.load("digits", options.data)
+        self.digits = torch.from_numpy(digits.train_images), torch.from_numpy(digits.train_labels)
+        torch.manual_seed(0)
+        self.net = build(arch, width=command.width).to(self.device)
+
+    def images(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """So many digits on the device, repeated as often as needed: images, labels."""
+        chosen = torch.arange(count) % len(self.digits[1])
+        return tuple(part[chosen].to(self.device) for part in self.digits)
+
+    def pruned(self, ratio: float) -> Net:
+        """The net without this fraction of its filters, channels last in memory."""
+        net = self.net
+        if ratio:
+            net = compact(net, select(net, score(net, PRUNE, *self.images(1)), ratio))
+        return prepared(net, self.device)
+
+    def train(self) -> list[Row]:
+        """The dense net against the naive loop, and pruned nets against the dense one."""
+        count = BATCH * self.command.steps
+        rows = []
+        for ratio in self.command.ratios:
+            if ratio:
+                name, other = "dense", self._epoch(self.pruned(0), count)
+            else:
+                name, other = "naive", self._naive_epoch(count)
+            ours = self._epoch(self.pruned(ratio), count)
+            rows.append(
+                self._row(f"train, {ratio:.0%} pruned", ours, name, other, count, rate=True)
+            )
+        return rows
+
+    def evaluate(self) -> list[Row]:
+        """Evaluation against the naive loop."""
+        images, labels = self.images(self.command.images)
+        net, plain = self.pruned(0), naive.plain(self.net)
+        batches = naive.loader(images, labels, BATCH, train=False)
+
+        def ours() -> object:
+            return flow.evaluate(net, images, labels, 5.0)
+
+        def other() -> object:
+            return naive.evaluate(plain, batches)
+
+        return [self._row("evaluate", ours, "naive", other, len(images), rate=True)]
+
+    def score(self) -> list[Row]:
+        """g and Hg against the naive passes, and twelve measures in one call against `grasp`
+        alone."""
+        images, labels = self.images(self.command.images)
+        net, plain = self.pruned(0), naive.plain(self.net)
+
+        def ours(need: str) -> Callable[[], object]:
+            return lambda: scored(net, need, images, labels)
+
+        others = {
+            "g": ("naive", lambda: naive.gradient(plain, images, labels, 5.0)),
+            "Hg": ("naive", lambda: naive.hessian_gradient(plain, images, labels, 200.0)),
+            "all": ("Hg", ours("Hg")),
+        }
+        return [
+            self._row(f"score, {need}", ours(need), name, other, len(images), rate=False)
+            for need, (name, other) in others.items()
+        ]
+
+    def _epoch(self, net: Net, count: int) -> Callable[[], object]:
+        config = RunConfig(arch=self.arch, precision=self.command.precision, lr=1e-3)
+        part = Subset(*self.images(count))
+        problem = Problem(part, part, part, part, 10, augment=True, digest="")
+        state = State(net, make_optimizer(net, config), {})
+        return lambda: train_epoch(state, problem, config, config.lr)
+
+    def _naive_epoch(self, count: int) -> Callable[[], object]:
+        net = naive.plain(self.net)
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        batches = naive.loader(*self.images(count), BATCH, train=True)
+        return lambda: naive.train(net, optimizer, batches, 5.0)
+
+    def _row(
+        self, what: str, ours: Callable, name: str, other: Callable, images: int, *, rate: bool
+    ) -> Row:
+        seconds = alternated((ours, other), self.command.repeats)
+        return Row(self.arch, what, *seconds, name, images, rate)
+
+
+def scored(net: Net, need: str, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Score with all measures of one need."""
+    initial = {name: net.get_submodule(name).weight.detach() for name in net.convs}
+    score_all(net, NEEDS[need], images, labels, initial=initial)
+
+
+def alternated(contestants: tuple[Callable[[], object], ...], repeats: int) -> list[list[float]]:
+    """Seconds of each contestant [repeats], in turn, after one call of each to warm up."""
+    times: list[list[float]] = [[] for _ in contestants]
+    for turn in range(repeats + 1):
+        for contestant, seconds in zip(contestants, times, strict=True):
+            start = time.perf_counter()
+            contestant()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                seconds.append(time.perf_counter() - start)
+    return times
+
+
+def peak_memory(arch: str, need: str, command: Speed) -> int:
+    """Bytes: the peak of a process that scores 2,560 images once, or on a GPU of what torch
+    allocated there."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (arch, need, command))
+
+
+def _peak(arch: str, need: str, command: Speed) -> int:
+    options = Options(device=command.device, threads=command.threads)
+    options.prepare()
+    bench = Bench(arch, command, options)
+    scored(bench.pruned(0), need, *bench.images(SCORED))
+    if bench.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(bench.device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
