@@ -29,7 +29,7 @@ CUT = {"measure": "loss", "prune_epoch": 1, "rounds": 2, "epochs": 4}
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    monkeypatch.setattr(track, "_paused_until", -math.inf)
+    monkeypatch.setattr(track.DetachedTracker, "paused_until", -math.inf)
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_no_server_at_the_start(online, monkeypatch, capsys):
     assert_unharmed(tiny_run(epochs=2), online, capsys)
     start = time.monotonic()
     run(tiny_run(epochs=2, seed=1), online)  # the next run does not wait again
-    assert track._paused_until > start
+    assert track.DetachedTracker.paused_until > start
     assert capsys.readouterr().err == ""
 
 
