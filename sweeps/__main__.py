@@ -1,5 +1,4 @@
-"""`python -m sweeps plan|run|status|push`: a grid of runs, here or on a Ray cluster; finished ones
-sent to W&B."""
+"""`python -m sweeps plan|run|status|push`: a grid of runs, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ DESCRIPTION = "Work through a grid of runs: W&B sweep files, executed by worker 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a grid holds: cells, epochs, what the shared dense phase saves, and how long it would
-    take here."""
+    """Print the size of a grid: cells, epochs, epochs saved by the shared dense phase, and an
+    estimate of the time."""
 
     grid: tyro.conf.Positional[Path]
     """Sweep file (YAML)."""
@@ -33,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """Run what is not finished yet. Exit status 1 while any run is missing."""
+    """Execute the runs that are not finished. Exit status 1 while any run is missing."""
 
     grid: tyro.conf.Positional[Path]
     """Sweep file (YAML)."""
@@ -41,22 +40,22 @@ class Run:
     workers: int = 0
     """Runs at once (0: `per_gpu` on each GPU, or one per core where there is none)."""
     per_gpu: int = 0
-    """Runs at once on each GPU (0: as many as its memory holds and cores serve; with Ray one)."""
+    """Runs at once on each GPU (0: as many as memory and cores allow; with Ray one)."""
     engine: Literal["local", "ray"] = "local"
     """Worker processes on this machine, or tasks on a Ray cluster."""
     address: str | None = None
-    """Ray cluster, HOST:PORT (default: RAY_ADDRESS, or the one that runs on this machine, or a new
-    one on it alone)."""
+    """Ray cluster, HOST:PORT (default: RAY_ADDRESS, else the one that runs on this machine, else a
+    new one on this machine alone)."""
     retries: int = 2
-    """Further attempts at a run that failed."""
+    """Number of further attempts at a run that failed."""
     epoch_limit: float = 0.0
-    """Replace a worker that brings no epoch to its end within so many seconds (0: no limit)."""
+    """Replace a worker that finishes no epoch within so many seconds (0: no limit)."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Which runs are finished, running, stopped, failed or missing, by cell. Exit status 1 while
-    any is missing."""
+    """Print which runs are finished, running, stopped, failed or missing, by cell. Exit status 1
+    while any is missing."""
 
     grid: tyro.conf.Positional[Path]
     """Sweep file (YAML)."""
@@ -68,8 +67,8 @@ class Status:
 
 @dataclass(frozen=True)
 class Push:
-    """Send finished runs to a W&B project. What is there already is left alone. Exit status 1 if
-    some runs failed."""
+    """Upload finished runs to a W&B project. Skips runs that are already uploaded and finishes
+    partial uploads. Exit status 1 if some uploads failed."""
 
     runs: tyro.conf.Positional[Path]
     """Folder of the run records."""
@@ -78,7 +77,7 @@ class Push:
     entity: str | None = None
     """User or team that the project belongs to (default: yours)."""
     figures: Annotated[Path | None, tyro.conf.arg(metavar="REPORT")] = None
-    """Report folder, whose figures become one more run."""
+    """Folder of a report: upload its figures as one more run."""
 
 
 Command = (
