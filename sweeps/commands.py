@@ -28,7 +28,7 @@ from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
 from benchmark.schedule import schedule
 from benchmark.tracking.tracker import require_key
 from sweeps.engines.drive import Engine, drive
-from sweeps.engines.worker import Done, Epoch, Event, Failed, Lost
+from sweeps.engines.worker import Done, Epoch, Event, Failed, Waits
 from sweeps.grid import Grid
 from sweeps.placement import placement
 
@@ -248,7 +248,7 @@ class _Board:
             case Epoch(row=row):
                 self.epochs[run_id] = row["epoch"]
                 self.rates[run_id] = row["time/images_per_second"] or 0
-            case Lost():
+            case Waits():
                 self._print(f"its machine is gone, it continues elsewhere: {self.labels[run_id]}")
             case Done(summary=summary):
                 accuracy = f"test accuracy {summary['test/accuracy']:.2%}"

@@ -17,8 +17,8 @@ from benchmark.training.epoch import check_fits
 from benchmark.training.state import initial_net, prepared
 
 FEW, MORE = 2, 16
-"""Images of the two steps that are timed on a CPU; the time of a whole batch follows from them. A GPU is timed
-with whole batches."""
+"""Images of the two steps that are timed on a CPU, from which the time of a whole batch is
+extrapolated. A GPU is timed with whole batches."""
 
 
 def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:

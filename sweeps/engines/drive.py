@@ -17,8 +17,8 @@ from benchmark.locks import BusyError, held
 from benchmark.options import Options
 from benchmark.record import DenseFolder, Record
 from benchmark.schedule import schedule
-from sweeps.engines.jobs import TICK_SECONDS, DensePhases, Job, jobs
-from sweeps.engines.worker import Done, Epoch, Event, Failed, Lost, Unwritable, Waits
+from sweeps.engines.jobs import TICK_SECONDS, Job, choice, jobs
+from sweeps.engines.worker import Done, Epoch, Event, Failed, Unwritable, Waits
 
 BACK_OFF = 2.0
 """Seconds before the second attempt at a run; doubled before each further one."""
@@ -92,12 +92,13 @@ def _work(
     outcome: Outcome,
     retries: int,
 ) -> None:
-    most, phases = len(queue), DensePhases()
+    most = len(queue)
     running: dict[str, Job] = {}
+    reached: dict[str, int] = {}
     while queue or running:
         begin, slots = time.monotonic(), engine.slots()
         while len(running) < slots + engine.ahead and (
-            job := phases.choice(queue, running.values())
+            job := choice(queue, running.values(), reached)
         ):
             queue.remove(job)
             running[job.config.run_id] = job
@@ -107,7 +108,8 @@ def _work(
         for event in engine.events() if running else ():
             job = running[event.run_id]
             if isinstance(event, Epoch):
-                phases.note(job.config, event.row["epoch"])
+                trained = min(event.row["epoch"], schedule(job.config).dense)
+                reached[job.phase] = max(reached.get(job.phase, 0), trained)
             else:
                 del running[event.run_id]
             if told := applied(event, job, queue, outcome, retries):
@@ -149,11 +151,9 @@ def applied(
             outcome.busy += seconds
         case Done(run_id=run_id):
             outcome.done.append(run_id)
-        case Lost():
+        case Waits(lost=lost):
             queue.append(job.later(BUSY_SECONDS))
-        case Waits():
-            queue.append(job.later(BUSY_SECONDS))
-            return None
+            return event if lost else None
         case Failed(again=True) if job.attempts < retries:
             queue.append(job.later(BACK_OFF * 2**job.attempts, attempts=job.attempts + 1))
             return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from benchmark.config import RunConfig
@@ -32,6 +33,11 @@ class Job:
     not_before: float = 0.0
     """When it may be tried (again), by the monotonic clock."""
 
+    @cached_property
+    def phase(self) -> str:
+        """The dense phase that the run starts from: the run_id of its dense control."""
+        return self.config.dense().run_id
+
     def later(self, seconds: float, attempts: int | None = None) -> Job:
         """The job, to be tried in so many seconds; `attempts` if their number changes."""
         attempts = self.attempts if attempts is None else attempts
@@ -41,35 +47,27 @@ class Job:
 def jobs(configs: Iterable[RunConfig]) -> list[Job]:
     """A job per run, those with the longest dense phase first: the other runs start from it, and
     long runs do not come last."""
-    ordered = sorted(configs, key=lambda config: -schedule(config).dense)
+    ordered = sorted(map(Job, configs), key=lambda job: -schedule(job.config).dense)
     wanted: dict[str, set[int]] = {}
-    for config in ordered:
-        wanted.setdefault(config.dense().run_id, set()).add(schedule(config).dense)
-    return [Job(config, frozenset(wanted[config.dense().run_id] - {0})) for config in ordered]
+    for job in ordered:
+        wanted.setdefault(job.phase, set()).add(schedule(job.config).dense)
+    return [replace(job, wanted=frozenset(wanted[job.phase] - {0})) for job in ordered]
 
 
-class DensePhases:
-    """How many epochs of each shared dense phase are trained."""
+def choice(queue: Iterable[Job], running: Iterable[Job], reached: Mapping[str, int]) -> Job | None:
+    """The job to start now: the first that need not wait for the dense phase of a running one, else
+    the first; None if none may be tried yet.
 
-    def __init__(self) -> None:
-        self._reached: dict[str, int] = {}
-
-    def note(self, config: RunConfig, epoch: int) -> None:
-        """Take note that a run came to this epoch."""
-        phase = config.dense().run_id
-        self._reached[phase] = max(self._reached.get(phase, 0), min(epoch, schedule(config).dense))
-
-    def choice(self, queue: Iterable[Job], running: Iterable[Job]) -> Job | None:
-        """The job to start now: the first that need not wait for the dense phase of a running one,
-        else the first; None if none may be tried yet."""
-        now, busy = time.monotonic(), {job.config.dense().run_id for job in running}
-        due = [job for job in queue if job.not_before <= now]
-
-        def waits(config: RunConfig) -> bool:
-            phase = config.dense().run_id
-            return phase in busy and schedule(config).dense > self._reached.get(phase, 0)
-
-        return next((job for job in due if not waits(job.config)), due[0] if due else None)
+    reached: {dense phase: epochs of it that are trained}.
+    """
+    now, busy = time.monotonic(), {job.phase for job in running}
+    due = [job for job in queue if job.not_before <= now]
+    free = (
+        job
+        for job in due
+        if job.phase not in busy or schedule(job.config).dense <= reached.get(job.phase, 0)
+    )
+    return next(free, due[0] if due else None)
 
 
 def noted_failure(runs: Path, config: RunConfig, error: str) -> Failed:

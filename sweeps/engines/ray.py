@@ -32,7 +32,7 @@ from benchmark.locks import held
 from benchmark.options import Options
 from benchmark.record import DenseFolder, Record
 from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
-from sweeps.engines.worker import Done, Event, Failed, Lost, attempt
+from sweeps.engines.worker import Done, Event, Failed, Waits, attempt
 
 CONNECT_SECONDS = 10.0
 DEVICES = ("auto", "cpu", "cuda")
@@ -146,7 +146,7 @@ class RayEngine:
             if isinstance(event, Failed) and not record.failure():
                 self._failed(task, event.error)
         except (NodeDiedError, ObjectLostError):
-            return Lost(task.job.config.run_id)
+            return Waits(task.job.config.run_id, lost=True)
         except OutOfMemoryError:
             return self._failed(task, "the worker died (out of memory)")
         except RayError as error:

@@ -49,17 +49,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class Waits:
-    """The run must wait: another process executes it, or trains the dense phase that it needs."""
+    """The run must be started again later, which is no failed attempt: another process executes it
+    or trains the dense phase that it needs, or its machine is gone."""
 
     run_id: str
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The machine that executed the run is gone: the run continues on another, and this is no
-    failed attempt."""
-
-    run_id: str
+    lost: bool = False
+    """Whether its machine is gone."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ class Ready:
 
 GONE = BrokenPipeError, ConnectionResetError
 """Raised by a pipe whose other end is closed (the second: while events in it were unread)."""
-Event = Epoch | Done | Failed | Waits | Lost | Unwritable
+Event = Epoch | Done | Failed | Waits | Unwritable
 
 
 def work(pipe: Connection, options: Options) -> None:

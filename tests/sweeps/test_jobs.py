@@ -10,8 +10,8 @@ from benchmark.options import Options
 from benchmark.record import DenseFolder, Record
 from sweeps.engines import drive as drive_module
 from sweeps.engines.drive import Outcome, applied, drive
-from sweeps.engines.jobs import DensePhases, Job, jobs
-from sweeps.engines.worker import Done, Epoch, Failed, Lost, Unwritable, Waits, attempt
+from sweeps.engines.jobs import Job, choice, jobs
+from sweeps.engines.worker import Done, Epoch, Failed, Unwritable, Waits, attempt
 from tests.conftest import tiny_run
 from tests.support import simulate
 
@@ -28,22 +28,20 @@ def test_a_job_that_would_wait_for_another_ones_dense_phase_comes_later():
     )
     assert long.wanted == short.wanted == running.wanted == {1, 3, 6}
     assert other.wanted == {3}
-    phases = DensePhases()
-    assert phases.choice([long, short, other], []) is long
-    assert phases.choice([long, short, other], [running]) is other
-    assert phases.choice([long, short], [running]) is long
-    phases.note(running.config, 1)
-    assert phases.choice([long, short], [running]) is short
-    phases.note(running.config, 3)
-    assert phases.choice([long, short], [running]) is long
-    assert phases.choice([long.later(60), short], []) is short
-    assert phases.choice([long.later(60)], []) is None
+    assert choice([long, short, other], [], {}) is long
+    assert choice([long, short, other], [running], {}) is other
+    assert choice([long, short], [running], {}) is long
+    assert choice([long, short], [running], {running.phase: 1}) is short
+    assert choice([long, short], [running], {running.phase: 3}) is long
+    assert choice([long.later(60), short], [], {}) is short
+    assert choice([long.later(60)], [], {}) is None
 
 
 def test_a_run_that_waits_or_lost_its_machine_is_queued_again_and_that_is_no_attempt():
     job = Job(tiny_run())
     run_id, outcome = job.config.run_id, Outcome()
-    for event, told in ((Waits(run_id), None), (Lost(run_id), Lost(run_id))):
+    lost = Waits(run_id, lost=True)
+    for event, told in ((Waits(run_id), None), (lost, lost)):
         queue = []
         assert applied(event, job, queue, outcome, retries=0) == told
         assert (queue[0].config, queue[0].attempts) == (job.config, 0)
@@ -107,7 +105,7 @@ def test_the_driver_works_through_a_grid_on_any_engine(options, monkeypatch):
     epochs = [Epoch(run_id, {"epoch": 1}, 2.0) for run_id in (a, b)]
     broken = Failed(b, "broken", again=True)
     script = {
-        a: [epochs[0], Lost(a), Done(a, {})],
+        a: [epochs[0], Waits(a, lost=True), Done(a, {})],
         b: [broken, epochs[1], broken],
         c: [Waits(c), Done(c, {})],
         d: [Failed(d, "bad input", again=False)],
@@ -128,10 +126,33 @@ def test_the_driver_works_through_a_grid_on_any_engine(options, monkeypatch):
     assert (engines[0].most, engines[0].stopped) == (2, True)
     assert (b, 1) in engines[0].started
     assert len(engines[0].started) == 7
-    ends = [Done(a, {}), Done(c, {}), broken, Failed(d, "bad input", again=False), Lost(a)]
+    ends = [
+        Done(a, {}),
+        Done(c, {}),
+        broken,
+        Failed(d, "bad input", again=False),
+        Waits(a, lost=True),
+    ]
     assert sorted(map(str, seen)) == sorted(map(str, epochs + ends))
     again = drive([finished], options, engine, seen.append)
     assert (again.skipped, len(engines)) == ([finished.run_id], 1)
+
+
+def test_epochs_after_a_cut_are_not_of_the_dense_phase(options, monkeypatch):
+    """A run that starts from a later epoch of the phase waits; another one is started before it."""
+    monkeypatch.setattr(drive_module, "BUSY_SECONDS", 0)
+    cut, later = (tiny_run(epochs=6, prune_epoch=epoch) for epoch in (1, 3))
+    one, two = (tiny_run(epochs=6, seed=seed) for seed in (1, 2))
+    script = {
+        later.run_id: [Waits(later.run_id), Done(later.run_id, {})],
+        one.run_id: [Waits(one.run_id), Done(one.run_id, {})],
+        cut.run_id: [Epoch(cut.run_id, {"epoch": 5}, 1.0), Done(cut.run_id, {})],
+        two.run_id: [Done(two.run_id, {})],
+    }
+    engine = Script(options, [], script)
+    drive([cut, later, one, two], options, lambda *_: engine, lambda event: None)
+    order = [later, one, cut, two, one, later]
+    assert [run_id for run_id, _ in engine.started] == [config.run_id for config in order]
 
 
 @pytest.mark.usefixtures("quick")
