@@ -27,18 +27,13 @@ class Plan:
     """Sweep file (YAML)."""
     options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
     workers: int = 0
-    """Worker processes (0: one on each GPU, or one per core where there is none)."""
+    """Runs at once (0: one on each GPU, or `per_gpu`; one per core if there is no GPU)."""
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Plan):
     """Execute the runs that are not finished. Exit status 1 while any run is missing."""
 
-    grid: tyro.conf.Positional[Path]
-    """Sweep file (YAML)."""
-    options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
-    workers: int = 0
-    """Runs at once (0: `per_gpu` on each GPU, or one per core where there is none)."""
     per_gpu: int = 0
     """Runs at once on each GPU (0: as many as memory and cores allow; with Ray one)."""
     engine: Literal["local", "ray"] = "local"
@@ -104,20 +99,19 @@ def execute(command: Plan | Run | Status | Push) -> int:
     grid = load(command.grid)
     if isinstance(command, Status):
         return commands.status(grid, command.runs, json=command.json)
-    workers = command.workers
-    require(0 <= workers <= MOST_WORKERS, "workers", workers, f"from 0 to {MOST_WORKERS}")
+    for name in ("workers", "per_gpu"):
+        value = getattr(command, name, 0)
+        require(0 <= value <= MOST_WORKERS, name, value, f"from 0 to {MOST_WORKERS}")
     options = grid.options(command.options)
-    if isinstance(command, Plan):
-        return commands.plan(grid, options, workers)
-    require(command.retries >= 0, "retries", command.retries, "at least 0")
+    if not isinstance(command, Run):
+        return commands.plan(grid, options, command.workers)
+    for name in ("retries", "epoch_limit"):
+        require(getattr(command, name) >= 0, name, getattr(command, name), "at least 0")
     return commands.run(grid, options, engine(command), command.retries)
 
 
 def engine(command: Run) -> partial:
     """What makes the engine that the command asks for. Raises `UserError` if it is not there."""
-    per_gpu = command.per_gpu
-    require(0 <= per_gpu <= MOST_WORKERS, "per_gpu", per_gpu, f"from 0 to {MOST_WORKERS}")
-    require(command.epoch_limit >= 0, "epoch_limit", command.epoch_limit, "at least 0")
     settings = {name: getattr(command, name) for name in ("workers", "per_gpu", "epoch_limit")}
     if command.engine == "local":
         from sweeps.engines.local import LocalEngine

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,15 +34,8 @@ GIVE_UP = 2 * THREADS
 FORBIDDEN = "/\\#?%:"
 """Characters that W&B does not allow in the name of a project."""
 PUSHED, THERE = "pushed", "already there"
-
-
-@dataclass(frozen=True)
-class Task:
-    """One W&B run to upload."""
-
-    name: str
-    execute: Callable[[], str]
-    """Returns `PUSHED` or `THERE`; raises what wandb raises."""
+Tasks = dict[str, Callable[[], str]]
+"""{id of a W&B run: what uploads it} Returns `PUSHED` or `THERE`; raises what wandb raises."""
 
 
 @dataclass(frozen=True)
@@ -76,29 +70,24 @@ def push(runs: Path, project: str, entity: str | None = None, figures: Path | No
             there = []
     with tempfile.TemporaryDirectory(prefix="flowprune-push-", ignore_cleanup_errors=True) as files:
         target = Target(project, entity, Path(files))
-        tasks = [_run_task(record, there, target) for record in finished]
+        tasks = {r.folder.name: partial(_push_run, r, there, target) for r in finished}
         if images:
-            tasks.append(_figures_task(figures, images, there, target))
+            tasks |= _figures_task(figures, images, there, target)
         return _work(tasks, place)
 
 
 # ------------------------------------------------------------------- one run
 
 
-def _run_task(record: Record, there: Sequence[WandbRun], target: Target) -> Task:
-    run_id = record.folder.name
-    same = [run for run in there if run_id in (run.id, run.config.get("run_id"))]
-    return Task(run_id, lambda: _push_run(record, same, target))
+def _push_run(record: Record, there: Sequence[WandbRun], target: Target) -> str:
+    """Replay a record, unless one of the W&B runs with its run_id has all of it.
 
-
-def _push_run(record: Record, same: Sequence[WandbRun], target: Target) -> str:
-    """Replay a record, unless a W&B run has all of it.
-
-    `same`: the W&B runs with this run_id. A partial upload is resumed if its rows have no gap, else
-    replaced. Runs of agents have other W&B ids, and are never written to.
+    A partial upload is resumed if its rows have no gap, else replaced. Runs of agents have other
+    W&B ids, and are never written to.
     """
     config = record.checked_config().canonical()
     history, cuts, summary = record.history(), record.cuts(), record.summary()
+    same = [run for run in there if config.run_id in (run.id, run.config.get("run_id"))]
     if any(_is_whole(run, summary) for run in same):
         return THERE
     own = next((_epochs(run) for run in same if run.id == config.run_id), set())
@@ -134,7 +123,7 @@ def _images(report: Path) -> list[Path]:
 
 def _figures_task(
     report: Path, images: Sequence[Path], there: Sequence[WandbRun], target: Target
-) -> Task:
+) -> Tasks:
     """One W&B run per state of a report, with a digest of it as its id."""
     claims = report / "claims.json"
     try:
@@ -146,7 +135,7 @@ def _figures_task(
     content = b"".join(path.read_bytes() for path in [claims, *images])
     name = f"report-{hashlib.sha256(content).hexdigest()[:12]}"
     known = any(run.id == name and run.state == "finished" for run in there)
-    return Task(name, lambda: THERE if known else _push_figures(name, verdicts, images, target))
+    return {name: lambda: THERE if known else _push_figures(name, verdicts, images, target)}
 
 
 def _push_figures(
@@ -174,7 +163,7 @@ def _push_figures(
 # ------------------------------------------------------------------- all of them
 
 
-def _work(tasks: Sequence[Task], place: str) -> int:
+def _work(tasks: Tasks, place: str) -> int:
     """Execute the tasks, with a progress bar and a line for each that failed; returns the exit
     status."""
     console = Console(stderr=True)
@@ -187,9 +176,9 @@ def _work(tasks: Sequence[Task], place: str) -> int:
         console=console,
         transient=True,
     ) as progress:
-        for task, outcome in progress.track(outcomes(tasks), total=len(tasks)):
+        for name, outcome in progress.track(outcomes(tasks), total=len(tasks)):
             if isinstance(outcome, Exception):
-                line = f"failed: {task.name}: {told(outcome)}"
+                line = f"failed: {name}: {told(outcome)}"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
                 outcome = "failed"
             counts[outcome] += 1
@@ -198,17 +187,18 @@ def _work(tasks: Sequence[Task], place: str) -> int:
     return FAILED if counts["failed"] else 0
 
 
-def outcomes(tasks: Sequence[Task]) -> Iterator[tuple[Task, str | Exception]]:
-    """Execute tasks in threads; each task as it ends, with what it returned or raised."""
+def outcomes(tasks: Tasks) -> Iterator[tuple[str, str | Exception]]:
+    """Execute tasks in threads; yields the name of each that ends, with what it returned or
+    raised."""
     hopeless = threading.Event()
 
-    def attempt(task: Task) -> str:
+    def attempt(task: Callable[[], str]) -> str:
         if hopeless.is_set():
             raise RuntimeError(f"not tried after {GIVE_UP} failures in a row")
-        return task.execute()
+        return task()
 
     with ThreadPoolExecutor(THREADS) as pool:
-        futures = {pool.submit(attempt, task): task for task in tasks}
+        futures = {pool.submit(attempt, task): name for name, task in tasks.items()}
         in_a_row = 0
         try:
             for future in as_completed(futures):

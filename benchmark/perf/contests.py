@@ -7,7 +7,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -39,34 +38,27 @@ BATCH = 128
 PRUNE = "magnitude"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One comparison: seconds of each repetition, ours and the other's, measured in turn."""
+def row(
+    arch: str, what: str, ours: list[float], name: str, theirs: list[float], per: float, unit: str
+) -> dict:
+    """One comparison, from the seconds of each repetition, ours and theirs measured in turn.
 
-    arch: str
-    what: str
-    ours: list[float]
-    other: list[float]
-    other_name: str
-    images: int
-    """Images that are processed in each repetition."""
-    rate: bool
-    """Whether the result is given in images/s, else in seconds for `SCORED` images."""
+    The numbers are medians: a rate of `per` images, or seconds times `per`. `times as fast` has a
+    ratio for each repetition.
+    """
 
-    @property
-    def unit(self) -> str:
-        """images/s, or s."""
-        return "images/s" if self.rate else "s"
+    def value(seconds: list[float]) -> float:
+        return per / median(seconds) if unit == "images/s" else per * median(seconds)
 
-    def value(self, seconds: list[float]) -> float:
-        """The median in this unit."""
-        images_per_second = self.images / median(seconds)
-        return images_per_second if self.rate else SCORED / images_per_second
-
-    @property
-    def ratios(self) -> list[float]:
-        """How many times as fast as the other, repetition by repetition."""
-        return [other / ours for ours, other in zip(self.ours, self.other, strict=True)]
+    return {
+        "arch": arch,
+        "what": what,
+        "compared with": name,
+        "unit": unit,
+        "ours": value(ours),
+        "theirs": value(theirs),
+        "times as fast": [b / a for a, b in zip(ours, theirs, strict=True)],
+    }
 
 
 class Bench:
@@ -91,7 +83,7 @@ class Bench:
             net = compact(net, select(net, score(net, PRUNE, *self.images(1)), ratio))
         return prepared(net, self.device)
 
-    def train(self) -> list[Row]:
+    def train(self) -> list[dict]:
         """The dense net against the naive loop, and pruned nets against the dense one."""
         count = BATCH * self.command.steps
         rows = []
@@ -102,11 +94,11 @@ class Bench:
                 name, other = "naive", self._naive_epoch(count)
             ours = self._epoch(self.pruned(ratio), count)
             rows.append(
-                self._row(f"train, {ratio:.0%} pruned", ours, name, other, count, rate=True)
+                self._row(f"train, {ratio:.0%} pruned", ours, name, other, count, "images/s")
             )
         return rows
 
-    def evaluate(self) -> list[Row]:
+    def evaluate(self) -> list[dict]:
         """Evaluation against the naive loop."""
         images, labels = self.images(self.command.images)
         net, plain = self.pruned(0), naive.plain(self.net)
@@ -118,9 +110,9 @@ class Bench:
         def other() -> object:
             return naive.evaluate(plain, batches)
 
-        return [self._row("evaluate", ours, "naive", other, len(images), rate=True)]
+        return [self._row("evaluate", ours, "naive", other, len(images), "images/s")]
 
-    def score(self) -> list[Row]:
+    def score(self) -> list[dict]:
         """g and Hg against the naive passes, and twelve measures in one call against `grasp`
         alone."""
         images, labels = self.images(self.command.images)
@@ -135,7 +127,7 @@ class Bench:
             "all": ("Hg", ours("Hg")),
         }
         return [
-            self._row(f"score, {need}", ours(need), name, other, len(images), rate=False)
+            self._row(f"score, {need}", ours(need), name, other, SCORED / len(images), "s")
             for need, (name, other) in others.items()
         ]
 
@@ -153,10 +145,10 @@ class Bench:
         return lambda: naive.train(net, optimizer, batches, 5.0)
 
     def _row(
-        self, what: str, ours: Callable, name: str, other: Callable, images: int, *, rate: bool
-    ) -> Row:
-        seconds = alternated((ours, other), self.command.repeats)
-        return Row(self.arch, what, *seconds, name, images, rate)
+        self, what: str, ours: Callable, name: str, other: Callable, per: float, unit: str
+    ) -> dict:
+        seconds, theirs = alternated((ours, other), self.command.repeats)
+        return row(self.arch, what, seconds, name, theirs, per, unit)
 
 
 def scored(net: Net, need: str, images: torch.Tensor, labels: torch.Tensor) -> None:

@@ -66,12 +66,6 @@ class Verdict:
         return "different" if low > self.margin or high < -self.margin else "undecided"
 
 
-def main() -> None:
-    """Run the command."""
-    command = parse(Equivalence, "python -m benchmark.perf.equivalence", DESCRIPTION)
-    guarded(lambda: execute(command))
-
-
 def execute(command: Equivalence) -> None:
     """Train what is missing, print the verdict."""
     fast = [name for name in PRECISIONS if name != "float32"]
@@ -118,4 +112,5 @@ def compare(fast: Sequence[float], plain: Sequence[float], margin: float) -> Ver
 
 
 if __name__ == "__main__":
-    main()
+    command = parse(Equivalence, "python -m benchmark.perf.equivalence", DESCRIPTION)
+    guarded(lambda: execute(command))

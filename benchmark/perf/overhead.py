@@ -56,12 +56,6 @@ class Overhead:
     """Also write the numbers to this file."""
 
 
-def main() -> None:
-    """Run the command."""
-    command = parse(Overhead, "python -m benchmark.perf.overhead", DESCRIPTION)
-    guarded(lambda: execute(command))
-
-
 def execute(command: Overhead) -> None:
     """Time the modes in turn, and print the table."""
     from rich.console import Console  # here, so that --help is quick
@@ -128,4 +122,5 @@ def timed(
 
 
 if __name__ == "__main__":
-    main()
+    command = parse(Overhead, "python -m benchmark.perf.overhead", DESCRIPTION)
+    guarded(lambda: execute(command))

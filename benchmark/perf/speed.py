@@ -18,8 +18,6 @@ from benchmark.options import Options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from benchmark.perf.contests import Row
-
 DESCRIPTION = (
     "Time training, evaluation and scoring, in turn with the loops that a user would write first: "
     "plain torch in float32, channels first, a DataLoader of PIL images with two workers, .item() "
@@ -55,12 +53,6 @@ class Speed:
     """CPU threads."""
     json: Path | None = None
     """Also write the numbers to this file."""
-
-
-def main() -> None:
-    """Run the command."""
-    command = parse(Speed, "python -m benchmark.perf.speed", DESCRIPTION)
-    guarded(lambda: execute(command))
 
 
 def execute(command: Speed) -> None:
@@ -106,7 +98,7 @@ def check(command: Speed) -> None:
     check_file("json", command.json)
 
 
-def show(console: Console, rows: list[Row], memory: list[tuple[str, str, int]]) -> None:
+def show(console: Console, rows: list[dict], memory: list[tuple[str, str, int]]) -> None:
     """Print the tables."""
     from rich.table import Table
 
@@ -116,15 +108,16 @@ def show(console: Console, rows: list[Row], memory: list[tuple[str, str, int]]) 
         "arch", "what", "ours", "compared with", "theirs", "times as fast", "(min to max)"
     )
     for row in rows:
-        unit = row.unit if row.rate else f"s per {SCORED} images"
+        ratios = row["times as fast"]
+        unit = f"s per {SCORED} images" if row["unit"] == "s" else row["unit"]
         table.add_row(
-            row.arch,
-            row.what,
-            f"{row.value(row.ours):.3g} {unit}",
-            row.other_name,
-            f"{row.value(row.other):.3g}",
-            f"{median(row.ratios):.2f}",
-            f"{min(row.ratios):.2f} to {max(row.ratios):.2f}",
+            row["arch"],
+            row["what"],
+            f"{row['ours']:.3g} {unit}",
+            row["compared with"],
+            f"{row['theirs']:.3g}",
+            f"{median(ratios):.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
         )
     of_memory = Table("arch", f"peak memory of scoring {SCORED} images", "GB")
     for arch, need, peak in memory:
@@ -135,7 +128,7 @@ def show(console: Console, rows: list[Row], memory: list[tuple[str, str, int]]) 
 
 
 def document(
-    command: Speed, device: str, rows: list[Row], memory: list[tuple[str, str, int]]
+    command: Speed, device: str, rows: list[dict], memory: list[tuple[str, str, int]]
 ) -> dict:
     """The numbers, with what they were measured on."""
     import torch
@@ -147,18 +140,7 @@ def document(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": platform.machine(),
-        "rows": [
-            {
-                "arch": row.arch,
-                "what": row.what,
-                "compared with": row.other_name,
-                "unit": row.unit,
-                "ours": row.value(row.ours),
-                "theirs": row.value(row.other),
-                "times as fast": row.ratios,
-            }
-            for row in rows
-        ],
+        "rows": rows,
         "peak memory (bytes)": [
             dict(zip(("arch", "need", "bytes"), entry, strict=True)) for entry in memory
         ],
@@ -166,4 +148,5 @@ def document(
 
 
 if __name__ == "__main__":
-    main()
+    command = parse(Speed, "python -m benchmark.perf.speed", DESCRIPTION)
+    guarded(lambda: execute(command))

@@ -7,7 +7,6 @@ import torch
 
 from benchmark.flow import gradients, hessian_gradients
 from benchmark.perf import contests, naive
-from benchmark.perf.contests import Row
 from tests.conftest import tiny_images, tiny_net
 from tests.support.commands import command
 
@@ -46,13 +45,12 @@ def test_every_part_is_timed_side_by_side(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rate", "ours", "theirs", "unit"),
-    [(True, 100.0, 25.0, "images/s"), (False, 25.6, 102.4, "s")],
+    ("per", "unit", "ours", "theirs"), [(200, "images/s", 100.0, 25.0), (5, "s", 10.0, 40.0)]
 )
-def test_a_row_is_of_medians_and_ratios_are_of_neighbours(rate, ours, theirs, unit):
-    row = Row("vgg13", "train", [1.0, 2.0, 4.0], [8.0, 2.0, 8.0], "naive", 200, rate)
-    assert (row.value(row.ours), row.value(row.other), row.unit) == (ours, theirs, unit)
-    assert row.ratios == [8.0, 1.0, 2.0]
+def test_a_row_has_medians_and_the_ratios_of_neighbours(per, unit, ours, theirs):
+    made = contests.row("vgg13", "train", [1.0, 2.0, 4.0], "naive", [8.0, 2.0, 8.0], per, unit)
+    assert (made["ours"], made["theirs"], made["unit"]) == (ours, theirs, unit)
+    assert made["times as fast"] == [8.0, 1.0, 2.0]
 
 
 def test_contestants_are_called_in_turn_and_the_first_call_does_not_count(monkeypatch):

@@ -148,7 +148,7 @@ def test_a_push_that_is_stopped_leaves_the_rest():
         done.append(number)
         return push_module.PUSHED
 
-    tasks = [push_module.Task(str(number), partial(execute, number)) for number in range(200)]
+    tasks = {str(number): partial(execute, number) for number in range(200)}
     outcomes = push_module.outcomes(tasks)
     next(outcomes)
     with pytest.raises(KeyboardInterrupt):
