@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.config import RunConfig
 from benchmark.options import Options
+from benchmark.processes import in_new_process
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,8 @@ def placement(
         places = max(1, cores // options.threads)
     else:
         if not (workers or per_gpu):
-            used, free = memory(configs, replace(options, device=devices[0]))
+            first = replace(options, device=devices[0])
+            used, free = in_new_process(memory, configs, first)
             fitting = max(1, int(SHARE * free / used))
             per_gpu = min(max(1, cores // len(devices)), fitting)
         places = len(devices) * per_gpu
@@ -58,15 +59,7 @@ def _devices(options: Options) -> list[str]:
 
 
 def memory(configs: Sequence[RunConfig], options: Options) -> tuple[int, int]:
-    """Bytes of GPU memory that the largest of these runs takes, and bytes that are free.
-
-    Measured in a process of its own, which gives all of it back.
-    """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_memory, (list(configs), options))
-
-
-def _memory(configs: list[RunConfig], options: Options) -> tuple[int, int]:
+    """Bytes of GPU memory that the largest of these runs takes, and bytes that are free."""
     import torch
 
     from sweeps.estimate import train_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import sys
 import time
@@ -172,13 +171,8 @@ def alternated(contestants: tuple[Callable[[], object], ...], repeats: int) -> l
 
 
 def peak_memory(arch: str, need: str, command: Speed) -> int:
-    """Bytes: the peak of a process that scores 2,560 images once, or on a GPU of what torch
+    """Bytes: the peak of this process when it scores 2,560 images once, or on a GPU of what torch
     allocated there."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (arch, need, command))
-
-
-def _peak(arch: str, need: str, command: Speed) -> int:
     options = Options(device=command.device, threads=command.threads)
     options.prepare()
     bench = Bench(arch, command, options)

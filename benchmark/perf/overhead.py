@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +15,7 @@ from benchmark.cli import check_file, guarded, parse
 from benchmark.config import RunConfig
 from benchmark.errors import require
 from benchmark.options import Options
+from benchmark.processes import in_new_process
 from benchmark.tracking.tracker import MODES
 
 DESCRIPTION = (
@@ -68,8 +66,8 @@ def execute(command: Overhead) -> None:
     check_file("json", command.json)
     options = Options(device=command.device, threads=command.threads, wandb=NONE)
     modes = tuple(dict.fromkeys((NONE, *command.modes)))
-    first = {mode: in_new_process(partial(timed, (mode,), 1, options))[mode][0] for mode in modes}
-    later = in_new_process(partial(timed, modes, 1 + command.repeats, options))
+    first = {mode: in_new_process(timed, (mode,), 1, options)[mode][0] for mode in modes}
+    later = in_new_process(timed, modes, 1 + command.repeats, options)
     later = {mode: seconds[1:] for mode, seconds in later.items()}
     share = f"of a run of {command.seconds:g} s"
     table = Table("tracking", "more than without", "(min to max)", share, "n", "first run (n = 1)")
@@ -93,12 +91,6 @@ def execute(command: Overhead) -> None:
         console.print("The first run of a process also imports wandb and starts its service.")
     if command.json:
         command.json.write_text(json.dumps({"epochs": EPOCHS, "first": first, "later": later}))
-
-
-def in_new_process(job: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
-    """What a job returns in a process that has imported nothing yet."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(job)
 
 
 def timed(

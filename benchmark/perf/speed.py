@@ -14,6 +14,7 @@ from benchmark.cli import check_file, guarded, parse
 from benchmark.config import PRECISIONS
 from benchmark.errors import require
 from benchmark.options import Options
+from benchmark.processes import in_new_process
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,9 @@ def execute(command: Speed) -> None:
             if part in command.parts and part != "memory":
                 rows += getattr(bench, part)()
         if "memory" in command.parts:
-            memory += [(arch, need, peak_memory(arch, need, command)) for need in NEEDS]
+            memory += [
+                (arch, need, in_new_process(peak_memory, arch, need, command)) for need in NEEDS
+            ]
     show(console, rows, memory)
     if command.json:
         command.json.write_text(json.dumps(document(command, device, rows, memory), indent=1))

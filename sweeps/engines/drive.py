@@ -166,10 +166,10 @@ def applied(
 
 def tidy(configs: list[RunConfig], runs: Path) -> None:
     """Remove the files that killed processes left, except where a process is at work."""
-    for folder in {DenseFolder(runs, config).folder for config in configs}:
-        if folder.is_dir():
-            with contextlib.suppress(BusyError, OSError), held(folder / ".lock", wait=False):
-                remove_temporaries(folder)
+    for phase in {config.dense(): DenseFolder(runs, config) for config in configs}.values():
+        if phase.folder.is_dir():
+            with contextlib.suppress(BusyError, OSError), held(phase.lock_file, wait=False):
+                remove_temporaries(phase.folder)
     for config in configs:
         record = Record(runs / config.run_id)
         if record.folder.is_dir():

@@ -60,8 +60,8 @@ def test_as_many_runs_as_fit_share_a_gpu(monkeypatch):
     gib = 1 << 30
     monkeypatch.setattr(
         placement_module,
-        "memory",
-        lambda configs, options: asked.append((configs, options)) or (2 * gib, free),
+        "in_new_process",
+        lambda function, configs, options: asked.append((configs, options)) or (2 * gib, free),
     )
     configs = [tiny_run(), tiny_run(arch="resnet20")]
     for room, cores, number in ((20, 64, 9), (20, 8, 4), (1, 64, 1), (20, 1, 1)):
