@@ -18,13 +18,13 @@ RUN_ID = re.compile(r"[0-9a-f]{12}-s\d{1,20}")
 
 @dataclass(frozen=True)
 class Mirror:
-    """One W&B run, as its server tells it."""
+    """One W&B run, as its server describes it."""
 
     id: str
-    """W&B's id, which is our run_id but for runs of a `wandb agent`."""
+    """W&B's id: the run_id, except for runs of a `wandb agent`."""
     state: str
     updated: str
-    """When its process was last heard of."""
+    """When its process last reported."""
     lines: int
     """Rows of its history, by the server's count."""
     config: dict
@@ -33,7 +33,7 @@ class Mirror:
 
     @property
     def run_id(self) -> str | None:
-        """Our identity of the run; None for a run that is none of ours, or has not told it yet."""
+        """The run_id in its configuration; None if there is none, or it has not the form of one."""
         name = self.config.get("run_id")
         return name if isinstance(name, str) and RUN_ID.fullmatch(name) else None
 
@@ -44,12 +44,11 @@ class Mirror:
 
 
 def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], list[str]]:
-    """One run per run_id, sorted by it as folders are; the run_ids of those that ended but are not
-    whole; and a reason for each W&B run that is left out.
+    """One run per run_id, sorted by it; the run_ids of runs that ended but are incomplete; and a
+    reason for each W&B run that is left out.
 
-    Of several W&B runs with one run_id (agents, requeued and crashed runs) it is the one that is
-    whole and was updated last. A run of which none is whole counts as unfinished. Reasons name the
-    W&B run as under `place`.
+    If several W&B runs share a run_id (of agents, requeued or crashed runs), the complete one that
+    was updated last is used. If none is complete, the run is unfinished. place: ENTITY/PROJECT.
     """
     known: dict[str, list[Mirror]] = {}
     found, broken, set_aside = [], [], []
@@ -58,21 +57,21 @@ def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], l
             known.setdefault(mirror.run_id, []).append(mirror)
         elif mirror.config.get("run_id") is not None:
             name = shortened(repr(mirror.config["run_id"]))
-            set_aside.append(
-                f"W&B run {place}/{shortened(mirror.id)} has run_id {name}, which is none of this suite"
-            )
+            where = f"W&B run {place}/{shortened(mirror.id)}"
+            set_aside.append(f"{where} has run_id {name}, which is none of this suite")
     for run_id, same in sorted(known.items()):
         same.sort(
             key=lambda mirror: (mirror.state == "finished", mirror.updated, mirror.id), reverse=True
         )
         configs, read = [], []
-        for mirror in same:  # an odd one does not stand in the way of a whole one
+        for mirror in same:  # a broken one does not hide a complete one
             try:
-                config = _config(mirror, place)
-                read += [_checked(config, mirror, place)] if mirror.ended else []
-                configs.append(config)
+                config, run = _parsed(mirror, place)
             except UserError as error:
                 set_aside.append(str(error))
+            else:
+                configs.append(config)
+                read += [run] if run else []
         if not configs:
             continue
         whole = next((run for run in read if gap(run) is None), None)
@@ -82,31 +81,27 @@ def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], l
     return found, broken, set_aside
 
 
-def _checked(config: RunConfig, mirror: Mirror, place: str) -> Run:
-    """The record of a run that ended. Raises `UserError` for values that no run sends."""
+def _parsed(mirror: Mirror, place: str) -> tuple[RunConfig, Run | None]:
+    """The configuration of a W&B run, and its record if it ended. Raises `UserError` for values
+    that no run sends.
+
+    Other keys of the configuration (a sweep's arguments of the command) are ignored.
+    """
     where = f"W&B run {place}/{shortened(mirror.id)}"
+    given, run = mirror.config, None
+    check_rules(where, given.get("rules", 1), f"leave it out with --filter rules={RULES}")
     try:
-        run = Run(config, *record(mirror.history, mirror.summary))
+        config = RunConfig(**{name: given[name] for name in DEFAULTS if name in given}).canonical()
+        if mirror.ended:
+            run = Run(config, *record(mirror.history, mirror.summary))
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__} "
         raise UserError(f"{where}: {kind}{shortened(str(error))}") from None
-    check_values(run, f"{where}, row", f"{where}, cut", f"{where}, summary")
-    return run
-
-
-def _config(mirror: Mirror, place: str) -> RunConfig:
-    """The configuration; other keys (a sweep's arguments of the command) do not matter."""
-    where = f"W&B run {place}/{mirror.id}"
-    check_rules(where, mirror.config.get("rules", 1), f"leave it out with --filter rules={RULES}")
-    try:
-        config = RunConfig(
-            **{name: mirror.config[name] for name in DEFAULTS if name in mirror.config}
-        ).canonical()
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
     if config.run_id != mirror.run_id:
         raise UserError(
             f"{where} has run_id {mirror.run_id}, but the configuration of {config.run_id} "
             f"({config.label}): delete it, or leave it out with --filter"
         )
-    return config
+    if run:
+        check_values(run, f"{where}, row", f"{where}, cut", f"{where}, summary")
+    return config, run

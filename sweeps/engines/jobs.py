@@ -38,10 +38,9 @@ class Job:
         """The dense phase that the run starts from: the run_id of its dense control."""
         return self.config.dense().run_id
 
-    def later(self, seconds: float, attempts: int | None = None) -> Job:
-        """The job, to be tried in so many seconds; `attempts` if their number changes."""
-        attempts = self.attempts if attempts is None else attempts
-        return replace(self, attempts=attempts, not_before=time.monotonic() + seconds)
+    def later(self, seconds: float, **changes: int) -> Job:
+        """The job, to be tried in so many seconds, with other changes of its fields."""
+        return replace(self, not_before=time.monotonic() + seconds, **changes)
 
 
 def jobs(configs: Iterable[RunConfig]) -> list[Job]:
