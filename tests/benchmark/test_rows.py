@@ -121,7 +121,12 @@ def test_nested_values_get_flat_names_and_back():
 
 
 def test_the_later_of_two_rows_and_numbers_as_texts():
-    rows = [{"epoch": 0, "lr": 1}, {"epoch": 1.0, "lr": "NaN", "test/loss": math.inf}, {"epoch": 0, "lr": 2}, {"_step": 3}]
+    rows = [
+        {"epoch": 0, "lr": 1},
+        {"epoch": 1.0, "lr": "NaN", "test/loss": math.inf},
+        {"epoch": 0, "lr": 2},
+        {"_step": 3},
+    ]
     history, cuts, _ = record(rows, {"outcome": "finished"})
     assert [(row["epoch"], row["lr"]) for row in history] == [(0, 2), (1, None)]
     assert history[1]["test/loss"] is None
