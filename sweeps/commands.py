@@ -152,7 +152,7 @@ def state(config: RunConfig, runs: Path) -> RunState:
             name = "running"
         else:
             failure = record.failure() or failure
-            name = "failed" if failure["error"] is not None else "stopped"
+            name = "stopped" if failure["error"] is None else "failed"
     return RunState(
         config.run_id,
         config.cell,

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -102,13 +103,8 @@ class Bench:
         images, labels = self.images(self.command.images)
         net, plain = self.pruned(0), naive.plain(self.net)
         batches = naive.loader(images, labels, BATCH, train=False)
-
-        def ours() -> object:
-            return flow.evaluate(net, images, labels, 5.0)
-
-        def other() -> object:
-            return naive.evaluate(plain, batches)
-
+        ours = partial(flow.evaluate, net, images, labels, 5.0)
+        other = partial(naive.evaluate, plain, batches)
         return [self._row("evaluate", ours, "naive", other, len(images), "images/s")]
 
     def score(self) -> list[dict]:
@@ -116,17 +112,14 @@ class Bench:
         alone."""
         images, labels = self.images(self.command.images)
         net, plain = self.pruned(0), naive.plain(self.net)
-
-        def ours(need: str) -> Callable[[], object]:
-            return lambda: scored(net, need, images, labels)
-
+        ours = {need: partial(scored, net, need, images, labels) for need in ("g", "Hg", "all")}
         others = {
-            "g": ("naive", lambda: naive.gradient(plain, images, labels, 5.0)),
-            "Hg": ("naive", lambda: naive.hessian_gradient(plain, images, labels, 200.0)),
-            "all": ("Hg", ours("Hg")),
+            "g": ("naive", partial(naive.gradient, plain, images, labels, 5.0)),
+            "Hg": ("naive", partial(naive.hessian_gradient, plain, images, labels, 200.0)),
+            "all": ("Hg", ours["Hg"]),
         }
         return [
-            self._row(f"score, {need}", ours(need), name, other, SCORED / len(images), "s")
+            self._row(f"score, {need}", ours[need], name, other, SCORED / len(images), "s")
             for need, (name, other) in others.items()
         ]
 
@@ -135,13 +128,13 @@ class Bench:
         part = Subset(*self.images(count))
         problem = Problem(part, part, part, part, 10, augment=True, digest="")
         state = State(net, make_optimizer(net, config), {})
-        return lambda: train_epoch(state, problem, config, config.lr)
+        return partial(train_epoch, state, problem, config, config.lr)
 
     def _naive_epoch(self, count: int) -> Callable[[], object]:
         net = naive.plain(self.net)
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
         batches = naive.loader(*self.images(count), BATCH, train=True)
-        return lambda: naive.train(net, optimizer, batches, 5.0)
+        return partial(naive.train, net, optimizer, batches, 5.0)
 
     def _row(
         self, what: str, ours: Callable, name: str, other: Callable, per: float, unit: str

@@ -74,7 +74,11 @@ def record(rows: Iterable[Mapping], summary: Mapping) -> tuple[list[dict], list[
     ordered = [by_epoch[epoch] for epoch in sorted(by_epoch)]
     convs = summary.get(CONVS, ())
     cuts = [_cut(row, convs) for row in ordered if f"{CUT}round" in row]
-    return [_history_row(row) for row in ordered], cuts, _summary(summary, convs)
+    history = [
+        _numbers(row, (*HISTORY_KEYS, *sorted(key for key in row if key.startswith(MOVED))))
+        for row in ordered
+    ]
+    return history, cuts, _summary(summary, convs)
 
 
 def whole_number(name: str, value: object) -> int:
@@ -82,10 +86,6 @@ def whole_number(name: str, value: object) -> int:
     good = type(value) in (int, float) and 0 <= value <= MOST and value == int(value)
     require(good, name, value, f"a whole number up to {MOST}")
     return int(value)
-
-
-def _history_row(row: Mapping) -> dict:
-    return _numbers(row, (*HISTORY_KEYS, *sorted(key for key in row if key.startswith(MOVED))))
 
 
 def _cut(row: Mapping, convs: Sequence[str]) -> dict:
