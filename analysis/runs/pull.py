@@ -14,41 +14,36 @@ from benchmark.errors import UserError, require, shortened
 from benchmark.fields import assignment, field_value
 
 PREFIX = "wandb:"
-"""What a source begins with that is a W&B project."""
+"""Beginning of a source that is a W&B project."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pull:
-    """Which runs of a W&B project, and where copies of them lie."""
+    """Which runs of a W&B project to use, and where copies of them are kept."""
 
     filter: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE|JSON")] = ()
     """Runs of a W&B project to use: field=value (or field=one,two) for each field, or one filter in
     W&B's JSON."""
     offline: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Use the runs of a W&B project that were pulled before, without any network."""
+    """Use the runs of a W&B project that were pulled before; needs no network."""
     cache: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder for copies of pulled runs (default: in the user's cache folder)."""
 
     def conditions(self) -> dict:
-        """The filter in W&B's language. Raises `UserError` for one that is not understood."""
-        if len(self.filter) == 1 and self.filter[0].lstrip().startswith("{"):
-            return _parsed(self.filter[0])
-        return dict(_condition(text) for text in self.filter)
+        """The filter in W&B's language. Raises `UserError` for an invalid one."""
+        if len(self.filter) != 1 or not self.filter[0].lstrip().startswith("{"):
+            return dict(_condition(text) for text in self.filter)
+        try:
+            return json.loads(self.filter[0])
+        except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
+            text = shortened(self.filter[0])
+            raise UserError(f"filter {text!r} is not valid JSON ({error})") from None
 
     def folder(self) -> Path:
-        """Where copies of pulled runs lie."""
+        """Where copies of pulled runs are kept."""
         from platformdirs import user_cache_path  # here, so that --help is quick
 
         return self.cache or user_cache_path("flowprune") / "wandb"
-
-
-def _parsed(text: str) -> dict:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"filter {shortened(text)!r} is not valid JSON ({error})") from None
-    except RecursionError:
-        raise UserError(f"filter {shortened(text)!r} is nested too deeply") from None
 
 
 def _condition(text: str) -> tuple[str, object]:

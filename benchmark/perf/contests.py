@@ -35,7 +35,6 @@ NEEDS = {"none": ("magnitude",), "g": ("loss",), "Hg": ("grasp",), "all": TWELVE
 SCORED = 2560
 """Images that a cut is decided on, in the paper and by default: seconds are given for so many."""
 BATCH = 128
-PRUNE = "magnitude"
 
 
 def row(
@@ -80,7 +79,7 @@ class Bench:
         """The net without this fraction of its filters, channels last in memory."""
         net = self.net
         if ratio:
-            net = compact(net, select(net, score(net, PRUNE, *self.images(1)), ratio))
+            net = compact(net, select(net, score(net, "magnitude", *self.images(1)), ratio))
         return prepared(net, self.device)
 
     def train(self) -> list[dict]:
@@ -88,14 +87,10 @@ class Bench:
         count = BATCH * self.command.steps
         rows = []
         for ratio in self.command.ratios:
-            if ratio:
-                name, other = "dense", self._epoch(self.pruned(0), count)
-            else:
-                name, other = "naive", self._naive_epoch(count)
             ours = self._epoch(self.pruned(ratio), count)
-            rows.append(
-                self._row(f"train, {ratio:.0%} pruned", ours, name, other, count, "images/s")
-            )
+            other = self._epoch(self.pruned(0), count) if ratio else self._naive_epoch(count)
+            what, name = f"train, {ratio:.0%} pruned", "dense" if ratio else "naive"
+            rows.append(self._row(what, ours, name, other, count, "images/s"))
         return rows
 
     def evaluate(self) -> list[dict]:
