@@ -19,10 +19,10 @@ from analysis import stats
 from analysis.outcomes import SUMMARISED, outcomes
 from analysis.report import style
 from analysis.runs.frames import Frames, load
-from analysis.runs.pull import field_value
 from analysis.settings import DENSE, TASK, named
 from benchmark.config import CUT_FIELDS, TRAINED
 from benchmark.errors import UserError, require
+from benchmark.fields import assignment, field_value
 from benchmark.files import write_json
 from benchmark.record import HISTORY_KEYS
 
@@ -231,10 +231,9 @@ def _renaming(text: str) -> tuple[str, str]:
 
 
 def _values(text: str) -> tuple[str, tuple]:
-    name, *values = text.split("=")
-    if name not in TASK or len(values) != 2:
-        raise UserError(f"--fields {text!r} must be FIELD=X=Y with a field among {', '.join(TASK)}")
-    return name, tuple(field_value(name, value, "field") for value in values)
+    name, values = assignment(text, "fields", "FIELD=X=Y", TASK)
+    require(values.count("=") == 1, "fields", text, "FIELD=X=Y")
+    return name, tuple(field_value(name, value) for value in values.split("="))
 
 
 def _with(source: str, fields: dict[str, tuple], side: int) -> str:

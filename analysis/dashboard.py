@@ -17,9 +17,10 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
 from analysis.report import style
-from analysis.runs.pull import EPOCHS_ALONE
-from benchmark.config import DEFAULTS, TRAINED, RunConfig
-from benchmark.errors import UserError, require
+from analysis.runs.pull import filter_value
+from benchmark.config import DEFAULTS
+from benchmark.errors import UserError
+from benchmark.fields import assignment
 from benchmark.measures import MEASURES
 
 MAX_RUNS = 1000
@@ -122,26 +123,8 @@ def workspace(project: str, entity: str, only: dict[str, object] | None = None) 
 def parsed_filters(texts: tuple[str, ...]) -> dict[str, object]:
     """{field: value} of `field=value` texts, with values as runs have them. Raises `UserError` for
     others."""
-    import yaml
-
-    only = {}
-    for text in texts:
-        field, equals, value = text.partition("=")
-        if not equals or field not in DEFAULTS:
-            raise UserError(
-                f"filter must be FIELD=VALUE with a field of a run ({', '.join(DEFAULTS)}), got {text!r}"
-            )
-        try:
-            parsed = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            raise UserError(
-                f"filter must be FIELD=VALUE, got {text!r}, whose value is not YAML"
-            ) from None
-        require(
-            field != "prune_epoch" or parsed != TRAINED, "filter prune_epoch", parsed, EPOCHS_ALONE
-        )
-        only[field] = getattr(RunConfig(**{field: parsed}), field)
-    return only
+    pairs = [assignment(text, "filter", known=DEFAULTS) for text in texts]
+    return {name: filter_value(name, value) for name, value in pairs}
 
 
 def as_json(made: ws.Workspace) -> str:

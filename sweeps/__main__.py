@@ -1,5 +1,4 @@
-"""`python -m sweeps plan|run|status|push`: a grid of runs, here or on a Ray cluster; finished ones
-sent to W&B."""
+"""`python -m sweeps plan|run|status|push`: a grid of runs, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,42 +20,37 @@ DESCRIPTION = "Work through a grid of runs: W&B sweep files, executed by worker 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a grid holds: cells, epochs, what the shared dense phase saves, and how long it would
-    take here."""
+    """Print the size of a grid: cells, epochs, epochs saved by the shared dense phase, and an
+    estimate of the time."""
 
     grid: tyro.conf.Positional[Path]
     """Sweep file (YAML)."""
     options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
     workers: int = 0
-    """Worker processes (0: one on each GPU, or one per core where there is none)."""
+    """Runs at once (0: one on each GPU, or `per_gpu`; one per core if there is no GPU)."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """Run what is not finished yet. Exit status 1 while any run is missing."""
+class Run(Plan):
+    """Execute the runs that are not finished. Exit status 1 while any run is missing."""
 
-    grid: tyro.conf.Positional[Path]
-    """Sweep file (YAML)."""
-    options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
-    workers: int = 0
-    """Runs at once (0: `per_gpu` on each GPU, or one per core where there is none)."""
     per_gpu: int = 0
-    """Runs at once on each GPU (0: as many as its memory holds and cores serve; with Ray one)."""
+    """Runs at once on each GPU (0: as many as memory and cores allow; with Ray one)."""
     engine: Literal["local", "ray"] = "local"
     """Worker processes on this machine, or tasks on a Ray cluster."""
     address: str | None = None
-    """Ray cluster, HOST:PORT (default: RAY_ADDRESS, or the one that runs on this machine, or a new
-    one on it alone)."""
+    """Ray cluster, HOST:PORT (default: RAY_ADDRESS, else the one that runs on this machine, else a
+    new one on this machine alone)."""
     retries: int = 2
-    """Further attempts at a run that failed."""
+    """Number of further attempts at a run that failed."""
     epoch_limit: float = 0.0
-    """Replace a worker that brings no epoch to its end within so many seconds (0: no limit)."""
+    """Replace a worker that finishes no epoch within so many seconds (0: no limit)."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Which runs are finished, running, stopped, failed or missing, by cell. Exit status 1 while
-    any is missing."""
+    """Print which runs are finished, running, stopped, failed or missing, by cell. Exit status 1
+    while any is missing."""
 
     grid: tyro.conf.Positional[Path]
     """Sweep file (YAML)."""
@@ -68,8 +62,8 @@ class Status:
 
 @dataclass(frozen=True)
 class Push:
-    """Send finished runs to a W&B project. What is there already is left alone. Exit status 1 if
-    some runs failed."""
+    """Upload finished runs to a W&B project. Skips runs that are already uploaded and finishes
+    partial uploads. Exit status 1 if some uploads failed."""
 
     runs: tyro.conf.Positional[Path]
     """Folder of the run records."""
@@ -78,7 +72,7 @@ class Push:
     entity: str | None = None
     """User or team that the project belongs to (default: yours)."""
     figures: Annotated[Path | None, tyro.conf.arg(metavar="REPORT")] = None
-    """Report folder, whose figures become one more run."""
+    """Folder of a report: upload its figures as one more run."""
 
 
 Command = (
@@ -105,48 +99,33 @@ def execute(command: Plan | Run | Status | Push) -> int:
     grid = load(command.grid)
     if isinstance(command, Status):
         return commands.status(grid, command.runs, json=command.json)
-    require(
-        0 <= command.workers <= MOST_WORKERS,
-        "workers",
-        command.workers,
-        f"from 0 to {MOST_WORKERS}",
-    )
+    for name in ("workers", "per_gpu"):
+        value = getattr(command, name, 0)
+        require(0 <= value <= MOST_WORKERS, name, value, f"from 0 to {MOST_WORKERS}")
     options = grid.options(command.options)
-    if isinstance(command, Plan):
+    if not isinstance(command, Run):
         return commands.plan(grid, options, command.workers)
-    return commands.run(grid, options, engine(command))
+    for name in ("retries", "epoch_limit"):
+        require(getattr(command, name) >= 0, name, getattr(command, name), "at least 0")
+    return commands.run(grid, options, engine(command), command.retries)
 
 
 def engine(command: Run) -> partial:
-    """The engine's `drive`, with what the command says about it. Raises `UserError` for what is not
-    there."""
-    require(command.retries >= 0, "retries", command.retries, "at least 0")
-    require(command.epoch_limit >= 0, "epoch_limit", command.epoch_limit, "at least 0")
-    require(
-        0 <= command.per_gpu <= MOST_WORKERS,
-        "per_gpu",
-        command.per_gpu,
-        f"from 0 to {MOST_WORKERS}",
-    )
-    settings = {
-        "workers": command.workers,
-        "per_gpu": command.per_gpu,
-        "retries": command.retries,
-        "epoch_limit": command.epoch_limit,
-    }
-    if command.engine == "ray":
-        if find_spec("ray") is None:
-            raise UserError(
-                "engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'"
-            )
-        from sweeps.engines.ray import drive
+    """What makes the engine that the command asks for. Raises `UserError` if it is not there."""
+    settings = {name: getattr(command, name) for name in ("workers", "per_gpu", "epoch_limit")}
+    if command.engine == "local":
+        from sweeps.engines.local import LocalEngine
 
-        return partial(drive, address=command.address, **settings)
-    if command.address is not None:
-        raise UserError(f"address is for --engine ray alone, got {command.address!r}")
-    from sweeps.engines.local import drive
+        if command.address is not None:
+            raise UserError(f"address is for --engine ray alone, got {command.address!r}")
+        return partial(LocalEngine, **settings)
+    if find_spec("ray") is None:
+        raise UserError(
+            "engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'"
+        )
+    from sweeps.engines.ray import RayEngine
 
-    return partial(drive, **settings)
+    return partial(RayEngine, **settings, address=command.address)
 
 
 if __name__ == "__main__":

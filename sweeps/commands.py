@@ -27,23 +27,22 @@ from benchmark.options import Options
 from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
 from benchmark.schedule import schedule
 from benchmark.tracking.tracker import require_key
-from sweeps.engines.jobs import Outcome
-from sweeps.engines.worker import Done, Epoch, Event, Failed, Lost
+from sweeps.engines.drive import Engine, drive
+from sweeps.engines.worker import Done, Epoch, Event, Failed, Waits
 from sweeps.grid import Grid
 from sweeps.placement import placement
 
 MISSING = 1
 LOG_LINES = 5
-"""Lines of a failed attempt's log that are shown."""
+"""Lines of the log of a failed attempt that are shown."""
 LOGS_SHOWN = 5
-"""Failed runs whose logs stand below the table."""
+"""Failed runs whose logs are printed below the table."""
 LABEL_FIELDS = ("measure", "arch", "dataset", "ratio", "prune_epoch", "rounds", "seed")
 """Fields that `RunConfig.label` shows."""
 
 
 def plan(grid: Grid, options: Options, workers: int) -> int:
     """Print what a grid holds and what it would cost."""
-    finished = sum(Record(options.runs / config.run_id).finished for config in grid.configs)
     cells = {config.cell for config in grid.configs}
     print(
         f"{grid.name}: {len(grid.configs)} runs in {len(cells)} cells ({grid.points} grid points)"
@@ -51,41 +50,36 @@ def plan(grid: Grid, options: Options, workers: int) -> int:
     if grid.blind:
         measures = " and ".join(sorted({config.measure for config in grid.blind}))
         print(
-            f"left out: {len(grid.blind)} runs cut at initialisation, where all filters score alike, by {measures}"
+            f"left out: {len(grid.blind)} runs cut at initialisation, where all filters score "
+            f"alike, by {measures}"
         )
+    finished = sum(Record(options.runs / config.run_id).finished for config in grid.configs)
     print(f"finished in {options.runs}: {finished} of {len(grid.configs)}")
     print(
-        f"epochs: {grid.epochs():,} if each run trained alone; the shared dense phase saves {grid.shared_epochs():,}"
+        f"epochs: {grid.epochs():,} if each run trained alone; the shared dense phase saves "
+        f"{grid.shared_epochs():,}"
     )
-    print(_estimate(grid, options, workers))
+    print(f"estimate: {_estimate(grid, options, workers)}")
     return 0
 
 
 def _estimate(grid: Grid, options: Options, workers: int) -> str:
     from sweeps.estimate import seconds_to_train  # here, because it imports torch
 
-    places = placement(options, workers, per_gpu=1)
-    workers = len(places)
+    workers = len(placement(options, workers, per_gpu=1))
     options.prepare()
-    device = options.device_name()
     try:
         hours = seconds_to_train(grid.epochs_to_train, options) / workers / 3600
     except UserError as error:
-        return f"estimate: none ({error})"
-    text = (
-        f"{hours:,.0f} h"
-        if hours > 10
-        else f"{hours:.1f} h"
-        if hours > 1
-        else f"{hours * 60:.0f} min"
-    )
+        return f"none ({error})"
+    time = f"{hours:,.{int(hours <= 10)}f} h" if hours > 1 else f"{hours * 60:.0f} min"
     return (
-        f"estimate: {text} with {workers} workers on {device}, at the rates of the dense nets timed "
-        "just now, tests and cuts not counted (pruned nets are faster)"
+        f"{time} with {workers} workers on {options.device_name()}, at the rates of the dense nets "
+        "timed just now, tests and cuts not counted (pruned nets are faster)"
     )
 
 
-def run(grid: Grid, options: Options, drive: Callable[..., Outcome]) -> int:
+def run(grid: Grid, options: Options, engine: Callable[..., Engine], retries: int) -> int:
     """Run what is missing, with a progress display; the exit status is 1 while any run is
     missing."""
     if options.wandb == "online":
@@ -93,13 +87,12 @@ def run(grid: Grid, options: Options, drive: Callable[..., Outcome]) -> int:
     console = Console()
     board = _Board(console, grid.configs, options.runs)
     with board.progress:
-        outcome = drive(grid.configs, options, watch=board.show)
+        outcome = drive(grid.configs, options, engine, board.show, retries=retries)
     for run_id, error in outcome.failed.items():
         console.print(f"failed: {run_id} {board.labels[run_id]}: {error}", markup=False)
     if outcome.done:
-        console.print(
-            f"{1 - outcome.busy / outcome.wall:.0%} of the workers' time went into neither training nor scoring"
-        )
+        idle = 1 - outcome.busy / outcome.wall
+        console.print(f"{idle:.0%} of the workers' time was spent on neither training nor scoring")
     complete = len(outcome.done) + len(outcome.skipped)
     console.print(f"{complete} of {len(grid.configs)} runs are finished in {options.runs}")
     return 0 if complete == len(grid.configs) else MISSING
@@ -109,19 +102,15 @@ def status(grid: Grid, runs: Path, *, json: bool = False) -> int:
     """Print the states of a grid's runs, by cell or as JSON; the exit status is 1 while any run is
     missing."""
     found = [state(config, runs) for config in grid.configs]
-    counts = Counter(run.state for run in found)
+    states = Counter(run.state for run in found)
     complete = all(run.ended for run in found)
     if json:
-        document = {
-            "grid": grid.name,
-            "complete": complete,
-            "states": counts,
-            "runs": [asdict(run) for run in found],
-        }
+        listed = [asdict(run) for run in found]
+        document = {"grid": grid.name, "complete": complete, "states": states, "runs": listed}
         print(dumps(document, indent=1))
     else:
         _print_table(grid, found)
-        print(f"{grid.name}: {_counted(counts)} of {len(found)} runs in {runs}")
+        print(f"{grid.name}: {_counted(states)} of {len(found)} runs in {runs}")
     return 0 if complete else MISSING
 
 
@@ -133,8 +122,7 @@ class RunState:
     cell: str
     label: str
     state: str
-    """finished, diverged or collapsed (it has ended); running, stopped (begun), failed; or
-    missing."""
+    """finished, diverged or collapsed (the run has ended); running, stopped, failed; or missing."""
     epoch: int
     """Epochs trained so far."""
     total: int
@@ -153,7 +141,7 @@ class RunState:
 def state(config: RunConfig, runs: Path) -> RunState:
     """The state of one run. Raises `UserError` for a broken record."""
     record = Record(runs / config.run_id)
-    error, log = None, []
+    failure = {"error": None, "log": ""}
     if not record.config_file.exists():
         name = "missing"
     else:
@@ -162,12 +150,19 @@ def state(config: RunConfig, runs: Path) -> RunState:
             name = record.summary().get("outcome", FINISHED)
         elif is_held(record.lock_file):
             name = "running"
-        elif failure := record.failure():
-            name, error, log = "failed", failure["error"], failure["log"].splitlines()[-LOG_LINES:]
         else:
-            name = "stopped"
-    epoch, total = record.last_epoch(), schedule(config).total
-    return RunState(config.run_id, config.cell, config.label, name, epoch, total, error, log)
+            failure = record.failure() or failure
+            name = "stopped" if failure["error"] is None else "failed"
+    return RunState(
+        config.run_id,
+        config.cell,
+        config.label,
+        name,
+        record.last_epoch(),
+        schedule(config).total,
+        failure["error"],
+        failure["log"].splitlines()[-LOG_LINES:],
+    )
 
 
 def _print_table(grid: Grid, found: list[RunState]) -> None:
@@ -176,47 +171,39 @@ def _print_table(grid: Grid, found: list[RunState]) -> None:
     cells: dict[str, list[RunState]] = {}
     for run in found:
         cells.setdefault(run.cell, []).append(run)
-    names = _cell_names(grid)
-    for cell, members in cells.items():
+    for cell, name in _cell_names(grid).items():
+        members = cells[cell]
         epochs = f"{sum(run.epoch for run in members)}/{sum(run.total for run in members)}"
         error = next((run.error for run in reversed(members) if run.error), "")
-        table.add_row(
-            cell,
-            names[cell],
-            _counted(Counter(run.state for run in members)),
-            epochs,
-            escape(error),
-        )
+        states = _counted(Counter(run.state for run in members))
+        table.add_row(cell, name, states, epochs, escape(error))
     console.print(table)
     failed = [run for run in found if run.state == "failed"]
     for run in failed[:LOGS_SHOWN]:
-        console.print(
-            f"failed: {run.run_id} {run.label}: {run.error}", markup=False, soft_wrap=True
-        )
-        for line in run.log:
-            console.print(f"    {line}", markup=False, soft_wrap=True)
+        for line in (
+            f"failed: {run.run_id} {run.label}: {run.error}",
+            *(f"    {line}" for line in run.log),
+        ):
+            console.print(line, markup=False, soft_wrap=True)
     if len(failed) > LOGS_SHOWN:
         console.print(f"... and {len(failed) - LOGS_SHOWN} more; --json lists them all")
 
 
 def _cell_names(grid: Grid) -> dict[str, str]:
-    """{cell: the label without its seed, and what else tells the cells of this grid apart}."""
-    dense, cut = (
-        [c for c in grid.configs if (c.measure == "none") is control] for control in (True, False)
-    )
-    free = [name for name in DEFAULTS if name not in LABEL_FIELDS]
-    others = [
+    """{cell: label without the seed, and the other fields that distinguish cells of this grid}"""
+    groups = [
+        [c for c in grid.configs if (c.measure == "none") is dense] for dense in (True, False)
+    ]
+    free = [
         name
-        for name in free
-        if any(len({getattr(c, name) for c in group}) > 1 for group in (dense, cut))
+        for name in DEFAULTS
+        if name not in LABEL_FIELDS
+        and any(len({getattr(c, name) for c in group}) > 1 for group in groups)
     ]
     names = {}
     for config in grid.configs:
-        extra = [
-            f"{name}={getattr(config, name)}"
-            for name in others
-            if getattr(config, name) != DEFAULTS[name]
-        ]
+        fields = {name: getattr(config, name) for name in free}
+        extra = [f"{name}={value}" for name, value in fields.items() if value != DEFAULTS[name]]
         names[config.cell] = " ".join([config.label.rpartition(" ")[0], *extra])
     return names
 
@@ -233,56 +220,54 @@ class _Board:
         self.labels = {config.run_id: config.label for config in configs}
         self.totals = {config.run_id: schedule(config).total for config in configs}
         before = {run_id for run_id in self.labels if Record(runs / run_id).finished}
-        self.epoch = {
-            run_id: total if run_id in before else 0 for run_id, total in self.totals.items()
-        }
-        self.rate: dict[str, float] = {}
-        self.ended: Counter[str] = Counter()
+        self.epochs = {run_id: self.totals[run_id] for run_id in before}
+        self.rates: dict[str, float] = {}
+        self.ended = Counter({"finished before": len(before)} if before else {})
         if before:
-            self.ended["finished before"] = len(before)
             console.print(
                 f"{len(before)} of {len(configs)} runs were finished before", highlight=False
             )
         self.progress = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("epochs  {task.fields[counts]}"), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=console, speed_estimate_period=600,
-        )  # fmt: skip
-        self.task = self.progress.add_task(
-            "grid",
-            total=sum(self.totals.values()),
-            completed=sum(self.epoch.values()),
-            counts=self._counts(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs  {task.fields[counts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=600,
         )
+        self.task = self.progress.add_task("grid", total=sum(self.totals.values()), counts="")
+        self._update()
 
     def show(self, event: Event) -> None:
-        """Take note of an event."""
-        if isinstance(event, Epoch):
-            self.epoch[event.run_id] = event.row["epoch"]
-            self.rate[event.run_id] = event.row["time/images_per_second"] or 0
-        elif isinstance(event, Lost):
-            self.rate.pop(event.run_id, None)
-            self.console.print(
-                f"its machine is gone, it goes on elsewhere: {self.labels[event.run_id]}",
-                markup=False,
-            )
-        else:
-            self.rate.pop(event.run_id, None)
-            self.epoch[event.run_id] = self.totals[event.run_id]
-            self._end(event)
-        speed = f"  {sum(self.rate.values()):.0f} images/s" if self.rate else ""
+        """Show an event."""
+        run_id = event.run_id
+        self.rates.pop(run_id, None)
+        match event:
+            case Epoch(row=row):
+                self.epochs[run_id] = row["epoch"]
+                self.rates[run_id] = row["time/images_per_second"] or 0
+            case Waits():
+                self._print(f"its machine is gone, it continues elsewhere: {self.labels[run_id]}")
+            case Done(summary=summary):
+                accuracy = f"test accuracy {summary['test/accuracy']:.2%}"
+                self._end(run_id, summary["outcome"], f"  {accuracy}")
+            case Failed(error=error):
+                self._end(run_id, "failed", f": {error}")
+        self._update()
+
+    def _end(self, run_id: str, outcome: str, text: str) -> None:
+        self.epochs[run_id] = self.totals[run_id]
+        self.ended[outcome] += 1
+        number = f"[{self.ended.total()}/{len(self.labels)}]"
+        self._print(f"{number} {outcome}: {self.labels[run_id]}{text}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    def _update(self) -> None:
+        rate = f"  {sum(self.rates.values()):.0f} images/s" if self.rates else ""
         self.progress.update(
-            self.task, completed=sum(self.epoch.values()), counts=f"{self._counts()}{speed}"
+            self.task, completed=sum(self.epochs.values()), counts=_counted(self.ended) + rate
         )
-
-    def _counts(self) -> str:
-        return ", ".join(f"{count} {name}" for name, count in self.ended.items())
-
-    def _end(self, event: Done | Failed) -> None:
-        if isinstance(event, Done):
-            name = event.summary["outcome"]
-            text = f"{name}: {self.labels[event.run_id]}  test accuracy {event.summary['test/accuracy']:.2%}"
-        else:
-            name, text = "failed", f"failed: {self.labels[event.run_id]}: {event.error}"
-        self.ended[name] += 1
-        number = f"[{sum(self.ended.values())}/{len(self.labels)}]"
-        self.console.print(f"{number} {text}", markup=False, highlight=False)

@@ -1,8 +1,9 @@
-"""How long a run's epochs take here: a few timed steps of each dense net."""
+"""How long the epochs of a grid take on this machine, from a few timed steps of each dense net."""
 
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,40 +17,30 @@ from benchmark.training.problem import check_fits
 from benchmark.training.state import initial_net, prepared
 
 FEW, MORE = 2, 16
-"""Images of the two timed steps on a CPU, from which follows the time of a whole batch; a GPU gets
-whole batches."""
+"""Images of the two steps that are timed on a CPU, from which the time of a whole batch is
+extrapolated. A GPU is timed with whole batches."""
 
 
 def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
-    """Seconds that so many epochs of these dense nets take one process, without tests and cuts.
+    """Seconds that one process needs to train these dense nets, without tests and cuts.
 
     Raises `UserError` if a data set neither declares its size nor is there to be counted.
     """
+    size_of = cache(lambda dataset: train_size(dataset, options.data))
     per_image: dict[tuple, float] = {}
-    sizes: dict[str, TrainSize] = {}
     seconds = 0.0
     for config, count in epochs.items():
-        if config.dataset not in sizes:
-            sizes[config.dataset] = train_size(config.dataset, options.data)
-        size = sizes[config.dataset]
-        net = (
-            config.arch,
-            config.width,
-            config.batch_size,
-            config.precision,
-            size.classes,
-            size.height,
-            size.width,
-        )
+        size = size_of(config.dataset)
+        net = (config.arch, config.width, config.batch_size, config.precision, *size[1:])
         if net not in per_image:
             check_fits(config.arch, config.width, size.classes, (size.height, size.width), FEW)
-            per_image[net] = _seconds_per_image(config, size, options.torch_device())
+            per_image[net] = seconds_per_image(config, size, options.torch_device())
         seconds += count * min(size.images, config.train_limit or size.images) * per_image[net]
     return seconds
 
 
 class TrainSize(NamedTuple):
-    """What a data set trains on."""
+    """Size of the training part of a data set."""
 
     images: int
     classes: int
@@ -58,7 +49,7 @@ class TrainSize(NamedTuple):
 
 
 def train_size(dataset: str, root: Path) -> TrainSize:
-    """As the data set's file declares it (of images of 32x32), or counted."""
+    """The size that the file of the data set declares (for images of 32x32); if none, counted."""
     source = registry.load("data", dataset.partition(":")[0])
     if hasattr(source, "TRAIN_IMAGES"):
         return TrainSize(source.TRAIN_IMAGES, source.CLASSES)
@@ -66,22 +57,22 @@ def train_size(dataset: str, root: Path) -> TrainSize:
     return TrainSize(len(images.train_labels), len(images.classes), *images.train_images.shape[1:3])
 
 
-def _seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) -> float:
+def seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) -> float:
     """Seconds of a forward and a backward pass per image.
 
-    The update of the weights, some percent of a step, is left out: making an optimizer makes torch
-    import its compiler, which takes longer than all else here.
+    The update of the weights, some percent of a step, is left out: an optimizer makes torch import
+    its compiler, which takes longer than the rest.
     """
     net = prepared(initial_net(config, size.classes), device)
 
     def step(images: int) -> float:
         x = torch.randn(images, 3, size.height, size.width, device=device)
         y = torch.zeros(images, dtype=torch.long, device=device)
-        start = _now(device)
+        start = now(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = net(x)
         cross_entropy(logits.float(), y).backward()
-        return _now(device) - start
+        return now(device) - start
 
     batch = config.batch_size
     if device.type == "cuda":
@@ -91,7 +82,8 @@ def _seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device)
     return (few + max(more - few, 0) * (batch - FEW) / (MORE - FEW)) / batch
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds on a clock, when the device has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

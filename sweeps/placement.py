@@ -1,38 +1,49 @@
-"""Which device each worker of this machine gets."""
+"""Which device each worker of this machine gets, and how many of them fit on a GPU."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from benchmark.config import RunConfig
 from benchmark.options import Options
-from sweeps.engines import memory
+from benchmark.processes import in_new_process
+
+if TYPE_CHECKING:
+    import torch
+
+BESIDE = 1 << 30
+"""Bytes that a process takes on a GPU beside torch's tensors: CUDA's context and libraries, and the
+images."""
+SHARE = 0.9
+"""Part of a GPU's free memory that runs may fill."""
+CLASSES = 100
+"""Of the random images: as many as any data set of the suite has."""
 
 
 def placement(
     options: Options, workers: int, per_gpu: int, configs: Sequence[RunConfig] = ()
 ) -> list[Options]:
-    """The options of each worker process: `per_gpu` of them on every GPU, or without any one per
-    `threads` cores.
+    """The options of each worker process: `per_gpu` of them on every GPU, or one per `threads`
+    cores if there is no GPU.
 
-    `per_gpu` 0: as many as fit, by the memory that the largest of `configs` is measured to take,
-    and by the number of cores. `workers` (0: as many as that) is another number of them, on the
-    GPUs in turn. A device that was asked for by its number is the only one. Raises `UserError` for
-    a device that is not there.
+    `per_gpu` 0: as many as fit, by the memory that the largest of `configs` takes when it is tried
+    out, and by the number of cores. `workers` (0: as many as that) is another number of them, on
+    the GPUs in turn. A device that has a number (cuda:1) is the only one. Raises `UserError` for a
+    device that is not there.
     """
-    devices = _devices(options)
-    if devices != ["cpu"] and not (workers or per_gpu):
-        cores = max(1, (os.cpu_count() or 1) // len(devices))
-        per_gpu = min(
-            cores, memory.fitting(*memory.measured(configs, replace(options, device=devices[0])))
-        )
-    places = (
-        len(devices) * per_gpu
-        if devices != ["cpu"]
-        else max(1, (os.cpu_count() or 1) // options.threads)
-    )
+    devices, cores = _devices(options), os.cpu_count() or 1
+    if devices == ["cpu"]:
+        places = max(1, cores // options.threads)
+    else:
+        if not (workers or per_gpu):
+            first = replace(options, device=devices[0])
+            used, free = in_new_process(memory, configs, first)
+            fitting = max(1, int(SHARE * free / used))
+            per_gpu = min(max(1, cores // len(devices)), fitting)
+        places = len(devices) * per_gpu
     return [replace(options, device=devices[i % len(devices)]) for i in range(workers or places)]
 
 
@@ -45,3 +56,50 @@ def _devices(options: Options) -> list[str]:
     import torch
 
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def memory(configs: Sequence[RunConfig], options: Options) -> tuple[int, int]:
+    """Bytes of GPU memory that the largest of these runs takes, and bytes that are free."""
+    import torch
+
+    from sweeps.estimate import train_size
+
+    device = options.torch_device()
+    distinct = {(c.arch, c.width, c.batch_size, c.precision, c.dataset): c for c in configs}
+    for config in distinct.values():
+        size = train_size(config.dataset, options.data)
+        try_out(config, device, size.height, size.width)
+    used = torch.cuda.max_memory_reserved(device) + BESIDE
+    torch.cuda.empty_cache()
+    return used, torch.cuda.mem_get_info(device)[0]
+
+
+def try_out(config: RunConfig, device: torch.device, height: int = 32, width: int = 32) -> None:
+    """Do with a dense net on random images what its run does: a few steps, tests, gradients and
+    Hessian products."""
+    import torch
+
+    from benchmark.flow import evaluate, measure_flow
+    from benchmark.training.epoch import train_epoch
+    from benchmark.training.problem import Problem, Subset, check_fits
+    from benchmark.training.state import fresh
+    from benchmark.training.step import EAGER
+
+    check_fits(config.arch, config.width, CLASSES, (height, width), 2)
+    count = config.batch_size * (EAGER + 1)
+    images = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, device=device)
+    part = Subset(images, torch.arange(count, device=device) % CLASSES)
+    state = fresh(config, CLASSES, device)
+    train_epoch(
+        state,
+        Problem(
+            **dict.fromkeys(("train", "test", "probe", "scoring"), part),
+            num_classes=CLASSES,
+            augment=True,
+            digest="",
+        ),
+        config,
+        config.lr,
+    )
+    for probe in (measure_flow, evaluate):
+        probe(state.model, part.images, part.labels, config.temperature)

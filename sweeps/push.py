@@ -1,14 +1,18 @@
-"""Finished local runs and the figures of a report, replayed to a W&B project; what is there is left
-alone."""
+"""Sends finished runs and the figures of a report to a W&B project.
+
+It skips runs that are already uploaded and finishes partial uploads.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,19 +30,12 @@ if TYPE_CHECKING:
 
 FAILED = 1
 GIVE_UP = 2 * THREADS
-"""Failures in a row after which the rest is not tried."""
+"""Failures in a row after which the remaining runs are not tried."""
 FORBIDDEN = "/\\#?%:"
-"""Characters that W&B allows in no name of a project."""
-PUSHED, THERE = "pushed", "there before"
-
-
-@dataclass(frozen=True)
-class Task:
-    """One W&B run to be brought about."""
-
-    name: str
-    execute: Callable[[], str]
-    """Returns `PUSHED` or `THERE`; raises what wandb raises."""
+"""Characters that W&B does not allow in the name of a project."""
+PUSHED, THERE = "pushed", "already there"
+Tasks = dict[str, Callable[[], str]]
+"""{id of a W&B run: what uploads it} Returns `PUSHED` or `THERE`; raises what wandb raises."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +49,13 @@ class Target:
 
 
 def push(runs: Path, project: str, entity: str | None = None, figures: Path | None = None) -> int:
-    """Bring all finished runs to W&B, each once, and the figures of a report as one more run.
+    """Upload all finished runs, each once, and the figures of a report as one more run.
 
-    The exit status is 1 if some failed. Raises `UserError`: no finished run, no such report, no
-    server, no key.
+    Returns the exit status, 1 if some failed. Raises `UserError` if there is no finished run, no
+    such report, no server or no key.
     """
-    require(
-        bool(project) and not set(project) & set(FORBIDDEN),
-        "project",
-        project,
-        f"a name without {FORBIDDEN}",
-    )
+    allowed = bool(project) and not set(project) & set(FORBIDDEN)
+    require(allowed, "project", project, f"a name without {FORBIDDEN}")
     finished = [record for record in map(Record, run_folders(runs)) if record.finished]
     if not finished:
         raise UserError(f"runs folder {runs} has no finished run")
@@ -70,40 +63,31 @@ def push(runs: Path, project: str, entity: str | None = None, figures: Path | No
     with asking():
         api = connect()
         entity = entity or api.default_entity
-        there = _there(api, f"{entity}/{project}")
+        place = f"{entity}/{project}"
+        try:
+            there = listed(api, place)
+        except ValueError:  # no such project yet: the first run makes it
+            there = []
     with tempfile.TemporaryDirectory(prefix="flowprune-push-", ignore_cleanup_errors=True) as files:
         target = Target(project, entity, Path(files))
-        tasks = [_run_task(record, there, target) for record in finished]
+        tasks = {r.folder.name: partial(_push_run, r, there, target) for r in finished}
         if images:
-            tasks.append(_figures_task(figures, images, there, target))
-        return _work(tasks, f"{entity}/{project}")
-
-
-def _there(api: object, place: str) -> list[WandbRun]:
-    try:
-        return listed(api, place)
-    except ValueError:  # no such project yet: the first run makes it
-        return []
+            tasks |= _figures_task(figures, images, there, target)
+        return _work(tasks, place)
 
 
 # ------------------------------------------------------------------- one run
 
 
-def _run_task(record: Record, there: Sequence[WandbRun], target: Target) -> Task:
-    run_id = record.folder.name
-    same = [run for run in there if run_id in (run.id, run.config.get("run_id"))]
-    return Task(run_id, lambda: _push_run(record, same, target))
+def _push_run(record: Record, there: Sequence[WandbRun], target: Target) -> str:
+    """Replay a record, unless one of the W&B runs with its run_id has all of it.
 
-
-def _push_run(record: Record, same: Sequence[WandbRun], target: Target) -> str:
-    """Replay a record, unless a W&B run has all of it; its own unfinished one is gone on with where
-    that is possible.
-
-    `same`: the W&B runs with this run_id. Those of agents have ids of their own, and are never
-    written to.
+    A partial upload is resumed if its rows have no gap, else replaced. Runs of agents have other
+    W&B ids, and are never written to.
     """
     config = record.checked_config().canonical()
     history, cuts, summary = record.history(), record.cuts(), record.summary()
+    same = [run for run in there if config.run_id in (run.id, run.config.get("run_id"))]
     if any(_is_whole(run, summary) for run in same):
         return THERE
     own = next((_epochs(run) for run in same if run.id == config.run_id), set())
@@ -121,7 +105,7 @@ def _is_whole(run: WandbRun, summary: dict) -> bool:
 
 
 def _epochs(run: WandbRun) -> set[int]:
-    """The epochs of which W&B has a row."""
+    """The epochs that W&B has rows of."""
     return {int(row["epoch"]) for row in run.scan_history(use_cache=False) if "epoch" in row}
 
 
@@ -139,42 +123,39 @@ def _images(report: Path) -> list[Path]:
 
 def _figures_task(
     report: Path, images: Sequence[Path], there: Sequence[WandbRun], target: Target
-) -> Task:
-    """One W&B run per state of a report, named by a digest of it."""
+) -> Tasks:
+    """One W&B run per state of a report, with a digest of it as its id."""
     claims = report / "claims.json"
-    verdicts = _verdicts(claims)
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in [claims, *images])).hexdigest()[
-        :12
-    ]
-    known = any(run.id == f"report-{digest}" and run.state == "finished" for run in there)
-    return Task(
-        f"report-{digest}",
-        lambda: THERE if known else _push_figures(digest, verdicts, images, target),
-    )
-
-
-def _verdicts(file: Path) -> dict[str, str]:
-    claims = read_json(file).get("claims")
     try:
-        return {claim["id"]: claim["verdict"] for claim in claims}
+        verdicts = {claim["id"]: claim["verdict"] for claim in read_json(claims).get("claims")}
     except (KeyError, TypeError):
         raise UserError(
-            f"file {file} must be a report's, with claims that have id and verdict"
+            f"file {claims} must be a report's, with claims that have id and verdict"
         ) from None
+    content = b"".join(path.read_bytes() for path in [claims, *images])
+    name = f"report-{hashlib.sha256(content).hexdigest()[:12]}"
+    known = any(run.id == name and run.state == "finished" for run in there)
+    return {name: lambda: THERE if known else _push_figures(name, verdicts, images, target)}
 
 
 def _push_figures(
-    digest: str, verdicts: dict[str, str], images: Sequence[Path], target: Target
+    name: str, verdicts: dict[str, str], images: Sequence[Path], target: Target
 ) -> str:
     import wandb
 
     run = wandb.init(
-        project=target.project, entity=target.entity, id=f"report-{digest}", name=f"report {digest}",
-        job_type="report", mode="online", dir=target.files, reinit="create_new",
+        project=target.project,
+        entity=target.entity,
+        id=name,
+        name=name.replace("-", " "),
+        job_type="report",
+        mode="online",
+        dir=target.files,
+        reinit="create_new",
         settings=lean_settings(),
-    )  # fmt: skip
+    )
     run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in images})
-    run.summary.update({f"claims/{name}": verdict for name, verdict in verdicts.items()})
+    run.summary.update({f"claims/{claim}": verdict for claim, verdict in verdicts.items()})
     run.finish()
     return PUSHED
 
@@ -182,44 +163,42 @@ def _push_figures(
 # ------------------------------------------------------------------- all of them
 
 
-def _work(tasks: Sequence[Task], place: str) -> int:
-    """Execute the tasks in threads, with a progress bar and a line for each that failed; returns
-    the exit status."""
+def _work(tasks: Tasks, place: str) -> int:
+    """Execute the tasks, with a progress bar and a line for each that failed; returns the exit
+    status."""
     console = Console(stderr=True)
-    counts, failed = {PUSHED: 0, THERE: 0}, 0
+    counts = Counter({PUSHED: 0, THERE: 0, "failed": 0})
     with Progress(
-        TextColumn("pushing runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) as progress:  # fmt: skip
-        for task, outcome in progress.track(_outcomes(tasks), total=len(tasks)):
-            if isinstance(outcome, str):
-                counts[outcome] += 1
-            else:
-                failed += 1
-                console.print(
-                    f"failed: {task.name}: {told(outcome)}",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
-    told_counts = ", ".join(
-        f"{count} {name}" for name, count in (*counts.items(), ("failed", failed))
-    )
-    print(f"{len(tasks)} runs for W&B project {place}: {told_counts}")
-    return FAILED if failed else 0
+        TextColumn("pushing runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        for name, outcome in progress.track(outcomes(tasks), total=len(tasks)):
+            if isinstance(outcome, Exception):
+                line = f"failed: {name}: {told(outcome)}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                outcome = "failed"
+            counts[outcome] += 1
+    numbers = ", ".join(f"{count} {name}" for name, count in counts.items())
+    print(f"{len(tasks)} runs for W&B project {place}: {numbers}")
+    return FAILED if counts["failed"] else 0
 
 
-def _outcomes(tasks: Sequence[Task]) -> Iterator[tuple[Task, str | Exception]]:
-    """Each task as it ends, with what it returned or raised."""
+def outcomes(tasks: Tasks) -> Iterator[tuple[str, str | Exception]]:
+    """Execute tasks in threads; yields the name of each that ends, with what it returned or
+    raised."""
     hopeless = threading.Event()
 
-    def attempt(task: Task) -> str:
+    def attempt(task: Callable[[], str]) -> str:
         if hopeless.is_set():
             raise RuntimeError(f"not tried after {GIVE_UP} failures in a row")
-        return task.execute()
+        return task()
 
     with ThreadPoolExecutor(THREADS) as pool:
-        futures = {pool.submit(attempt, task): task for task in tasks}
+        futures = {pool.submit(attempt, task): name for name, task in tasks.items()}
         in_a_row = 0
         try:
             for future in as_completed(futures):
@@ -228,8 +207,6 @@ def _outcomes(tasks: Sequence[Task]) -> Iterator[tuple[Task, str | Exception]]:
                 if in_a_row == GIVE_UP:
                     hopeless.set()
                 yield futures[future], error or future.result()
-        except (
-            BaseException
-        ):  # stopped: those at work end their runs, the others stay for next time
+        except BaseException:  # interrupted: uploads that began end, the others are not begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,9 +1,9 @@
-"""`python -m benchmark.perf.equivalence`: whether a fast mode of training gives the accuracy of
-float32.
+"""`python -m benchmark.perf.equivalence`: does a fast mode of training reach the accuracy of
+float32?
 
-A fast mode may be used for claims only if it does. Both train the same runs, seed by seed; two
-one-sided paired t-tests (TOST, Schuirmann 1987) decide whether the mean difference of the final
-test accuracy is within a margin.
+A fast mode may be used for claims only if it does. Both modes train the same runs, seed by seed.
+Two one-sided paired t-tests (TOST, Schuirmann 1987) decide whether the mean difference of the final
+test accuracies is within a margin.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from benchmark.config import PRECISIONS, RunConfig
 from benchmark.errors import require
 from benchmark.options import Options
 
-DESCRIPTION = "Train runs in float32 and in a fast mode over seeds, and test whether their accuracies are equivalent."
+DESCRIPTION = (
+    "Train runs in float32 and in a fast mode over seeds, and test whether their accuracies are "
+    "equivalent."
+)
 LEVEL = 0.05
 
 
@@ -63,12 +66,6 @@ class Verdict:
         return "different" if low > self.margin or high < -self.margin else "undecided"
 
 
-def main() -> None:
-    """Run the command."""
-    command = parse(Equivalence, "python -m benchmark.perf.equivalence", DESCRIPTION)
-    guarded(lambda: execute(command))
-
-
 def execute(command: Equivalence) -> None:
     """Train what is missing, print the verdict."""
     fast = [name for name in PRECISIONS if name != "float32"]
@@ -86,10 +83,11 @@ def execute(command: Equivalence) -> None:
             values.append(100 * run(config, command.options)["test/accuracy"])
             print(f"seed {seed}, {precision}: {values[-1]:.2f} %")
     verdict = compare(accuracy[command.fast], accuracy["float32"], command.margin)
+    low, high = verdict.interval
     print(
-        f"{verdict.word}: {command.fast} minus float32 is {verdict.mean:+.2f} points, 90 % interval "
-        f"[{verdict.interval[0]:+.2f}, {verdict.interval[1]:+.2f}], margin {verdict.margin:g}, p = {verdict.p:.2g}, "
-        f"n = {verdict.n} seeds"
+        f"{verdict.word}: {command.fast} minus float32 is {verdict.mean:+.2f} points, "
+        f"90 % interval [{low:+.2f}, {high:+.2f}], margin {verdict.margin:g}, "
+        f"p = {verdict.p:.2g}, n = {verdict.n} seeds"
     )
     if command.json:
         numbers = dataclasses.asdict(verdict) | {"verdict": verdict.word, "accuracy": accuracy}
@@ -97,8 +95,10 @@ def execute(command: Equivalence) -> None:
 
 
 def compare(fast: Sequence[float], plain: Sequence[float], margin: float) -> Verdict:
-    """Two one-sided paired t-tests of accuracies [seeds] in percent; without any spread the mean
-    decides alone."""
+    """Two one-sided paired t-tests of accuracies [seeds] in percent.
+
+    If all differences are equal, which no t-test can handle, the mean decides.
+    """
     differences = np.asarray(fast) - np.asarray(plain)
     mean = float(differences.mean())
     if np.ptp(differences) == 0:
@@ -112,4 +112,5 @@ def compare(fast: Sequence[float], plain: Sequence[float], margin: float) -> Ver
 
 
 if __name__ == "__main__":
-    main()
+    command = parse(Equivalence, "python -m benchmark.perf.equivalence", DESCRIPTION)
+    guarded(lambda: execute(command))

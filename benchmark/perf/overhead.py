@@ -1,16 +1,13 @@
-"""`python -m benchmark.perf.overhead`: what tracking costs a run, measured against the same run
-without it."""
+"""`python -m benchmark.perf.overhead` measures the cost of tracking, against the same run without
+it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -18,12 +15,14 @@ from benchmark.cli import check_file, guarded, parse
 from benchmark.config import RunConfig
 from benchmark.errors import require
 from benchmark.options import Options
+from benchmark.processes import in_new_process
 from benchmark.tracking.tracker import MODES
 
 DESCRIPTION = (
-    "Time runs with and without tracking, in turn. They train on few images, so that the seconds that tracking adds "
-    "stand out from the noise; as a share they are set against a run of the length that is asked for."
+    "Time runs with and without tracking, in turn. They train on few images, so that the seconds "
+    "that tracking adds stand out from the noise. The share of a run of --seconds is printed too."
 )
+NONE = "disabled"
 EPOCHS = 30
 CONFIG = RunConfig(
     width=0.0625,
@@ -41,24 +40,18 @@ class Overhead:
     """What to time."""
 
     modes: tuple[str, ...] = ("offline",)
-    """Ways of tracking to compare with none: offline, online (to where `WANDB_BASE_URL` and the
-    like say)."""
+    """Modes of tracking to compare with none: offline, online (to the server that wandb is set up
+    for)."""
     seconds: float = 30.0
-    """Length of the run whose share is printed."""
+    """Length of the run of which the cost is a share."""
     repeats: int = 10
-    """How often each is timed, in turn."""
+    """How often each mode is timed, in turn."""
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """CPU threads."""
     json: Path | None = None
     """Also write the numbers to this file."""
-
-
-def main() -> None:
-    """Run the command."""
-    command = parse(Overhead, "python -m benchmark.perf.overhead", DESCRIPTION)
-    guarded(lambda: execute(command))
 
 
 def execute(command: Overhead) -> None:
@@ -71,43 +64,33 @@ def execute(command: Overhead) -> None:
     require(command.repeats >= 1, "repeats", command.repeats, "at least 1")
     require(command.seconds > 0, "seconds", command.seconds, "above 0")
     check_file("json", command.json)
-    options = Options(device=command.device, threads=command.threads, wandb="disabled")
-    modes = tuple(dict.fromkeys(("disabled", *command.modes)))
-    first = {mode: in_new_process(partial(timed, (mode,), 1, options))[mode][0] for mode in modes}
-    later = in_new_process(partial(timed, modes, 1 + command.repeats, options))
+    options = Options(device=command.device, threads=command.threads, wandb=NONE)
+    modes = tuple(dict.fromkeys((NONE, *command.modes)))
+    first = {mode: in_new_process(timed, (mode,), 1, options)[mode][0] for mode in modes}
+    later = in_new_process(timed, modes, 1 + command.repeats, options)
     later = {mode: seconds[1:] for mode, seconds in later.items()}
-    table = Table(
-        "tracking",
-        "more than without",
-        "(min to max)",
-        f"of a run of {command.seconds:g} s",
-        "n",
-        "first run (n = 1)",
-    )
+    share = f"of a run of {command.seconds:g} s"
+    table = Table("tracking", "more than without", "(min to max)", share, "n", "first run (n = 1)")
     for mode in modes[1:]:
-        more = [
-            ours - without for ours, without in zip(later[mode], later["disabled"], strict=True)
-        ]
+        more = [tracked - bare for tracked, bare in zip(later[mode], later[NONE], strict=True)]
         table.add_row(
-            mode, f"{median(more):+.2f} s", f"{min(more):+.2f} to {max(more):+.2f} s",
-            f"{median(more) / command.seconds:+.1%}", str(command.repeats), f"{first[mode] - first['disabled']:+.2f} s",
-        )  # fmt: skip
+            mode,
+            f"{median(more):+.2f} s",
+            f"{min(more):+.2f} to {max(more):+.2f} s",
+            f"{median(more) / command.seconds:+.1%}",
+            str(command.repeats),
+            f"{first[mode] - first[NONE]:+.2f} s",
+        )
     console = Console()
     console.print(
-        f"{EPOCHS} epochs on {CONFIG.train_limit} images in {median(later['disabled']):.2f} s without tracking, "
-        f"{options.device_name()}; medians, each against its neighbour"
+        f"{EPOCHS} epochs on {CONFIG.train_limit} images take {median(later[NONE]):.2f} s without "
+        f"tracking, {options.device_name()}; medians of differences between neighbours"
     )
     console.print(table)
     if len(modes) > 1:
         console.print("The first run of a process also imports wandb and starts its service.")
     if command.json:
         command.json.write_text(json.dumps({"epochs": EPOCHS, "first": first, "later": later}))
-
-
-def in_new_process(job: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
-    """What a job returns in a process that has imported nothing yet."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(job)
 
 
 def timed(
@@ -131,4 +114,5 @@ def timed(
 
 
 if __name__ == "__main__":
-    main()
+    command = parse(Overhead, "python -m benchmark.perf.overhead", DESCRIPTION)
+    guarded(lambda: execute(command))

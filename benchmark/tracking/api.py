@@ -1,4 +1,4 @@
-"""Asking a W&B server: the connection, the runs of a project, and its errors in one line."""
+"""Queries to a W&B server: the connection, the runs of a project, and errors in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import wandb
@@ -19,8 +19,8 @@ PAGE = 100
 CONNECT_SECONDS = 15
 """Longest time to reach the server at all."""
 PATIENCE_SECONDS = 90
-"""Longest time without an answer. Until then wandb's client tries again, with growing pauses, what
-failed with a lost connection or a status of 429 or 5xx."""
+"""Longest time without an answer. Until then wandb's client repeats a query that failed with a lost
+connection or a status of 429 or 5xx, after growing pauses."""
 TEARDOWN_SECONDS = 5
 """Longest wait for the client's service process to end."""
 THREADS = 8
@@ -28,14 +28,15 @@ THREADS = 8
 
 
 def server() -> str:
-    """The address of the W&B server, without asking it."""
+    """The address of the W&B server. Sends no query."""
     from wandb.sdk import wandb_setup  # here, because importing it takes a second
 
     return os.environ.get("WANDB_BASE_URL") or wandb_setup.singleton().settings.base_url
 
 
 def connect() -> wandb.Api:
-    """The server's API. Raises what wandb raises, soon, if the server or the key is not good."""
+    """The server's API. Raises what wandb raises, after `CONNECT_SECONDS` at most, if the server or
+    the key does not work."""
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
@@ -44,19 +45,18 @@ def connect() -> wandb.Api:
 
 
 def listed(api: wandb.Api, place: str, conditions: Mapping = {}) -> list[Run]:
-    """The runs of `place`, ENTITY/PROJECT, that meet a filter, with configuration and summary, in
-    one query per page.
+    """The runs of `place` (ENTITY/PROJECT) that meet a filter, with configuration and summary.
 
-    Raises ValueError if there is no such project.
+    One query per page. Raises ValueError if there is no such project.
     """
     return list(api.runs(place, filters=dict(conditions), lazy=False, per_page=PAGE))
 
 
 def stop_asking() -> None:
-    """End the client's service process, which would try for hours what the server does not answer.
+    """End the client's service process, which would repeat for hours what the server does not
+    answer.
 
-    Now and then the process does not end while a request is on its way; then it is left to end with
-    ours.
+    Sometimes it does not end during a request; then it ends with this process.
     """
     import wandb
 
@@ -67,8 +67,7 @@ def stop_asking() -> None:
 
 @contextmanager
 def asking(hint: str = "") -> Iterator[None]:
-    """Turn what wandb raises, which are errors of several unrelated classes, into a `UserError` of
-    one line."""
+    """Turn wandb's errors, which have no common class, into a `UserError` of one line."""
     try:
         yield
     except UserError:
@@ -78,6 +77,6 @@ def asking(hint: str = "") -> Iterator[None]:
 
 
 def told(error: BaseException) -> str:
-    """The first line of an error, or its kind if it says nothing."""
-    line = str(error).partition("\n")[0].removesuffix(".")
-    return line if line not in ("", "<no message>") else type(error).__name__
+    """The first line of an error of wandb, or its kind if it says nothing."""
+    line = first_line(error).removesuffix(".")
+    return type(error).__name__ if line == "<no message>" else line

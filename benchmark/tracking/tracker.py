@@ -1,4 +1,4 @@
-"""Mirroring a run to Weights & Biases. Our files are the record; a tracker neither changes a run
+"""Mirroring a run to Weights & Biases. The files are the record: a tracker neither changes a run
 nor stops it."""
 
 from __future__ import annotations
@@ -19,40 +19,36 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from benchmark.config import RULES, RunConfig
-from benchmark.errors import UserError
+from benchmark.config import RunConfig
+from benchmark.errors import UserError, first_line
 from benchmark.provenance import commit
+from benchmark.tracking.rows import sent_config, sent_row, sent_summary
 
 if TYPE_CHECKING:
     import wandb
 
 MODES = ("offline", "online", "disabled")
 PROJECT = "flowprune"
-"""The project of runs, unless `WANDB_PROJECT` names another (`WANDB_ENTITY` and the rest are
-wandb's own business)."""
+"""The project of runs, unless `WANDB_PROJECT` names another. wandb itself reads `WANDB_ENTITY`."""
 
 INIT_SECONDS = 20.0
 FINISH_SECONDS = 20.0
-"""How long W&B may take to accept a run, and to take in its last rows."""
+"""Time that W&B gets to accept a run, and to receive its last rows."""
 CONFIRM_PAUSES = (0.0, 1.0, 2.0, 4.0)
-"""Before each look at the rows that arrived: what was just sent may take a moment to be seen."""
+"""Seconds before each check of the rows that arrived: the server shows new rows after a moment."""
 ABANDON_SECONDS = 8.0
-"""How long a process that is asked to stop waits for W&B."""
+"""Time that a process which is asked to stop waits for W&B."""
 PAUSE_SECONDS = 300.0
-"""Runs that begin within so many seconds of a failure, in the same process, do without W&B."""
+"""After a failure, runs that begin in the same process within so many seconds do not use W&B."""
 SERVICE_GONE = (
-    "HandleAbandonedError",
-    "ConnectionResetError",
-    "BrokenPipeError",
-    "MailboxClosedError",
-)
+    "HandleAbandonedError", "ConnectionResetError", "BrokenPipeError", "MailboxClosedError",
+)  # fmt: skip
 """Errors that say that wandb's service process has died."""
 TERMINATED = 128 + signal.SIGTERM
 
 
 def under_agent() -> bool:
-    """Whether `wandb agent` started this process, which gave the W&B run its id and project
-    already."""
+    """Whether `wandb agent` started this process; it sets the id and project of the W&B run."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
@@ -77,8 +73,8 @@ class NoTracker:
 class WandbTracker:
     """One W&B run per run; its step is the epoch. Raises what wandb raises, and `LostRowsError`.
 
-    With `resume`, rows that the server has are not sent again. Without, what it has under this id
-    is replaced.
+    With `resume`, rows that the server has are not sent again; without, the run with this id is
+    replaced.
     """
 
     def __init__(
@@ -94,9 +90,8 @@ class WandbTracker:
     ) -> None:
         import wandb  # here, because importing it takes a second
 
-        if (
-            mode == "offline"
-        ):  # what an interrupted process left behind; the new file gets all rows again
+        self.online = mode == "online"
+        if mode == "offline":  # all rows are written again: remove an interrupted process's file
             for stale in (runs / "wandb").glob(f"offline-run-*-{config.run_id}"):
                 shutil.rmtree(stale)
         runs.mkdir(parents=True, exist_ok=True)
@@ -105,81 +100,76 @@ class WandbTracker:
             "project": project or os.environ.get("WANDB_PROJECT", PROJECT),
             "entity": entity,
         }
-        self.online = mode == "online"
+        components = [config.measure, config.arch, config.dataset.partition(":")[0]]
         _set_up()
         self.run = wandb.init(
             **({} if under_agent() else place),
             name=config.label,
             group=config.cell,
-            tags=[config.measure, config.arch, config.dataset.partition(":")[0], config.run_id, f"seed-{config.seed}"],
-            config={**config.to_dict(), **_beside(config, full)},
+            tags=[*components, config.run_id, f"seed-{config.seed}"],
+            config=sent_config(config) | ({"commit": commit()} if full else {}),
             dir=runs,
             mode=mode,
             resume="allow" if resume and self.online else None,
             reinit="create_new",
             settings=lean_settings(full),
-        )  # fmt: skip
+        )
         self.run.define_metric("*", step_metric="epoch")
 
     def log(self, row: dict, cut: dict | None = None) -> None:
         """Log one epoch, with the cut made at it. Rows come in order, from epoch 0 on."""
         if row["epoch"] >= self.run.starting_step:
-            flat = flatten(cut or {})
-            self.run.log(
-                numbers(
-                    row | {f"cut/{key}": value for key, value in flat.items() if key != "epoch"}
-                )
-            )
+            self.run.log(sent_row(row, cut))
 
     def finish(self, summary: dict) -> None:
-        """Write the summary, close the run, and see that its rows have arrived."""
-        order = {
-            "plan/convs": list(summary["plan"]["before"])
-        }  # W&B keeps lists in order, but not keys
-        self.run.summary.update(numbers(flatten(summary)) | order)
+        """Write the summary, close the run, and check that its rows have arrived."""
+        self.run.summary.update(sent_summary(summary))
         self.run.finish()
         if self.online:
             self._confirm(summary["epoch"] + 1)
 
     def abandon(self, status: int) -> None:
-        """Close the run with the exit status of an interrupted process; after SIGTERM a sweep hands
-        it out again."""
+        """Close the run with the exit status of an interrupted process; after SIGTERM a sweep gives
+        it to another agent."""
         if status == TERMINATED:
             self.run.mark_preempting()
         self.run.finish(exit_code=status)
 
     def _confirm(self, rows: int) -> None:
-        """Ask the server, because wandb raises nothing when it gives a run's rows up."""
+        """Ask the server, because wandb raises nothing when it drops rows."""
         import wandb
 
+        place = f"{self.run.entity}/{self.run.project}/{self.run.id}"
         for pause in CONFIRM_PAUSES:
             time.sleep(pause)
-            run = wandb.Api(timeout=int(FINISH_SECONDS)).run(
-                f"{self.run.entity}/{self.run.project}/{self.run.id}"
-            )
-            if (there := run.lastHistoryStep + 1) >= rows:
+            arrived = wandb.Api(timeout=int(FINISH_SECONDS)).run(place).lastHistoryStep + 1
+            if arrived >= rows:
                 return
-        raise LostRowsError(f"{there} of {rows} rows arrived")
+        raise LostRowsError(f"{arrived} of {rows} rows arrived")
 
 
 def lean_settings(full: bool = False) -> wandb.Settings:
-    """Settings of every W&B run: no host name, arguments, paths, code, packages or output are sent.
+    """Settings of every W&B run: they send no host name, arguments, paths, code, packages or
+    output.
 
-    full: also send statistics of the machine's load (GPUs, CPU, memory).
+    full: also send the load of the machine (GPUs, CPU, memory).
     """
     import wandb
 
     return wandb.Settings(
-        console="off", silent=True, x_disable_stats=not full, x_disable_meta=True, x_disable_machine_info=True,
-        x_save_requirements=False, disable_git=True, disable_code=True, x_transaction_log_flush_interval=1.0,
-        init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,
-    )  # fmt: skip
-
-
-def _beside(config: RunConfig, full: bool) -> dict[str, object]:
-    """What the configuration of a W&B run has beside the fields."""
-    named = {"run_id": config.run_id, "cell": config.cell, "rules": RULES}
-    return named | ({"commit": commit()} if full else {})
+        console="off",
+        silent=True,
+        disable_code=True,
+        disable_git=True,
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=not full,
+        x_save_requirements=False,
+        x_transaction_log_flush_interval=1.0,
+        init_timeout=INIT_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
+    )
 
 
 @cache
@@ -190,37 +180,31 @@ def require_key() -> None:
     _set_up()
     if not wandb.api.api_key:
         raise UserError(
-            "wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, or use --wandb offline"
+            "wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, "
+            "or use --wandb offline"
         )
 
 
 def _set_up() -> None:
-    """Start wandb's service, without a word: it would tell where it found the API key."""
+    """Start wandb's service, which inherits stderr, with a file that nobody reads in its place.
+
+    Else the service would print there where it found the API key, and the stacks of its threads
+    when it fails. What this process itself prints meanwhile is passed on.
+    """
     import wandb
 
-    with _service_output_aside():
-        wandb.setup(wandb.Settings(silent=True))
-
-
-@contextmanager
-def _service_output_aside() -> Iterator[None]:
-    """Within, a service that wandb starts gets a file that nobody reads as its stderr.
-
-    It inherits ours otherwise, and prints the stack of its threads there when it fails. What this
-    process itself says meanwhile is passed on.
-    """
     with tempfile.TemporaryFile() as aside:
-        ours = os.dup(2)
+        stderr = os.dup(2)
         os.dup2(aside.fileno(), 2)
         try:
-            yield
+            wandb.setup(wandb.Settings(silent=True))
         finally:
             sys.stderr.flush()
-            os.dup2(ours, 2)
-            os.close(ours)
+            os.dup2(stderr, 2)
+            os.close(stderr)
             aside.seek(0)
-            if said := aside.read():
-                os.write(2, said)
+            if printed := aside.read():
+                os.write(2, printed)
 
 
 class LostRowsError(Exception):
@@ -232,6 +216,9 @@ class DetachedTracker:
 
     When W&B fails, the user gets one warning that says how to send the record later.
     """
+
+    paused_until = -math.inf
+    """Time (monotonic) until which new runs do not use W&B."""
 
     def __init__(self, connect: Callable[[], WandbTracker], runs: Path) -> None:
         self._runs = runs
@@ -268,30 +255,23 @@ class DetachedTracker:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        global _paused_until
-        if not self._failed:
-            self._failed = True
-            _paused_until = time.monotonic() + PAUSE_SECONDS
-            if type(error).__name__ in SERVICE_GONE:
-                _forget_service()
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            print(
-                f"warning: W&B failed ({reason}), and the work goes on without it. The records are whole; send them "
-                f"later with: python -m sweeps push {self._runs} --project {os.environ.get('WANDB_PROJECT', PROJECT)}",
-                file=sys.stderr,
-            )
+        if self._failed:
+            return
+        self._failed = True
+        DetachedTracker.paused_until = time.monotonic() + PAUSE_SECONDS
+        if type(error).__name__ in SERVICE_GONE:
+            import wandb
 
+            # wandb must forget the dead service, or it fails again when the process ends
+            with contextlib.suppress(Exception):
+                wandb.teardown()
+        project = os.environ.get("WANDB_PROJECT", PROJECT)
+        print(
+            f"warning: W&B failed ({first_line(error)}); the run continues without it. Its record "
+            f"is complete; send it later: python -m sweeps push {self._runs} --project {project}",
+            file=sys.stderr,
+        )
 
-def _forget_service() -> None:
-    """Have wandb forget a service that died; it would fail once more, with its stack, when the
-    process ends."""
-    import wandb
-
-    with contextlib.suppress(Exception):  # it cannot be told to stop any more
-        wandb.teardown()
-
-
-_paused_until = -math.inf
 
 Tracker = NoTracker | WandbTracker | DetachedTracker
 
@@ -300,7 +280,7 @@ def open_tracker(
     config: RunConfig, runs: Path, mode: str, resume: bool = False, full: bool = False
 ) -> Tracker:
     """The tracker for a mode: offline, online or disabled."""
-    if mode == "disabled" or time.monotonic() < _paused_until:
+    if mode == "disabled" or time.monotonic() < DetachedTracker.paused_until:
         return NoTracker()
     return DetachedTracker(partial(WandbTracker, config, runs, mode, resume, full=full), runs)
 
@@ -309,43 +289,20 @@ def open_tracker(
 def tracked(
     config: RunConfig, runs: Path, mode: str, resume: bool = False, full: bool = False
 ) -> Iterator[Tracker]:
-    """A tracker for a block that calls its `finish`; what interrupts the block reaches W&B as an
-    exit status."""
+    """A tracker for a block that calls its `finish`; if the block is interrupted, W&B gets an exit
+    status."""
     tracker = open_tracker(config, runs, mode, resume, full)
     try:
         yield tracker
-    except SystemExit as end:
-        tracker.abandon(end.code if isinstance(end.code, int) else 1)
-        raise
-    except BaseException:
-        tracker.abandon(1)
+    except BaseException as end:
+        status = end.code if isinstance(end, SystemExit) else None
+        tracker.abandon(status if isinstance(status, int) else 1)
         raise
 
 
 def replay(history: Sequence[dict], cuts: Sequence[dict], summary: dict, tracker: Tracker) -> None:
-    """Tell a tracker what a finished record says, as if the run took place now."""
+    """Send a finished record to a tracker, as if the run took place now."""
     made = {cut["epoch"]: cut for cut in cuts}
     for row in history:
         tracker.log(row, made.get(row["epoch"]))
     tracker.finish(summary)
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, object]:
-    """{"before": {"loss": 1}} -> {"before/loss": 1}"""
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}/")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
-    return flat
-
-
-def numbers(values: dict[str, object]) -> dict[str, object]:
-    """What a record would keep: no null, and no number that is not finite."""
-    return {
-        key: value
-        for key, value in values.items()
-        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
-    }

@@ -1,4 +1,4 @@
-"""The local engine: long-lived worker processes that work through a grid."""
+"""The local engine: long-lived worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -9,72 +9,70 @@ from multiprocessing.connection import wait
 
 from benchmark.config import RunConfig
 from benchmark.options import Options
-from sweeps.engines.jobs import (
-    STOP_SECONDS,
-    TICK_SECONDS,
-    Job,
-    Outcome,
-    Watch,
-    due,
-    noted_failure,
-    settled,
-    tidy,
-    unfinished,
-)
+from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
 from sweeps.engines.worker import Epoch, Event, Ready, work
 from sweeps.placement import placement
 
 START_SECONDS = 120.0
-"""How long a worker may take until it is ready, where epochs have a limit."""
+"""Time that a worker gets until it is ready, if epochs have a limit."""
 
 
-def drive(
-    configs: list[RunConfig],
-    options: Options,
-    workers: int,
-    watch: Watch,
-    *,
-    per_gpu: int = 0,
-    retries: int = 2,
-    epoch_limit: float = 0.0,
-) -> Outcome:
-    """Run what is not finished, in `workers` processes (0: `per_gpu` on each GPU, or one per core
-    without any).
+class LocalEngine:
+    """`workers` processes (0: `per_gpu` on each GPU, or one per core if there is none).
 
-    `per_gpu` 0 means as many as fit. An interruption stops the workers; no finished epoch is lost.
-    A worker that dies, or brings no epoch to its end in `epoch_limit` seconds (0: no limit), is
-    replaced. A run is tried again `retries` times, unless its input is wrong. Raises `UserError` if
-    the records cannot be written.
+    `per_gpu` 0 means as many as fit. A worker that dies, or finishes no epoch within `epoch_limit`
+    seconds (0: no limit), is replaced.
     """
-    outcome, start = Outcome(), time.monotonic()
-    queue = unfinished(configs, options, outcome)
-    places = placement(options, workers, per_gpu, [job.config for job in queue]) if queue else []
-    pool = [_Worker(place) for place in places[: len(queue)]]
-    try:
-        while queue or any(worker.job for worker in pool):
-            for i, worker in enumerate(pool):
-                if not worker.job and (jobs := due(queue)):
-                    if not worker.process.is_alive():
-                        pool[i] = worker = _Worker(worker.options)
-                    queue.remove(jobs[0])
-                    worker.give(jobs[0])
-            for worker, event in _events(pool, epoch_limit):
-                job = worker.job
-                if not isinstance(event, Epoch):
-                    worker.job = None
-                if event := settled(event, job, queue, outcome, retries):
-                    watch(event)
-    finally:
-        for worker in pool:
-            worker.ask_to_stop()
-        for worker in pool:
-            worker.stop()
-        outcome.wall = (time.monotonic() - start) * max(len(pool), 1)
-    tidy(configs, options.runs)
-    return outcome
+
+    ahead = 0
+
+    def __init__(
+        self,
+        options: Options,
+        configs: list[RunConfig],
+        *,
+        workers: int = 0,
+        per_gpu: int = 0,
+        epoch_limit: float = 0.0,
+    ) -> None:
+        places = placement(options, workers, per_gpu, configs)
+        self.pool = [Worker(place) for place in places[: len(configs)]]
+        self.epoch_limit = epoch_limit
+
+    def slots(self) -> int:
+        """The number of workers."""
+        return len(self.pool)
+
+    def start(self, job: Job) -> None:
+        """Give a run to a free worker."""
+        place = next(i for i, worker in enumerate(self.pool) if not worker.job)
+        if not self.pool[place].process.is_alive():
+            self.pool[place] = Worker(self.pool[place].options)
+        self.pool[place].give(job)
+
+    def events(self) -> list[Event]:
+        """What busy workers report within a tick."""
+        busy = {worker.pipe: worker for worker in self.pool if worker.job}
+        ready = [busy[pipe] for pipe in wait(list(busy), timeout=TICK_SECONDS)]
+        events = [worker.receive() for worker in ready]
+        if self.epoch_limit:
+            quiet = [worker for worker in busy.values() if worker not in ready]
+            events += [w.give_up(self.epoch_limit) for w in quiet if w.silent(self.epoch_limit)]
+        return [event for event in events if not isinstance(event, Ready)]
+
+    def stop(self) -> None:
+        """Stop the workers; those that do not stop in time are killed."""
+        for worker in self.pool:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in self.pool:
+            worker.process.join(STOP_SECONDS)
+            worker.kill()
 
 
-class _Worker:
+class Worker:
+    """A process that executes one run after another."""
+
     def __init__(self, options: Options) -> None:
         context = multiprocessing.get_context("spawn")
         self.options = options
@@ -87,55 +85,41 @@ class _Worker:
         self.heard = time.monotonic()
 
     def give(self, job: Job) -> None:
+        """Hand it a run."""
         self.job, self.heard = job, time.monotonic()
-        with contextlib.suppress(BrokenPipeError):  # it died meanwhile: receiving will say so
+        with contextlib.suppress(BrokenPipeError):  # it has died: `receive` will report it
             self.pipe.send(job.config)
 
     def receive(self) -> Event | Ready:
+        """Its next event; waits for it."""
         self.heard, self.ready = time.monotonic(), True
         try:
-            return self.pipe.recv()
+            event = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
             status = self.process.exitcode
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
-            memory = ", as if out of memory" if status == -9 else ""
-            return noted_failure(
-                self.options.runs, self.job.config, f"the worker died ({how}{memory})"
-            )
+            memory = ", probably out of memory" if status == -9 else ""
+            return self._failed(f"the worker died ({how}{memory})")
+        if not isinstance(event, (Epoch, Ready)):
+            self.job = None
+        return event
 
     def silent(self, limit: float) -> bool:
-        """Whether it has said nothing for longer than an epoch may take (or a start, on a busy
+        """Whether it has reported nothing for `limit` seconds (or for a start, on a busy
         machine)."""
         return time.monotonic() - self.heard > (limit if self.ready else max(limit, START_SECONDS))
 
     def give_up(self, limit: float) -> Event:
-        self.process.kill()
-        self.process.join()
-        return noted_failure(
-            self.options.runs, self.job.config, f"no epoch came to its end within {limit:g} s"
-        )
+        """Kill it, because no epoch came to its end in time."""
+        self.kill()
+        return self._failed(f"no epoch was finished within {limit:g} s")
 
-    def ask_to_stop(self) -> None:
-        self.pipe.close()
-        self.process.terminate()
-
-    def stop(self) -> None:
-        self.process.join(STOP_SECONDS)
+    def kill(self) -> None:
+        """End the process at once."""
         self.process.kill()
         self.process.join()
 
-
-def _events(pool: list[_Worker], limit: float) -> list[tuple[_Worker, Event]]:
-    """What busy workers have to say within a tick, and that some have been silent for too long."""
-    busy = {worker.pipe: worker for worker in pool if worker.job}
-    if not busy:
-        time.sleep(TICK_SECONDS)
-        return []
-    ready = [busy[pipe] for pipe in wait(list(busy), timeout=TICK_SECONDS)]
-    events = [(worker, worker.receive()) for worker in ready]
-    silent = [
-        worker for worker in busy.values() if limit and worker not in ready and worker.silent(limit)
-    ]
-    given_up = [(worker, worker.give_up(limit)) for worker in silent]
-    return [(worker, event) for worker, event in events + given_up if not isinstance(event, Ready)]
+    def _failed(self, error: str) -> Event:
+        job, self.job = self.job, None
+        return noted_failure(self.options.runs, job.config, error)

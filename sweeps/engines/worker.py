@@ -1,4 +1,4 @@
-"""One worker process: it loads torch once and then runs what it is given."""
+"""A worker process, which loads torch once and then executes one run after another."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from benchmark.record import Record
 
 @dataclass(frozen=True)
 class Epoch:
-    """A run came one epoch further."""
+    """A run finished an epoch."""
 
     run_id: str
     row: dict
     seconds: float
+    """Of training, tests and cuts."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A run came to its end."""
+    """A run ended; its outcome is in the summary."""
 
     run_id: str
     summary: dict
@@ -48,22 +49,17 @@ class Failed:
 
 @dataclass(frozen=True)
 class Waits:
-    """Another process executes the run, or trains the dense phase that it needs."""
+    """The run must be started again later, which is no failed attempt: another process executes it
+    or trains the dense phase that it needs, or its machine is gone."""
 
     run_id: str
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The machine that executed the run is gone, which is not the run's fault: it goes on
-    elsewhere."""
-
-    run_id: str
+    lost: bool = False
+    """Whether its machine is gone."""
 
 
 @dataclass(frozen=True)
 class Unwritable:
-    """The folder of the runs cannot be written to: there is no point in going on."""
+    """The runs folder cannot be written to: no run can continue."""
 
     run_id: str
     error: str
@@ -71,19 +67,17 @@ class Unwritable:
 
 @dataclass(frozen=True)
 class Ready:
-    """The process has started and imported what runs need."""
+    """The process has imported what runs need, and waits for the first one."""
 
 
 GONE = BrokenPipeError, ConnectionResetError
-"""What a pipe raises whose other end is closed, in the latter case with unread events in it."""
-Event = Epoch | Done | Failed | Waits | Lost | Unwritable
+"""Raised by a pipe whose other end is closed (the second: while events in it were unread)."""
+Event = Epoch | Done | Failed | Waits | Unwritable
 
 
 def work(pipe: Connection, options: Options) -> None:
     """Receive configurations, run them, send events; a closed pipe ends the worker."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the whole group; the driver decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver too, which decides
     signal.signal(signal.SIGTERM, _stop)
     options.prepare()
     importlib.import_module("benchmark.run")  # torch, which the driver does without
@@ -91,23 +85,17 @@ def work(pipe: Connection, options: Options) -> None:
         pipe.send(Ready())
         while True:
             pipe.send(attempt(pipe.recv(), options, pipe.send))
-    except (
-        EOFError,
-        *GONE,
-    ):  # the driver has died, or has closed the pipe and sends SIGTERM just now
+    except (EOFError, *GONE):  # the driver has died, or is about to send SIGTERM
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _stop(*_: object) -> NoReturn:
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # the driver sends one too, when the whole group got one
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the clean-up
     sys.exit(128 + signal.SIGTERM)
 
 
 def attempt(config: RunConfig, options: Options, tell: Callable[[Epoch], None]) -> Event:
-    """Bring a run to its end, or as far as it gets, and say how it went; `tell` hears of each
-    epoch."""
+    """Execute a run as far as it gets; returns how it ended. `tell` gets each epoch."""
     from benchmark.run import Progress, run  # here, so that the driver needs no torch
 
     def watch(progress: Progress) -> None:

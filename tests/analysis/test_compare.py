@@ -298,10 +298,10 @@ def test_controls_serve_runs_that_are_chosen_by_a_field_of_cuts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("protocol=paper", "--fields 'protocol=paper' must be FIELD=X=Y with a field among "),
-        ("seed=0=1", "--fields 'seed=0=1' must be FIELD=X=Y with a field among "),
-        ("rounds=1=many", "field rounds must be a int, got 'many'"),
-        ("protocol=papr=exact", "has no finished run with protocol papr"),
+        ("protocol=paper", "fields must be FIELD=X=Y, got 'protocol=paper'"),
+        ("seed=0=1", "fields must be FIELD=X=Y with a field among "),
+        ("rounds=1=many", "rounds must be a whole number, got 'many'"),
+        ("protocol=papr=exact", "protocol must be one of exact, paper, got 'papr'"),
         ("ablation=none=invert", "has no finished run with ablation invert"),
     ],
 )

@@ -11,7 +11,7 @@ from analysis.report import style
 from benchmark.errors import UserError
 from benchmark.measures import MEASURES
 from benchmark.record import HISTORY_KEYS, Record
-from benchmark.tracking.tracker import flatten
+from benchmark.tracking.rows import sent_row
 from tests.support.simulate import grid, simulate
 from tests.support.wandb_server import serving
 
@@ -36,7 +36,7 @@ def panels():
 def test_every_panel_shows_keys_that_runs_log(tmp_path):
     simulate(tmp_path, grid(measures=("loss",), timings=(4,), seeds=(0,), dense=False))
     (folder,) = tmp_path.iterdir()
-    logged = {*HISTORY_KEYS, *(f"cut/{key}" for key in flatten(Record(folder).cuts()[0]))}
+    logged = {*HISTORY_KEYS, *sent_row({}, Record(folder).cuts()[0])}
     shown = [panel["config"].get(axis, []) for panel in panels() for axis in AXES]
     keys = {
         key.removeprefix("summary:")
@@ -85,6 +85,7 @@ def test_filters_narrow_the_runs_down():
         UserError, match=r"filter prune_epoch must be a number of epochs .*, got 'trained'"
     ):
         dashboard.parsed_filters(("prune_epoch=trained",))
+    assert dashboard.parsed_filters(("prune_epoch=200",)) == {"prune_epoch": 200}
     with pytest.raises(UserError, match=r"filter must name a field of a run .*, got 'archi'"):
         dashboard.workspace("p", "e", {"archi": "vgg13"})
 
@@ -130,7 +131,7 @@ def test_the_command_writes_a_file_without_a_server(tmp_path):
             ["--project", "p", "--filter", "archi=vgg13"],
             "pass",
             {},
-            "filter must be FIELD=VALUE with a field of a run",
+            "filter must be FIELD=VALUE with a field among measure, arch",
         ),
         (["--project", "p", "--filter", "arch=vgg 13"], "pass", {}, "arch must be the name of"),
         (

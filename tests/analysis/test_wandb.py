@@ -257,14 +257,14 @@ def test_filters(records, server, pull):
     [
         (
             "mesure=loss",
-            "filter must be field=value with a field among measure, .* got 'mesure=loss'",
+            "filter must be a JSON object, or FIELD=VALUE with a field among measure, .* got 'mesure=loss'",
         ),
         (
             "prune_epoch=0,trained",
-            r"filter prune_epoch must be a number of epochs \(.* retrain=restart\), got '0,trained'",
+            r"filter prune_epoch must be a number of epochs \(.* retrain=restart\), got 'trained'",
         ),
-        ("seed=one", "filter seed must be a int, got 'one'"),
-        ("seed", "filter must be field=value"),
+        ("seed=one", "seed must be a whole number, got 'one'"),
+        ("seed", "filter must be a JSON object, or FIELD=VALUE"),
         ('{"a": ', "is not valid JSON"),
     ],
 )

@@ -8,12 +8,13 @@ import torch
 from benchmark.flow import evaluate
 from benchmark.measures import MEASURES, score
 from benchmark.measures._scoring import score_all
+from benchmark.processes import in_new_process
 from benchmark.pruning import compact, masked, select
 from benchmark.record import Record
 from benchmark.run import run
 from benchmark.training import epoch as train
 from benchmark.training import step as steps
-from sweeps.engines import memory
+from sweeps.placement import memory
 from tests.conftest import tiny_images, tiny_net, tiny_run
 
 pytestmark = [
@@ -90,7 +91,7 @@ def test_replayed_steps_have_the_numbers_of_eager_ones(options, tmp_path, monkey
 
 
 def test_what_a_run_takes_is_measured(options):
-    used, free = memory.measured(
-        [tiny_run(batch_size=16)], dataclasses.replace(options, device="cuda")
+    used, free = in_new_process(
+        memory, [tiny_run(batch_size=16)], dataclasses.replace(options, device="cuda")
     )
     assert 0 < used < free

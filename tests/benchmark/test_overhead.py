@@ -13,8 +13,8 @@ from tests.conftest import tiny_run
 def test_runs_are_compared_with_those_without_tracking_before_them(monkeypatch, tmp_path, capsys):
     asked = []
 
-    def pretend(job):
-        modes, repeats, _ = job.args
+    def pretend(function, modes, repeats, options):
+        assert function is timed
         asked.append((modes, repeats))
         if len(modes) == 1:
             return {modes[0]: [1.0 if modes == ("disabled",) else 3.5]}

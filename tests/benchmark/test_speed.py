@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmark.flow import gradients, hessian_gradients
-from benchmark.perf import naive
+from benchmark.perf import contests, naive
 from tests.conftest import tiny_images, tiny_net
 from tests.support.commands import command
 
@@ -16,7 +16,7 @@ def speed(*arguments):
 
 
 def test_every_part_is_timed_side_by_side(tmp_path):
-    small = (
+    small = [
         "--archs",
         "vgg13",
         "--width",
@@ -27,7 +27,7 @@ def test_every_part_is_timed_side_by_side(tmp_path):
         "1",
         "--repeats",
         "2",
-    )
+    ]
     run = speed(
         *small, "--parts", "train", "evaluate", "score", "--json", str(tmp_path / "speed.json")
     )
@@ -40,14 +40,29 @@ def test_every_part_is_timed_side_by_side(tmp_path):
     }  # fmt: skip
     for row in rows:
         assert row["ours"] > 0
+        assert row["theirs"] > 0
         assert len(row["times as fast"]) == 2
-        low, high = sorted(row["times as fast"])
-        ratio = (
-            row["ours"] / row["theirs"]
-            if row["unit"] == "images/s"
-            else row["theirs"] / row["ours"]
-        )
-        assert 0.1 * low < ratio < 10 * high
+
+
+@pytest.mark.parametrize(
+    ("per", "unit", "ours", "theirs"), [(200, "images/s", 100.0, 25.0), (5, "s", 10.0, 40.0)]
+)
+def test_a_row_has_medians_and_the_ratios_of_neighbours(per, unit, ours, theirs):
+    made = contests.row("vgg13", "train", [1.0, 2.0, 4.0], "naive", [8.0, 2.0, 8.0], per, unit)
+    assert (made["ours"], made["theirs"], made["unit"]) == (ours, theirs, unit)
+    assert made["times as fast"] == [8.0, 1.0, 2.0]
+
+
+def test_contestants_are_called_in_turn_and_the_first_call_does_not_count(monkeypatch):
+    calls, clock = [], iter(range(100))
+    monkeypatch.setattr(contests.time, "perf_counter", lambda: next(clock) ** 2)
+
+    def contestant(name):
+        return lambda: calls.append(name)
+
+    times = contests.alternated((contestant("ours"), contestant("other")), 2)
+    assert calls == ["ours", "other"] * 3
+    assert times == [[5, 13], [9, 17]]  # squares, of which a warm-up takes one
 
 
 @pytest.mark.slow
@@ -86,3 +101,14 @@ def test_bad_input_is_one_line(arguments, word):
     assert run.returncode == 2
     assert run.stderr.startswith(f"error: {word} must be")
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"), [("speed", "repeats"), ("overhead", "repeats"), ("equivalence", "seeds")]
+)
+def test_the_old_name_of_a_command_forwards_to_the_new_one(name, flag):
+    run = command(f"benchmark.{name}", f"--{flag}", "0")
+    assert run.returncode == 2
+    note, error = run.stderr.splitlines()
+    assert note == f"note: this command is now `python -m benchmark.perf.{name}`"
+    assert error.startswith(f"error: {flag} must be at least")

@@ -15,12 +15,12 @@ import pytest
 
 from benchmark import run as run_module
 from benchmark.__main__ import from_agent
-from benchmark.config import RULES
 from benchmark.errors import UserError
 from benchmark.record import Record
 from benchmark.run import run
 from benchmark.tracking import tracker as track
-from benchmark.tracking.tracker import default_mode, flatten, numbers
+from benchmark.tracking.rows import sent_config, sent_row, sent_summary
+from benchmark.tracking.tracker import default_mode
 from benchmark.training.cut import CutError
 from tests.conftest import tiny_run
 
@@ -29,7 +29,7 @@ CUT = {"measure": "loss", "prune_epoch": 1, "rounds": 2, "epochs": 4}
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    monkeypatch.setattr(track, "_paused_until", -math.inf)
+    monkeypatch.setattr(track.DetachedTracker, "paused_until", -math.inf)
 
 
 @pytest.fixture
@@ -44,13 +44,8 @@ def record_of(config, options):
 def mirrored(record):
     """The rows and the summary that a server must have of a record."""
     cuts = {cut["epoch"]: cut for cut in record.cuts()}
-    rows = [
-        row | {f"cut/{k}": v for k, v in flatten(cuts.get(row["epoch"], {})).items()}
-        for row in record.history()
-    ]
-    for row in rows:
-        row.pop("cut/epoch", None)
-    return [numbers(row) for row in rows], numbers(flatten(record.summary()))
+    rows = [sent_row(row, cuts.get(row["epoch"])) for row in record.history()]
+    return rows, sent_summary(record.summary())
 
 
 def assert_complete(run, record):
@@ -109,12 +104,7 @@ def test_the_server_gets_the_record(online, server, capsys):
     mirror = server.run("flowprune")
     assert_complete(mirror, record_of(config, online))
     assert mirror.name == config.run_id
-    assert mirror.config == {
-        **config.to_dict(),
-        "run_id": config.run_id,
-        "cell": config.cell,
-        "rules": RULES,
-    }
+    assert mirror.config == sent_config(config)
     assert mirror.group == config.cell
     assert set(mirror.tags) == {"loss", "vgg13", "digits", config.run_id, "seed-3"}
     assert "cut/kept/features.0" in mirror.history[1]
@@ -220,7 +210,7 @@ def test_no_server_at_the_start(online, monkeypatch, capsys):
     assert_unharmed(tiny_run(epochs=2), online, capsys)
     start = time.monotonic()
     run(tiny_run(epochs=2, seed=1), online)  # the next run does not wait again
-    assert track._paused_until > start
+    assert track.DetachedTracker.paused_until > start
     assert capsys.readouterr().err == ""
 
 
@@ -320,16 +310,6 @@ def test_mode_without_an_option(monkeypatch):
     assert default_mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert default_mode() == "disabled"
-
-
-def test_flatten():
-    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a/b": 1, "a/c/d": 2, "e": 3}
-
-
-def test_numbers():
-    assert numbers({"a": 1, "b": None, "c": math.nan, "d": math.inf, "e": "text", "f": 0.0}) == {
-        "a": 1, "e": "text", "f": 0.0,
-    }  # fmt: skip
 
 
 @pytest.mark.slow

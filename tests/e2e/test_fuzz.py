@@ -18,8 +18,8 @@ from benchmark.__main__ import Command, from_agent
 from benchmark.cli import parse
 from benchmark.errors import UserError
 from benchmark.record import Record
+from benchmark.tracking.rows import sent_config, sent_row, sent_summary
 from tests.support import simulate
-from tests.support.planted import row_values, summary_values
 
 MANY = settings(
     max_examples=500, deadline=None, database=None,
@@ -113,10 +113,13 @@ def test_rows_of_wandb(records, data, new):
     for config in CONFIGS:
         record = Record(records / config.run_id)
         cuts = {cut["epoch"]: cut for cut in record.cuts()}
-        rows = [row_values(row, cuts.get(row["epoch"])) for row in record.history()]
-        named = {**config.to_dict(), "run_id": config.run_id, "cell": config.cell, "rules": 2}
+        rows = [sent_row(row, cuts.get(row["epoch"])) for row in record.history()]
         found.append(
-            {"config": named, "summary": summary_values(record.summary()), "history": rows}
+            {
+                "config": sent_config(config),
+                "summary": sent_summary(record.summary()),
+                "history": rows,
+            }
         )
     part = data.draw(st.sampled_from(["config", "summary", "history"]))
     inside = [place for place in places(found[0][part]) if len(place) > (part == "history")]

@@ -2,9 +2,8 @@
 
 import json
 
-from benchmark.config import RULES
 from benchmark.record import Record
-from benchmark.tracking.tracker import flatten, numbers
+from benchmark.tracking.rows import sent_config, sent_row, sent_summary
 from tests.support.wandb_server import ENTITY, HISTORY, Run, Server
 
 
@@ -16,30 +15,18 @@ def plant(
     run = Run(
         ENTITY, project, name or config.run_id, state="finished", exitcode=0, group=config.cell
     )
-    named = {**config.to_dict(), "run_id": config.run_id, "cell": config.cell, "rules": RULES}
-    run.raw_config = {key: {"value": value} for key, value in _returned(named).items()}
+    values = _returned(sent_config(config))
+    run.raw_config = {key: {"value": value} for key, value in values.items()}
     run.raw_config["_wandb"] = {
         "value": {"t": {"12": "0.31.0"}}
     }  # without it wandb does not resume the run
-    rows = [_returned(row_values(row, cuts.get(row["epoch"]))) for row in record.history()]
+    rows = [_returned(sent_row(row, cuts.get(row["epoch"]))) for row in record.history()]
     run.lines[HISTORY] = {row["epoch"]: json.dumps(row | {"_step": row["epoch"]}) for row in rows}
-    run.summary = _returned(summary_values(record.summary()))
+    run.summary = _returned(sent_summary(record.summary()))
     for key, value in fields.items():
         setattr(run, key, value)
     server.runs.append(run)
     return run
-
-
-def row_values(row: dict, cut: dict | None) -> dict[str, object]:
-    """What W&B gets of an epoch and the cut made at it."""
-    return numbers(
-        row | {f"cut/{key}": value for key, value in flatten(cut or {}).items() if key != "epoch"}
-    )
-
-
-def summary_values(summary: dict) -> dict[str, object]:
-    """What W&B gets of a summary."""
-    return numbers(flatten(summary)) | {"plan/convs": list(summary["plan"]["before"])}
 
 
 def _returned(values: dict) -> dict:

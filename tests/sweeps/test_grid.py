@@ -156,7 +156,7 @@ def test_declared_sizes_are_those_of_the_data():
 def test_the_estimate_is_proportional_to_epochs_and_images(monkeypatch):
     from sweeps import estimate
 
-    monkeypatch.setattr(estimate, "_seconds_per_image", lambda *_: 0.5)
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda *_: 0.5)
     run, small = (
         RunConfig(measure="none", dataset="cifar10", train_limit=limit) for limit in (0, 100)
     )
@@ -231,9 +231,9 @@ def test_settings_are_options_of_all_runs(tmp_path):
 def test_the_time_of_a_batch_follows_from_two_small_steps(monkeypatch, batch_size, seconds):
     """0.1 s per step and 0.1 s per image, after a slow first step."""
     clock = iter([0, 9, 10, 10.3, 20, 21.7])
-    monkeypatch.setattr(estimate, "_now", lambda device: next(clock))
+    monkeypatch.setattr(estimate, "now", lambda device: next(clock))
     config = RunConfig(width=0.0625, batch_size=batch_size)
-    per_image = estimate._seconds_per_image(
+    per_image = estimate.seconds_per_image(
         config, estimate.TrainSize(1000, 10), torch.device("cpu")
     )
     assert per_image * batch_size == pytest.approx(seconds)

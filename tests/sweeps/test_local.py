@@ -26,7 +26,9 @@ import json, multiprocessing, os, signal, sys
 from pathlib import Path
 from benchmark.options import Options
 from sweeps.grid import load
-from sweeps.engines.local import drive
+from functools import partial
+from sweeps.engines.drive import drive
+from sweeps.engines.local import LocalEngine
 from sweeps.engines.worker import Epoch
 
 if __name__ == "__main__":
@@ -37,7 +39,8 @@ if __name__ == "__main__":
             if len(epochs) == 1:
                 {first}
     options = Options(runs=Path(sys.argv[2]), wandb="disabled", device="cpu", threads=1)
-    outcome = drive(load(sys.argv[1]).configs, options, {workers}, watch, {settings})
+    engine = partial(LocalEngine, workers=1, epoch_limit={epoch_limit})
+    outcome = drive(load(sys.argv[1]).configs, options, engine, watch, retries={retries})
     print(json.dumps([outcome.done, outcome.failed, epochs]))
 """
 
@@ -51,9 +54,9 @@ def grid(tmp_path):
     return path
 
 
-def start(grid, runs, first="pass", workers=1, settings=""):
+def start(grid, runs, first="pass", retries=2, epoch_limit=0):
     script = grid.with_name("drive.py")
-    script.write_text(SCRIPT.format(first=first, workers=workers, settings=settings))
+    script.write_text(SCRIPT.format(first=first, retries=retries, epoch_limit=epoch_limit))
     return subprocess.Popen([sys.executable, script, grid, runs], stdout=subprocess.PIPE, text=True)
 
 
@@ -76,11 +79,11 @@ def test_a_worker_that_dies_is_replaced_and_its_run_tried_again(grid, tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(grid, tmp_path):
-    hang = start(grid, tmp_path / "runs", signalled("SIGSTOP"), settings="retries=0, epoch_limit=5")
+    hang = start(grid, tmp_path / "runs", signalled("SIGSTOP"), retries=0, epoch_limit=5)
     done, failed, _ = outcome(hang)
     assert len(done) == 2
     ((run_id, error),) = failed.items()
-    assert error == "no epoch came to its end within 5 s"
+    assert error == "no epoch was finished within 5 s"
     assert Record(tmp_path / "runs" / run_id).failure()["error"] == error
 
 
@@ -174,7 +177,7 @@ def test_a_folder_that_holds_another_run_fails_and_keeps_its_configuration(grid,
 
 def test_the_limit_of_an_epoch_begins_when_the_worker_is_ready(monkeypatch):
     """A start, with its imports, may take longer than an epoch; but not for ever."""
-    worker = object.__new__(local._Worker)
+    worker = object.__new__(local.Worker)
     worker.pipe, theirs = multiprocessing.Pipe()
     worker.ready, worker.heard = False, time.monotonic() - 10
     assert not worker.silent(5)

@@ -9,8 +9,8 @@ from benchmark import flow
 from benchmark.errors import UserError
 from benchmark.options import Options
 from benchmark.training import epoch as train
-from sweeps.engines import memory
-from sweeps.placement import placement
+from sweeps import placement as placement_module
+from sweeps.placement import placement, try_out
 from tests.conftest import tiny_run
 
 
@@ -59,9 +59,9 @@ def test_as_many_runs_as_fit_share_a_gpu(monkeypatch):
     asked = []
     gib = 1 << 30
     monkeypatch.setattr(
-        memory,
-        "measured",
-        lambda configs, options: asked.append((configs, options)) or (2 * gib, free),
+        placement_module,
+        "in_new_process",
+        lambda function, configs, options: asked.append((configs, options)) or (2 * gib, free),
     )
     configs = [tiny_run(), tiny_run(arch="resnet20")]
     for room, cores, number in ((20, 64, 9), (20, 8, 4), (1, 64, 1), (20, 1, 1)):
@@ -82,5 +82,5 @@ def test_what_a_run_does_is_tried_out_on_any_device(monkeypatch):
         monkeypatch.setattr(
             module, name, lambda *a, name=name, real=real, **k: done.append(name) or real(*a, **k)
         )
-    memory.try_out(tiny_run(batch_size=4), torch.device("cpu"))
+    try_out(tiny_run(batch_size=4), torch.device("cpu"))
     assert done == ["train_epoch", "measure_flow", "evaluate"]

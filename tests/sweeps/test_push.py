@@ -1,4 +1,4 @@
-"""Finished records reach W&B once each, whatever was there before."""
+"""Finished records reach W&B once each, whatever was already there."""
 
 import json
 import math
@@ -15,10 +15,11 @@ from PIL import Image
 from benchmark.errors import UserError
 from benchmark.files import write_json
 from benchmark.record import Record
+from benchmark.tracking.rows import sent_row, sent_summary
 from sweeps import push as push_module
 from sweeps.push import push
 from tests.support import simulate
-from tests.support.planted import plant, row_values, summary_values
+from tests.support.planted import plant
 from tests.support.wandb_server import HISTORY
 
 PROJECT = "pushed"
@@ -40,11 +41,11 @@ def assert_whole(server, record):
     """There is one W&B run with the id of the record, and it says the same."""
     (mirror,) = (run for run in server.runs if run.config.get("run_id") == record.folder.name)
     cuts = {cut["epoch"]: cut for cut in record.cuts()}
-    rows = [row_values(row, cuts.get(row["epoch"])) for row in record.history()]
+    rows = [sent_row(row, cuts.get(row["epoch"])) for row in record.history()]
     assert [
         {k: v for k, v in row.items() if not k.startswith("_")} for row in mirror.history
     ] == rows
-    assert summary_values(record.summary()).items() <= mirror.summary.items()
+    assert sent_summary(record.summary()).items() <= mirror.summary.items()
     assert {
         **record.config().to_dict(),
         "run_id": record.folder.name,
@@ -58,10 +59,10 @@ def test_finished_runs_are_pushed_once(records, server, capsys):
     assert len(server.runs) == len(records)
     for record in records:
         assert_whole(server, record)
-    assert f"{len(records)} pushed, 0 there before, 0 failed" in capsys.readouterr().out
+    assert f"{len(records)} pushed, 0 already there, 0 failed" in capsys.readouterr().out
     lines, streamed = [dict(run.lines) for run in server.runs], server.requests["file_stream"]
     assert push(runs, PROJECT) == 0
-    assert f"0 pushed, {len(records)} there before, 0 failed" in capsys.readouterr().out
+    assert f"0 pushed, {len(records)} already there, 0 failed" in capsys.readouterr().out
     assert ([dict(run.lines) for run in server.runs], server.requests["file_stream"]) == (
         lines,
         streamed,
@@ -134,7 +135,7 @@ def test_failed_runs_are_named_and_the_others_pushed(records, server, monkeypatc
     assert line.startswith(
         f"failed: {broken.folder.name}: record file {broken.history_file}, line 1, has epoch None"
     )
-    assert f"{len(records) - 1} pushed, 0 there before, 1 failed" in captured.out
+    assert f"{len(records) - 1} pushed, 0 already there, 1 failed" in captured.out
     for record in records[1:]:
         assert_whole(server, record)
 
@@ -147,8 +148,8 @@ def test_a_push_that_is_stopped_leaves_the_rest():
         done.append(number)
         return push_module.PUSHED
 
-    tasks = [push_module.Task(str(number), partial(execute, number)) for number in range(200)]
-    outcomes = push_module._outcomes(tasks)
+    tasks = {str(number): partial(execute, number) for number in range(200)}
+    outcomes = push_module.outcomes(tasks)
     next(outcomes)
     with pytest.raises(KeyboardInterrupt):
         outcomes.throw(KeyboardInterrupt)
@@ -182,7 +183,7 @@ def test_figures_become_one_run(records, server, tmp_path, capsys):
     write_json(report / "claims.json", {"claims": [{"id": "C1", "verdict": "refuted"}]})
     for _ in range(2):
         assert push(runs, PROJECT, figures=report) == 0
-    assert f"0 pushed, {len(records) + 1} there before" in capsys.readouterr().out
+    assert f"0 pushed, {len(records) + 1} already there" in capsys.readouterr().out
     (mirror,) = (run for run in server.runs if run.job_type == "report")
     images = list((report / "figures").glob("*.png"))
     assert {file.read_bytes() for file in images} == {

@@ -102,7 +102,7 @@ def test_a_node_dies_in_the_middle_and_all_runs_finish_with_the_same_numbers(opt
             nodes.remove_node(doomed, allow_graceful=False)
             out, _ = process.communicate()
     assert process.returncode == 0, out
-    assert "its machine is gone, it goes on elsewhere" in out
+    assert "its machine is gone, it continues elsewhere" in out
     assert "4 of 4 runs are finished" in out
     for config in configs:
         run(config, replace(options, runs=tmp_path / "here"))

@@ -13,7 +13,7 @@ from benchmark.files import write_json
 from benchmark.locks import held
 from benchmark.record import Record
 from sweeps import grid as grids
-from sweeps.engines.jobs import in_order
+from sweeps.engines.jobs import jobs
 from tests.support.commands import command
 from tests.support.simulate import World, simulate
 
@@ -32,8 +32,8 @@ def write(path, **parameters):
 
 def test_the_longest_dense_phase_comes_first(tmp_path):
     fields = {"measure": {"values": ["loss", "none"]}, "prune_epoch": {"values": [0, 1]}}
-    order = in_order(grids.load(write(tmp_path / "g.yaml", **fields)).configs)
-    assert [(config.measure, config.prune_epoch) for config in order] == [
+    order = jobs(grids.load(write(tmp_path / "g.yaml", **fields)).configs)
+    assert [(job.config.measure, job.config.prune_epoch) for job in order] == [
         ("none", 0),
         ("loss", 1),
         ("loss", 0),
