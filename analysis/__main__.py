@@ -114,7 +114,7 @@ def execute(command: Command) -> None:
 
 
 def execute_publish(command: Publish) -> None:
-    from analysis.runs.archive import publish
+    from analysis.report.publish import publish
 
     require_source(command.sources)
     show(publish(command.sources, command.out, configs(command.grid)))

@@ -18,7 +18,8 @@ import pandas as pd
 from analysis import stats
 from analysis.outcomes import SUMMARISED, outcomes
 from analysis.report import style
-from analysis.runs.frames import Frames, load
+from analysis.runs.frames import Frames
+from analysis.runs.load import load
 from analysis.runs.pull import field_value
 from analysis.settings import DENSE, TASK, named
 from benchmark.config import CUT_FIELDS, TRAINED

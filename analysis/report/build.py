@@ -25,7 +25,8 @@ from analysis.report import tables
 from analysis.report.figures import FIGURES, Plot, save
 from analysis.report.page import render
 from analysis.report.page.explorer import comparison
-from analysis.runs.frames import UNFINISHED, Frames, load
+from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.load import load
 from analysis.runs.pull import Pull
 from analysis.settings import Completeness, completeness, named
 from benchmark import __version__

@@ -11,7 +11,7 @@ import pytest
 from analysis.report import style
 from analysis.report.bands import band
 from analysis.report.page.explorer import BAND_STEPS, LINEAR_STEPS, LOG_STEP, QUANTITIES, comparison
-from analysis.runs.frames import load
+from analysis.runs.load import load
 from analysis.settings import named
 from analysis.stats import mean_interval
 from tests.support import simulate

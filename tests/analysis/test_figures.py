@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis.report import style
 from analysis.report.figures import FIGURES, curves, layer_densities, sample_size, save
-from analysis.runs.frames import load
+from analysis.runs.load import load
 from analysis.settings import named, settings_of
 from benchmark.measures import MEASURES
 from tests.support import simulate

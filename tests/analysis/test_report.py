@@ -12,7 +12,7 @@ import pytest
 from analysis.__main__ import main
 from analysis.report import build as report_module
 from analysis.report.build import build
-from analysis.runs.frames import load
+from analysis.runs.load import load
 from benchmark import provenance
 from tests.support import simulate
 from tests.support.simulate import World

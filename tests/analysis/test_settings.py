@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.outcomes import outcomes
-from analysis.runs.frames import load
+from analysis.runs.load import load
 from analysis.settings import completeness, named, pair
 from tests.support import simulate
 from tests.support.simulate import World

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from analysis.runs import wandb as wandb_source
-from analysis.runs.frames import UNFINISHED, Frames, load
+from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.load import load
 from analysis.runs.pull import Pull
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
