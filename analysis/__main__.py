@@ -162,7 +162,7 @@ def show(report: Report) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from analysis.report.build import number_text
+    from analysis.report.text import number_text
 
     colors = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
     table = Table(

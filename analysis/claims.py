@@ -13,8 +13,9 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.outcomes import LEAST_CHANGE, outcomes
+from analysis.pairs import Pairs, pair
 from analysis.runs.frames import AGREEMENT, Frames
-from analysis.settings import DENSE, Pairs, pair
+from analysis.settings import DENSE
 from analysis.verdicts import (
     INCONCLUSIVE,
     REFUTED,

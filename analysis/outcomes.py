@@ -9,20 +9,13 @@ import pandas as pd
 
 from analysis.runs.frames import AGREEMENT, UNFINISHED, Frames
 from analysis.settings import DENSE, named
-from benchmark.record import MOVED
+from benchmark.record import FINISHED, MOVED
 
+SIZES = ("params", "macs")
+"""Sizes of a net: numbers of parameters, and of multiply-accumulates of a forward pass."""
 LEAST_CHANGE = 1e-3
 """Nats: smaller changes at a cut count as this one where changes are compared on a logarithmic
 scale."""
-
-SUMMARISED = {
-    "final_accuracy": ("test accuracy", "accuracy"),
-    "loss_after_cut": ("training loss after the cut", "nats"),
-    "loss_change": ("change of loss at the cut", "nats"),
-    "grad_norm_change": ("change of log10 |g| at the cut", "decades"),
-}
-"""Columns of `outcomes` that tables and comparisons of sources show: what to call them, and their
-unit."""
 
 
 @lru_cache(maxsize=2)  # claims, tables and many figures ask for the same
@@ -63,6 +56,13 @@ def outcomes(frames: Frames) -> pd.DataFrame:
     return pd.concat(
         [runs, pd.DataFrame({name: x.reindex(runs.index) for name, x in columns.items()})], axis=1
     )
+
+
+def share_left(table: pd.DataFrame, size: str) -> pd.Series:
+    """The share of a size in `SIZES` that a run has left; NaN for a run that collapsed, whose
+    record has the net that it could not cut."""
+    left = table[f"net/{size}/after"] / table[f"net/{size}/before"]
+    return left.where(table["outcome"] == FINISHED)
 
 
 def _after_cut(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.Series]:

@@ -137,13 +137,6 @@ def _resampled_means(sample: np.ndarray, rng: np.random.Generator, resamples: in
     return np.tensordot(weights, sample, axes=1)
 
 
-def paired_interval(differences: Sequence[np.ndarray], rng: np.random.Generator) -> Interval | None:
-    """`mean_interval` of paired differences, one array [seeds] per task, as two numbers (or
-    None)."""
-    interval = mean_interval(differences, rng)
-    return None if interval is None else (float(interval[0]), float(interval[1]))
-
-
 def holm(p: Sequence[float]) -> list[float]:
     """p-values adjusted for their number by Holm's step-down method (statsmodels), in the same
     order.

@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.settings import Pairs
+from analysis.pairs import Pairs
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 ALPHA = 1 - stats.LEVEL
+ROUNDING = 1e-12
+"""Means of differences that cancel but for rounding are no larger."""
 RHO = "\N{GREEK SMALL LETTER RHO}"
 """Unit of rank correlations, which are at most 1."""
 
@@ -80,6 +82,11 @@ class Number:
     probability: float | None = None
     """Share of pairs whose difference has the claimed sign."""
     probability_interval: stats.Interval | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the whole interval lies on one side of 0."""
+        return self.interval is not None and (min(self.interval) > 0 or max(self.interval) < 0)
 
     def toward(self) -> float:
         """The p-value, if the effect has the claimed sign; else 1."""
@@ -233,8 +240,10 @@ def measured(label: str, unit: str, pairs: Pairs, seed: int = 0, sign: int | Non
     interval, p = stats.paired_test(differences, rng) or (None, None)
     if interval and unit == RHO:
         interval = _between(interval, 2 if pairs.right else 1)
+    effect = stats.stratified_mean(differences)
+    effect = 0.0 if abs(effect) < ROUNDING else effect
     return Number(
-        label, unit, stats.stratified_mean(differences), interval, sum(map(len, differences)),
+        label, unit, effect, interval, sum(map(len, differences)),
         size if np.isfinite(size) else None, sign, p, *chance,
     )  # fmt: skip
 

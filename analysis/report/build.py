@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from analysis import stats
-from analysis.claims import Judgement, Number, judge_all
-from analysis.outcomes import SUMMARISED
+from analysis.claims import Judgement, judge_all
+from analysis.quantities import SUMMARISED
 from analysis.report import tables
 from analysis.report.figures import FIGURES, Plot, save
+from analysis.report.folders import make_folders
 from analysis.report.page import render
 from analysis.report.page.explorer import comparison
 from analysis.runs.frames import UNFINISHED, Frames
@@ -31,7 +31,6 @@ from analysis.runs.pull import Pull
 from analysis.settings import Completeness, completeness, named
 from benchmark import __version__
 from benchmark.config import RunConfig
-from benchmark.errors import UserError
 from benchmark.files import write_json
 from benchmark.provenance import commit
 from benchmark.record import FINISHED
@@ -108,7 +107,6 @@ def _write(
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
     page = render(
         "report.html",
-        FILTERS,
         judgements=judgements,
         comparison=comparison(frames),
         drawings=dict(drawings),
@@ -187,15 +185,6 @@ def _machine(device: str, processor: str, threads: float) -> str:
     return f"{device}: {processor}, {threads:.0f} thread{'s' * (threads != 1)}"
 
 
-def make_folders(*folders: Path) -> None:
-    """Make the folders that a report is written into; raises `UserError` if one cannot be made."""
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"report folder {folder} cannot be made ({error.strerror})") from None
-
-
 @contextmanager
 def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
     """All figures of each group (architecture and data set), also written as PNG and SVG; of many
@@ -240,47 +229,3 @@ def file_names(groups: Sequence[str]) -> list[str]:
         same = sum(name == text or name.startswith(f"{text}~") for name in names)
         names.append(f"{text}~{same + 1}" if same else text)
     return names
-
-
-def number_text(number: Number) -> str:
-    """A difference and its interval as people read them, accuracies in percentage points."""
-    if number.effect is None:
-        return "no data"
-    scale, unit = (100, "pp") if number.unit == "accuracy" else (1, number.unit)
-    if number.interval is None:
-        return f"{signed(number.effect * scale)} {unit} (no interval)"
-    low, high = (signed(bound * scale) for bound in number.interval)
-    return f"{signed(number.effect * scale)} {unit} [{low}, {high}]"
-
-
-def signed(value: float) -> str:
-    """Three significant digits with a sign."""
-    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def mean_text(row: NamedTuple, name: str) -> str:
-    """A mean and its interval in a row of `tables.summary`, accuracies in percent."""
-    scale = 100 if name == "final_accuracy" else 1
-    mean, low, high = (getattr(row, key) * scale for key in (name, f"{name}_low", f"{name}_high"))
-    return short(mean) if np.isnan(low) else f"{short(mean)} [{short(low)}, {short(high)}]"
-
-
-def short(value: float) -> str:
-    """Three significant digits, a dash for what is no number."""
-    return "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def plain(value: float | None) -> str:
-    """A number to sort by: empty for what is none."""
-    return "" if value is None or np.isnan(value) else f"{value:.6g}"
-
-
-FILTERS = {
-    "number": number_text,
-    "signed": signed,
-    "mean": mean_text,
-    "short": short,
-    "plain": plain,
-    "words": lambda name: name.replace("_", " "),
-}
-"""What the pages' templates write numbers with."""

@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.report.build import Report, build, make_folders
+from analysis.report.build import Report, build
+from analysis.report.folders import make_folders
 from analysis.runs import archive
 from analysis.runs.load import load
 from benchmark.config import RunConfig

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from analysis.outcomes import outcomes
+from analysis.pairs import pair
 from analysis.runs.load import load
-from analysis.settings import completeness, named, pair
+from analysis.settings import completeness, named
 from tests.support import simulate
 from tests.support.simulate import World
 

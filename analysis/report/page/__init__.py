@@ -1,15 +1,16 @@
-"""The pages that the analysis writes: HTML templates, one style sheet, small scripts, all put into
+"""The pages that the analysis writes: templates, one style sheet and small scripts, all put into
 one file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
 
+from analysis.report.text import FILTERS
 
-def render(name: str, filters: dict[str, Callable], **content: object) -> str:
+
+def render(name: str, **content: object) -> str:
     """The page of the template `name` in this folder, with style and scripts inside: it needs no
     other file."""
     environment = jinja2.Environment(
@@ -19,5 +20,5 @@ def render(name: str, filters: dict[str, Callable], **content: object) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(filters)
+    environment.filters.update(FILTERS)
     return environment.get_template(name).render(content)
