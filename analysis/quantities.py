@@ -25,7 +25,7 @@ class Quantity:
     """Whether its axis is logarithmic, and its mean geometric."""
     low: float = -np.inf
     high: float = np.inf
-    """Bounds of the stored values: intervals end there."""
+    """Bounds of the stored values, on linear axes: intervals end there."""
     factor: float = 1
     """What stored values are multiplied by to be shown."""
     absolute: bool = False
@@ -73,7 +73,7 @@ SECOND_ORDER = Quantity("flow/theta_hg", "second-order term θ·Hg", "nats")
 NORM = Quantity("flow/weight_norm_sq", "squared parameter norm |θ|²", low=0)
 """Of histories, by epoch."""
 
-CONVERGENCE = (TRAINING_LOSS, TEST_LOSS, TRAINING_ACCURACY, TEST_ACCURACY)
+CONVERGENCE = (TRAINING_LOSS, TEST_ACCURACY, TEST_LOSS, TRAINING_ACCURACY)
 FLOW = (
     GRADIENT_NORM,
     FIRST_ORDER,

@@ -24,7 +24,7 @@ from analysis.report import tables
 from analysis.report.figures import FIGURES, Plot, save
 from analysis.report.folders import make_folders
 from analysis.report.page import render
-from analysis.report.page.explorer import comparison
+from analysis.report.page.explorer import explorer_data
 from analysis.runs.frames import UNFINISHED, Frames
 from analysis.runs.load import load
 from analysis.runs.pull import Pull
@@ -108,7 +108,7 @@ def _write(
     page = render(
         "report.html",
         judgements=judgements,
-        comparison=comparison(frames),
+        explorer=explorer_data(frames),
         drawings=dict(drawings),
         summary=list(summary.itertuples(index=False)),
         runs=list(files["runs"].itertuples(index=False)),

@@ -10,6 +10,7 @@ order and a marker of its own.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from colorsys import hls_to_rgb, rgb_to_hls
 from dataclasses import dataclass
 
@@ -105,6 +106,28 @@ def look(measure: str) -> Look:
     return Look(
         FAMILIES[order], SPARE_MARKERS[zlib.crc32(measure.encode()) % len(SPARE_MARKERS)], DASHED
     )
+
+
+CROSS = {"color": LOOKS["none"].color, "marker": "x", "s": 25, "linewidth": 1.5}
+"""Keywords of matplotlib for the dense control as a single point."""
+
+
+def looks(measures: Sequence[str]) -> dict:
+    """Keywords of seaborn for measures in this order."""
+    found = {measure: look(measure) for measure in measures}
+    return {
+        "hue_order": measures,
+        "palette": {measure: one.color for measure, one in found.items()},
+        "markers": [one.marker for one in found.values()],
+    }
+
+
+def points(measures: Sequence[str]) -> dict:
+    """Keywords of `seaborn.scatterplot` for a marker per measure, without the dense control."""
+    keywords = looks([measure for measure in measures if measure != "none"])
+    markers = dict(zip(keywords["hue_order"], keywords["markers"], strict=True))
+    own = {"hue": "measure", "style": "measure", "style_order": keywords["hue_order"]}
+    return keywords | own | {"markers": markers, "s": 25, "linewidth": 0.4, "legend": False}
 
 
 def on_dark(color: str) -> str:

@@ -86,6 +86,11 @@ class Frames:
         """The rows of `runs` that came to their end."""
         return self.runs[self.runs["outcome"] != UNFINISHED]
 
+    def drawn(self) -> pd.DataFrame:
+        """The finished runs without an ablation: those that figures and the page show."""
+        finished = self.finished()
+        return finished[finished["ablation"] == "none"]
+
     def digest(self) -> str:
         """A digest (12 hex digits) of the finished runs' ids: equal for equal sets of runs."""
         return hashlib.sha256("\n".join(sorted(self.finished()["run_id"])).encode()).hexdigest()[

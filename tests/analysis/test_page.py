@@ -80,7 +80,7 @@ def visit(browser: Browser, url: str, width: str = "desktop", scheme: str = "lig
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("request", lambda request: seen.requests.append(request.url))
     page.goto(url)
-    page.wait_for_selector("#comparison[data-ready]")
+    page.wait_for_selector("#explorer[data-ready]")
     return seen
 
 
@@ -93,7 +93,7 @@ def page(browser, site):
 
 
 def part(page: Page, name: str):
-    return page.locator(f"#comparison [data-part={name}]")
+    return page.locator(f"#explorer [data-part={name}]")
 
 
 def choose(

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
 from analysis.report import style
-from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.frames import Frames
 from analysis.settings import DENSE
 from benchmark.record import FINISHED
 
@@ -26,9 +26,6 @@ matplotlib.use("Agg")
 
 COLUMNS = 3
 """Panels beside each other."""
-PANEL_HEIGHT = 1.75
-RIGHT = 0.1
-"""Inches left free at the right for half of an axis's last number."""
 BAND = "95 % bootstrap intervals over seeds (widened for few seeds)"
 
 
@@ -85,7 +82,7 @@ def save(canvas: Figure, stem: Path) -> bytes:
 
 def sample_size(frames: Frames) -> str:
     """How many seeds stand behind each mean, in words."""
-    runs = drawn(frames)
+    runs = frames.drawn()
     seeds = runs[runs["measure"] != DENSE].groupby(["setting", "measure"]).size()
     if seeds.empty:
         return "No pruned run."
@@ -94,12 +91,6 @@ def sample_size(frames: Frames) -> str:
     lost = f", of which {lost} diverged or collapsed" if lost else ""
     text = f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} runs{lost})."
     return text if seeds.max() > 1 else f"{text} One seed gives no interval."
-
-
-def drawn(frames: Frames) -> pd.DataFrame:
-    """The finished runs without an ablation."""
-    runs = frames.runs
-    return runs[(runs["outcome"] != UNFINISHED) & (runs["ablation"] == "none")]
 
 
 def new_canvas(
@@ -128,21 +119,7 @@ def new_canvas(
         block[-1].tick_params(labelbottom=True)
         block[0].set_title(titles[number])
         blocks.append(block)
-        if sharey and column:
-            for ax in block:
-                ax.get_tightbbox = _unmeasured
-        elif (
-            sharey
-        ):  # the first panel of a line stands for all: measuring each takes a quarter of the time
-            most = max(title.count("\n") for title in titles[number : number + columns])
-            block[0].set_title("\n" * (most - titles[number].count("\n")) + titles[number])
-    if sharey and columns > 1:
-        canvas.get_layout_engine().set(rect=(0, 0, 1 - RIGHT / width, 1))
     return canvas, blocks
-
-
-def _unmeasured(*args: object, **kwargs: object) -> None:
-    """Axes whose labels the layout may pass over."""
 
 
 def _unbroken(panel: str) -> str:
@@ -150,6 +127,12 @@ def _unbroken(panel: str) -> str:
     value."""
     timing, *fields = panel.split(", ")
     return ", ".join([timing, *(text.replace(" ", "\N{NO-BREAK SPACE}") for text in fields)])
+
+
+def add_colorbar(canvas: Figure, drawn: ScalarMappable, axes: list[Axes], label: str) -> None:
+    """A colour bar beside these axes."""
+    bar = canvas.colorbar(drawn, ax=axes, shrink=0.9, aspect=12, pad=0.02, label=label)
+    bar.outline.set_visible(False)
 
 
 def legend(canvas: Figure, measures: list[str], *, line: bool = True) -> None:
