@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from analysis.report.build import Report
     from benchmark.config import RunConfig
 
-DESCRIPTION = "Turn runs into figures, statistics and a verdict on each claim, as one page that needs no network."
+DESCRIPTION = (
+    "Turn runs into figures, statistics and a verdict on each claim, as one page that needs no "
+    "network."
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def configs(grids: Sequence[Path]) -> list[RunConfig] | None:
 def execute_dashboard(command: Dashboard) -> None:
     if find_spec("wandb_workspaces") is None:
         raise UserError(
-            "a dashboard needs wandb-workspaces, not installed here: pip install 'flowprune[dashboards]'"
+            "a dashboard needs wandb-workspaces, not installed here: pip install "
+            "'flowprune[dashboards]'"
         )
     from analysis import dashboard
 

@@ -264,7 +264,7 @@ def _pairs(runs: pd.DataFrame, quantity: Quantity) -> Pairs:
 
 
 def _same_histories(a: Frames, b: Frames, pairs: pd.DataFrame) -> set[str]:
-    """The run ids of A whose history is that of its partner in B, number by number (times apart)."""
+    """The run ids of A whose history is that of their partner in B in every number but times."""
     columns = [name for name in HISTORY_KEYS if not name.startswith("time/")]
     ours, theirs = (
         {run_id: rows[columns].to_numpy() for run_id, rows in frames.history.groupby("run_id")}

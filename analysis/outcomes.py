@@ -145,11 +145,13 @@ def _size(change: pd.Series) -> pd.Series:
 def _along(history: pd.DataFrame) -> dict[str, pd.Series]:
     """Rank correlations over epochs, of runs with at least four."""
     by_run = history.groupby("run_id")
-    step = pd.DataFrame({
-        "run_id": history["run_id"],
-        "change": by_run["flow/weight_norm_sq"].diff(),
-        "predicted": -2 * history["lr"] * by_run["flow/theta_g"].shift(),
-    })  # fmt: skip
+    step = pd.DataFrame(
+        {
+            "run_id": history["run_id"],
+            "change": by_run["flow/weight_norm_sq"].diff(),
+            "predicted": -2 * history["lr"] * by_run["flow/theta_g"].shift(),
+        }
+    )
     return {
         "norm_identity": _rank_correlation(step, "change", "predicted"),
         "order_agreement": _rank_correlation(history, "flow/theta_hg", "flow/theta_g"),

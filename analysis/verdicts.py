@@ -199,9 +199,18 @@ def judge(claim: Claim, table: pd.DataFrame, seed: int = 0) -> Judgement:
     if len(criteria) > 1:
         texts = [f"({one.label}) {text}" for one, text in zip(criteria, texts, strict=True)]
     return Judgement(
-        claim, whole.verdict, whole.number, numbers, parts, settings, [detail for detail in details if detail.n],
-        " ".join(texts), whole.p, whole.p, whole.verdict,
-    )  # fmt: skip
+        claim,
+        whole.verdict,
+        whole.number,
+        numbers,
+        parts,
+        settings,
+        [detail for detail in details if detail.n],
+        " ".join(texts),
+        whole.p,
+        whole.p,
+        whole.verdict,
+    )
 
 
 def conclude(numbers: Sequence[Number]) -> Conclusion:
@@ -243,9 +252,16 @@ def measured(label: str, unit: str, pairs: Pairs, seed: int = 0, sign: int | Non
     effect = stats.stratified_mean(differences)
     effect = 0.0 if abs(effect) < ROUNDING else effect
     return Number(
-        label, unit, effect, interval, sum(map(len, differences)),
-        size if np.isfinite(size) else None, sign, p, *chance,
-    )  # fmt: skip
+        label,
+        unit,
+        effect,
+        interval,
+        sum(map(len, differences)),
+        size if np.isfinite(size) else None,
+        sign,
+        p,
+        *chance,
+    )
 
 
 def _between(interval: stats.Interval, most: float) -> stats.Interval:
@@ -266,12 +282,14 @@ def basis(pairs: Pairs, number: Number) -> str:
         span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
         against = f" against {' + '.join(pairs.right)}" if pairs.right else ""
         parts.append(
-            f"{_count(number.n, 'complete pair' if pairs.right else 'run')} in {_count(len(seeds), 'setting')}, "
-            f"{span} {'seed' if span == '1' else 'seeds'} each: {' + '.join(pairs.left)}{against}"
+            f"{_count(number.n, 'complete pair' if pairs.right else 'run')} in "
+            f"{_count(len(seeds), 'setting')}, {span} {'seed' if span == '1' else 'seeds'} "
+            f"each: {' + '.join(pairs.left)}{against}"
         )
         if number.interval is None:
             parts.append(
-                "no interval, because one seed has no spread; at least two seeds per setting are needed"
+                "no interval, because one seed has no spread; at least two seeds per "
+                "setting are needed"
             )
     else:
         parts.append("no complete pair" if pairs.right else "no run")

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis import stats
-from analysis.claims import Judgement, judge_all
+from analysis.claims import judge_all
 from analysis.quantities import SUMMARISED
 from analysis.report import tables
 from analysis.report.figures import FIGURES, Plot, save
@@ -29,6 +29,7 @@ from analysis.runs.frames import UNFINISHED, Frames
 from analysis.runs.load import load
 from analysis.runs.pull import Pull
 from analysis.settings import Completeness, completeness, named
+from analysis.verdicts import Judgement
 from benchmark import __version__
 from benchmark.config import RunConfig
 from benchmark.files import write_json
@@ -148,8 +149,11 @@ def provenance(frames: Frames) -> dict:
             *(f"{name} {version(name)}" for name in LIBRARIES),
         ],
         "commit of the analysis": commit() or "unknown (not a git checkout)",
-        "intervals": f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} resamples, widened for "
-        "few seeds; each claim at its own level, and beside it corrected for the number of claims (Holm)",
+        "intervals": (
+            f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} "
+            "resamples, widened for few seeds; each claim at its own level, and beside it "
+            "corrected for the number of claims (Holm)"
+        ),
     }
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.claims import Judgement
 from analysis.outcomes import SIZES, outcomes, share_left
 from analysis.quantities import DENSITY, SUMMARISED, Quantity
 from analysis.report import figures, style
 from analysis.report.bands import band
 from analysis.runs.frames import UNFINISHED, Frames
 from analysis.settings import DENSE, Completeness, timing
+from analysis.verdicts import Judgement
 from benchmark.record import FINISHED
 
 

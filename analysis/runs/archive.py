@@ -1,4 +1,4 @@
-"""Archives: the records of a study in a few small Parquet files, a source of runs like any other."""
+"""Archives: the records of a study in a few Parquet files, a source of runs like any other."""
 
 from __future__ import annotations
 

@@ -69,13 +69,15 @@ class PullCache:
                 else "it has none of this project"
             )
             raise UserError(
-                f"cache {self.folder} has no pull of W&B project {self.place}{_told(conditions)}: {known}"
+                f"cache {self.folder} has no pull of W&B project "
+                f"{self.place}{_told(conditions)}: {known}"
             )
         mirrors = [(name, self._read(name)) for name in pull["runs"]]
         for name, mirror in mirrors:
             if mirror is None:
                 raise UserError(
-                    f"cache file {self._run_file(name)} is missing or broken: pull without --offline"
+                    f"cache file {self._run_file(name)} is missing or broken: pull without "
+                    "--offline"
                 )
         return [mirror for _, mirror in mirrors]
 

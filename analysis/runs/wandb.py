@@ -50,8 +50,10 @@ def pulled_runs(source: str, pull: Pull) -> tuple[list[Run], list[str]]:
         raise UserError(f"W&B project {place} has no run of this suite{met}")
     if broken:
         print(
-            f"warning: {len(broken)} runs of W&B project {place} ended, but lack rows, and count as unfinished; "
-            f"`python -m sweeps push` completes them: {' '.join(broken)}",
+            (
+                f"warning: {len(broken)} runs of W&B project {place} ended, but lack rows, and "
+                f"count as unfinished; `python -m sweeps push` completes them: {' '.join(broken)}"
+            ),
             file=sys.stderr,
         )
     return ours, set_aside
@@ -73,9 +75,13 @@ def _fetch(place: str, conditions: dict, cache: PullCache) -> list[Mirror]:
         except ValueError:
             raise UserError(f"W&B project {place} does not exist, or is not yours to see") from None
     with Progress(
-        TextColumn("pulling runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
-    ) as progress:  # fmt: skip
+        TextColumn("pulling runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
         mirrors: list[Mirror] = []
         try:
             for mirror in progress.track(_in_threads(found, cache), total=len(found)):

@@ -17,10 +17,12 @@ from analysis.settings import DENSE, settings_of
 
 @figure(
     "Predicted and actual change at the cut",
-    "Change of the probe loss and of |g|² when filters are removed: first-order prediction (-θ_p·g_p and "
-    "-2 θ_p·(Hg)_p, θ_p the removed parameters) against what the cut did. On the diagonal the prediction is exact. One "
-    "marker per run and cut; axes are linear inside the shaded band around 0 and logarithmic outside, and differ "
-    "between panels.",
+    (
+        "Change of the probe loss and of |g|² when filters are removed: first-order prediction "
+        "(-θ_p·g_p and -2 θ_p·(Hg)_p, θ_p the removed parameters) against what the cut did. On "
+        "the diagonal the prediction is exact. One marker per run and cut; axes are linear "
+        "inside the shaded band around 0 and logarithmic outside, and differ between panels."
+    ),
 )
 def cut_changes(frames: Frames) -> Figure | None:
     """Loss and |g|^2 at the cut, predicted against actual, a marker per run and cut."""
@@ -48,8 +50,10 @@ def cut_changes(frames: Frames) -> Figure | None:
 
 @figure(
     "Gradient norm across the cut",
-    "Change of log10 |g| on the probe set at a cut (mean over the cuts of a run): 1 means ten times the gradient norm, "
-    f"0 that it is preserved. {DOTS}.",
+    (
+        "Change of log10 |g| on the probe set at a cut (mean over the cuts of a run): 1 means "
+        f"ten times the gradient norm, 0 that it is preserved. {DOTS}."
+    ),
 )
 def gradient_change(frames: Frames) -> Figure | None:
     """Change of log10 |g| at the cut by measure."""
@@ -58,8 +62,11 @@ def gradient_change(frames: Frames) -> Figure | None:
 
 @figure(
     "Change of the loss at a cut",
-    "Change of the probe loss, summed over the cuts of a run: 0 means that the loss is preserved. Axes differ "
-    f"between panels; where the numbers are of several orders they are linear near 0 and logarithmic beyond. {DOTS}.",
+    (
+        "Change of the probe loss, summed over the cuts of a run: 0 means that the loss is "
+        "preserved. Axes differ between panels; where the numbers are of several orders they "
+        f"are linear near 0 and logarithmic beyond. {DOTS}."
+    ),
 )
 def loss_change(frames: Frames) -> Figure | None:
     """Change of the loss at the cut by measure."""
@@ -68,9 +75,12 @@ def loss_change(frames: Frames) -> Figure | None:
 
 @figure(
     "Scores and movement",
-    "Spearman correlation, over the filters that stay, of the score that a run was cut by with the change of their "
-    "squared norm in the epoch after the cut (mean over the cuts of a run): the statistic (a) of C2. Above 0, filters "
-    f"with low scores move least. {DOTS}.",
+    (
+        "Spearman correlation, over the filters that stay, of the score that a run was cut by "
+        "with the change of their squared norm in the epoch after the cut (mean over the cuts "
+        "of a run): the statistic (a) of C2. Above 0, filters with low scores move least. "
+        f"{DOTS}."
+    ),
 )
 def movement(frames: Frames) -> Figure | None:
     """How well a score tells how far its filter will move, by measure."""
@@ -83,9 +93,12 @@ REFERENCES = ("magnitude", "loss", "grad_preservation", "grasp", "oracle")
 
 @figure(
     "Rank correlation between measures",
-    "Spearman correlation of the scores of two measures over all live filters at the first cut, by the epochs "
-    f"trained before it. Each panel compares all measures with one. Lines are means over seeds, bars {BAND}. Runs "
-    "that recorded several measures count, whichever cut them.",
+    (
+        "Spearman correlation of the scores of two measures over all live filters at the first "
+        "cut, by the epochs trained before it. Each panel compares all measures with one. Lines "
+        f"are means over seeds, bars {BAND}. Runs that recorded several measures count, "
+        "whichever cut them."
+    ),
 )
 def agreement(frames: Frames) -> Figure | None:
     """Rank correlation of each measure with one of each kind, by the epoch of the cut."""
@@ -98,10 +111,12 @@ def agreement(frames: Frames) -> Figure | None:
     means = first.groupby(["epoch", "seed"])[pairs].mean().reset_index()
     found = means.melt(["epoch", "seed"], var_name="pair", value_name="rho").dropna()
     sides = found["pair"].str.removeprefix(AGREEMENT).str.split("|", expand=True)
-    found = pd.concat([
-        found.assign(reference=sides[0], measure=sides[1]),
-        found.assign(reference=sides[1], measure=sides[0]),
-    ])  # fmt: skip
+    found = pd.concat(
+        [
+            found.assign(reference=sides[0], measure=sides[1]),
+            found.assign(reference=sides[1], measure=sides[0]),
+        ]
+    )
     measures = style.in_order(set(found["measure"]))
     panels = [name for name in REFERENCES if name in measures]
     canvas, blocks = new_canvas([f"with {style.name(name)}" for name in panels], 1, height=2.0)
@@ -109,11 +124,23 @@ def agreement(frames: Frames) -> Figure | None:
         here = found[found["reference"] == reference]
         shown = style.in_order(set(here["measure"]))
         seaborn.pointplot(
-            here, x="epoch", y="rho", order=sorted(first["epoch"].unique()), hue="measure", dodge=0.3,
-            errorbar=lambda values: interval(values, MOVEMENT), err_kws={"linewidth": 0.8}, linewidth=1.3,
-            linestyles=[style.look(name).line for name in shown], legend=False, ax=ax,
-            markersize=4, markeredgecolor="white", markeredgewidth=0.4, **style.looks(shown),
-        )  # fmt: skip
+            here,
+            x="epoch",
+            y="rho",
+            order=sorted(first["epoch"].unique()),
+            hue="measure",
+            dodge=0.3,
+            errorbar=lambda values: interval(values, MOVEMENT),
+            err_kws={"linewidth": 0.8},
+            linewidth=1.3,
+            linestyles=[style.look(name).line for name in shown],
+            legend=False,
+            ax=ax,
+            markersize=4,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            **style.looks(shown),
+        )
         ax.axhline(0, color="#555555", linewidth=0.9, zorder=1)
         ax.set(xlabel="epochs before the cut", ylabel="", ylim=(-1.05, 1.05))
     for (ax,) in blocks[::COLUMNS]:
@@ -124,8 +151,11 @@ def agreement(frames: Frames) -> Figure | None:
 
 @figure(
     "Second order against first",
-    "θ·Hg against θ·g on the probe set in dense training, a dot per seed and epoch, coloured by the epoch. Axes are "
-    "linear inside the shaded band around 0 and logarithmic outside.",
+    (
+        "θ·Hg against θ·g on the probe set in dense training, a dot per seed and epoch, "
+        "coloured by the epoch. Axes are linear inside the shaded band around 0 and logarithmic "
+        "outside."
+    ),
 )
 def order_products(frames: Frames) -> Figure | None:
     """theta.Hg against theta.g along dense training."""

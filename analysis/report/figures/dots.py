@@ -76,10 +76,21 @@ def _rows(
         runs["value"], places, s=2.6**2, c=faces, edgecolors=colors, linewidths=0.6, alpha=0.55
     )
     seaborn.pointplot(
-        runs, x="value", y="measure", order=measures, hue="measure", legend=False, ax=ax,
-        errorbar=lambda values: interval(values, quantity), linestyle="none", err_kws={"linewidth": 1.6},
-        markersize=6, markeredgecolor="white", markeredgewidth=0.5, **style.looks(measures),
-    )  # fmt: skip
+        runs,
+        x="value",
+        y="measure",
+        order=measures,
+        hue="measure",
+        legend=False,
+        ax=ax,
+        errorbar=lambda values: interval(values, quantity),
+        linestyle="none",
+        err_kws={"linewidth": 1.6},
+        markersize=6,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        **style.looks(measures),
+    )
 
 
 def interval(values: pd.Series, quantity: Quantity) -> tuple[float, float]:

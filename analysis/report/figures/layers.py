@@ -33,10 +33,17 @@ def densities(frames: Frames) -> Figure | None:
         means = here.pivot_table(index="measure", columns="layer", values="density")
         layers = len(means.columns)
         seaborn.heatmap(
-            means.reindex(measures).rename(index=style.name), vmin=0, vmax=100, cmap="cividis", cbar=False,
-            annot=layers <= NUMBERED, fmt=".0f", annot_kws={"fontsize": 6.5},
-            xticklabels=1 if layers <= NUMBERED else -(-layers // 8), ax=ax,
-        )  # fmt: skip
+            means.reindex(measures).rename(index=style.name),
+            vmin=0,
+            vmax=100,
+            cmap="cividis",
+            cbar=False,
+            annot=layers <= NUMBERED,
+            fmt=".0f",
+            annot_kws={"fontsize": 6.5},
+            xticklabels=1 if layers <= NUMBERED else -(-layers // 8),
+            ax=ax,
+        )
         ax.set(xlabel="conv layer, input to output", ylabel="")
         ax.tick_params(length=0, axis="both", rotation=0)
     add_colorbar(canvas, ax.collections[0], [ax for (ax,) in blocks], DENSITY.axis)

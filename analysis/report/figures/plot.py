@@ -89,7 +89,10 @@ def sample_size(frames: Frames) -> str:
     span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     lost = int((runs["outcome"] != FINISHED).sum())
     lost = f", of which {lost} diverged or collapsed" if lost else ""
-    text = f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} runs{lost})."
+    text = (
+        f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} "
+        f"runs{lost})."
+    )
     return text if seeds.max() > 1 else f"{text} One seed gives no interval."
 
 
