@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import numpy as np
@@ -74,11 +75,8 @@ def _after_cut(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.Series
     whole = per_run["count"] == length
     last = history[history["epoch"] == history["total"]].set_index("run_id")
     threshold = _threshold(runs, history)
-    down = (
-        after[after["train/loss"] <= after["run_id"].map(threshold).astype(float)]
-        .groupby("run_id")["epoch"]
-        .min()
-    )
+    below = after[after["train/loss"] <= after["run_id"].map(threshold).astype(float)]
+    down = below.groupby("run_id")["epoch"].min()
     epochs = (down - runs["last_cut"]).reindex(runs.index)
     known = whole & threshold.notna()
     return {
@@ -100,42 +98,27 @@ def _threshold(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series:
 
 
 def _at_cuts(runs: pd.DataFrame, cuts: pd.DataFrame) -> dict[str, pd.Series]:
-    names = (
-        "loss_change",
-        "loss_shift",
-        "order1_shift",
-        "grad_norm_change",
-        "grad_norm_shift",
-        "second_order_shift",
-    )
-    if cuts.empty:
-        return {name: pd.Series(dtype=float) for name in names}
+    change, agreement = cuts["actual.loss_change"], cuts.filter(regex=f"^{re.escape(AGREEMENT)}")
     with np.errstate(divide="ignore", invalid="ignore"):
-        growth = np.log10(cuts["after.grad_norm"] / cuts["before.grad_norm"]).replace(
-            [np.inf, -np.inf], np.nan
-        )
-    second = {
-        when: 2 * (cuts[f"{when}.grad_norm"] ** 2 + cuts[f"{when}.theta_hg"])
+        growth = np.log10(cuts["after.grad_norm"] / cuts["before.grad_norm"])
+    growth = growth.replace([np.inf, -np.inf], np.nan)
+    before, after = (
+        2 * (cuts[f"{when}.grad_norm"] ** 2 + cuts[f"{when}.theta_hg"])
         for when in ("before", "after")
-    }
-    change = cuts["actual.loss_change"]
-    order1 = 2 * (cuts["after.theta_g"] - cuts["before.theta_g"])
-    columns = (
-        change,
-        _size(change),
-        _size(order1),
-        growth,
-        growth.abs(),
-        (second["after"] - second["before"]).abs(),
     )
-    agreement = cuts[[name for name in cuts if name.startswith(AGREEMENT)]]
-    grouped = pd.concat(
-        [pd.DataFrame(dict(zip(names, columns, strict=True))), agreement], axis=1
-    ).groupby(cuts["run_id"])
+    columns = {
+        "loss_change": change,
+        "loss_shift": _size(change),
+        "order1_shift": _size(2 * (cuts["after.theta_g"] - cuts["before.theta_g"])),
+        "grad_norm_change": growth,
+        "grad_norm_shift": growth.abs(),
+        "second_order_shift": (after - before).abs(),
+    }
+    grouped = pd.concat([pd.DataFrame(columns), agreement], axis=1).groupby(cuts["run_id"])
     made = grouped.size()
     whole = grouped.count().eq(made, axis=0).mul(made == runs["rounds"].reindex(made.index), axis=0)
     result = grouped.mean().assign(loss_change=grouped["loss_change"].sum()).where(whole)
-    return {name: result[name] for name in result}
+    return dict(result.items())
 
 
 def _size(change: pd.Series) -> pd.Series:
@@ -162,15 +145,9 @@ def _rank_correlation(table: pd.DataFrame, one: str, other: str) -> pd.Series:
     """Spearman's correlation of two columns within each run."""
     whole = table.dropna(subset=[one, other])
     ranks = whole.groupby("run_id")[[one, other]].rank()
-    centred = ranks - ranks.groupby(whole["run_id"]).transform("mean")
-    products = {
-        "cov": centred[one] * centred[other],
-        "a": centred[one] ** 2,
-        "b": centred[other] ** 2,
-    }
-    sums = pd.DataFrame(products).groupby(whole["run_id"]).agg(["sum", "count"])
-    spread = (sums["a", "sum"] * sums["b", "sum"]).where(sums["a", "count"] >= 4)
-    return sums["cov", "sum"] / np.sqrt(spread.where(spread > 0))
+    by_run = ranks.groupby(whole["run_id"])
+    found = by_run.corr().xs(one, level=1)[other]
+    return found.where(by_run.size() >= 4)
 
 
 def _moved(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series:

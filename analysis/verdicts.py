@@ -178,16 +178,18 @@ def judge(claim: Claim, table: pd.DataFrame, seed: int = 0) -> Judgement:
     """Decide one claim on the table of `outcomes.outcomes`."""
     evidence = claim.evidence(table)
     criteria = evidence.decides
-    numbers = [_number(one, one.label, one.pairs, seed) for one in criteria]
+
+    def number(one: Criterion, pairs: Pairs, label: str) -> Number:
+        return measured(label, one.unit, pairs, seed, one.sign)
+
+    numbers = [number(one, one.pairs, one.label) for one in criteria]
     groups = sorted({group for one in criteria for group in one.pairs.groups()})
     parts = []
     for group in groups:
-        conclusion = conclude(
-            [_number(one, one.label, one.pairs.of(group), seed) for one in criteria]
-        )
+        conclusion = conclude([number(one, one.pairs.of(group), one.label) for one in criteria])
         parts.append(Part(*group.split(" on ", 1), conclusion.verdict, conclusion.number))
     settings = [
-        _number(one, task if len(criteria) == 1 else f"{task}: {one.label}", pairs, seed)
+        number(one, pairs, task if len(criteria) == 1 else f"{task}: {one.label}")
         for one in criteria
         for task, pairs in one.pairs.by_task().items()
     ]
@@ -247,8 +249,9 @@ def measured(label: str, unit: str, pairs: Pairs, seed: int = 0, sign: int | Non
     size, rng = stats.effect_size(differences), np.random.default_rng(seed)
     chance = stats.win_probability(np.concatenate(differences), sign) if sign else (None, None)
     interval, p = stats.paired_test(differences, rng) or (None, None)
-    if interval and unit == RHO:
-        interval = _between(interval, 2 if pairs.right else 1)
+    if interval and unit == RHO:  # at most 1, and the difference of two at most 2
+        most = 2 if pairs.right else 1
+        interval = tuple(np.clip(interval, -most, most).tolist())
     effect = stats.stratified_mean(differences)
     effect = 0.0 if abs(effect) < ROUNDING else effect
     return Number(
@@ -262,16 +265,6 @@ def measured(label: str, unit: str, pairs: Pairs, seed: int = 0, sign: int | Non
         p,
         *chance,
     )
-
-
-def _between(interval: stats.Interval, most: float) -> stats.Interval:
-    """The part of an interval that a number of at most this size can have."""
-    low, high = np.clip(interval, -most, most).tolist()
-    return low, high
-
-
-def _number(criterion: Criterion, label: str, pairs: Pairs, seed: int) -> Number:
-    return measured(label, criterion.unit, pairs, seed, criterion.sign)
 
 
 def basis(pairs: Pairs, number: Number) -> str:

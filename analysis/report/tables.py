@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.outcomes import SIZES, outcomes, share_left
 from analysis.quantities import DENSITY, SUMMARISED, Quantity
 from analysis.report import figures, style
-from analysis.report.bands import band
+from analysis.report.bands import interval
 from analysis.runs.frames import UNFINISHED, Frames
 from analysis.settings import DENSE, Completeness, timing
 from analysis.verdicts import Judgement
@@ -21,8 +21,8 @@ def summary(frames: Frames) -> pd.DataFrame:
     """A row per setting and measure (runs without an ablation).
 
     `group`, `setting`, `measure`, `runs` (finished), `diverged` (of them, or collapsed), `params`
-    and `macs` (share left, mean over the others), and for each of `outcomes.SUMMARISED` its
-    `<name>` (mean over seeds), `<name>_low`, `<name>_high` (95 % interval) and `<name>_n`.
+    and `macs` (share left, mean over the others), and for each of `quantities.SUMMARISED` its
+    `<key>` (mean over seeds), `<key>_low`, `<key>_high` (95 % interval) and `<key>_n`.
     """
     table = outcomes(frames)
     table = table[table["ablation"] == "none"]
@@ -39,22 +39,16 @@ def summary(frames: Frames) -> pd.DataFrame:
     columns += [f"{item.key}{end}" for item in SUMMARISED for end in ("", "_low", "_high", "_n")]
     result = pd.DataFrame(rows, columns=columns)
     measures = style.in_order(set(result["measure"]))
-    keys = {
-        "group": result["group"],
-        "dense": result["measure"] == DENSE,
-        "setting": pd.factorize(result["setting"])[0],
-        "measure": result["measure"].map(measures.index),
-    }
-    order = pd.DataFrame(keys).sort_values(list(keys)).index
-    return result.loc[order].reset_index(drop=True)
+    dense, settings = result["measure"] == DENSE, pd.factorize(result["setting"])[0]
+    places = result["measure"].map(measures.index)
+    order = np.lexsort((places, settings, dense, result["group"].astype(str)))
+    return result.iloc[order].reset_index(drop=True)
 
 
 def _mean(quantity: Quantity, column: pd.Series) -> dict[str, float]:
     """The mean of a column, its interval, and how many values it has."""
     values, name = column.dropna().to_numpy(), quantity.key
-    interval = band(values[:, None])
-    bounds = (np.nan, np.nan) if interval is None else np.ravel(interval)
-    low, high = np.clip(bounds, quantity.low, quantity.high).tolist()
+    low, high = interval(values, quantity.low, quantity.high)
     mean = values.mean() if len(values) else np.nan
     return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
 
@@ -91,9 +85,8 @@ class Cell:
     @property
     def state(self) -> str:
         """`whole`, `partial` or `absent`."""
-        return (
-            "whole" if self.finished == self.expected else "partial" if self.finished else "absent"
-        )
+        done = "whole" if self.finished == self.expected else "partial"
+        return done if self.finished else "absent"
 
 
 def coverage(frames: Frames, whole: Completeness) -> pd.DataFrame:
@@ -117,9 +110,8 @@ def coverage(frames: Frames, whole: Completeness) -> pd.DataFrame:
     dense = table["timing"] == timing(DENSE, 0, "")
     table = table.astype({"rounds": object, "ratio": object}).assign(_dense=dense)
     table.loc[dense, ["rounds", "ratio"]] = ""  # it has no cut
-    return table.sort_values(["arch", "dataset", "_dense"], kind="stable", ignore_index=True).drop(
-        columns="_dense"
-    )
+    table = table.sort_values(["arch", "dataset", "_dense"], kind="stable", ignore_index=True)
+    return table.drop(columns="_dense")
 
 
 def verdicts(judgements: list[Judgement]) -> pd.DataFrame:

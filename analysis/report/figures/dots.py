@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 
-import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
@@ -14,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.outcomes import outcomes
 from analysis.quantities import Quantity
 from analysis.report import style
-from analysis.report.bands import band
+from analysis.report.bands import interval
 from analysis.report.figures.plot import COLUMNS, new_canvas
 from analysis.report.figures.scale import signed_scale
 from analysis.runs.frames import Frames
@@ -83,7 +82,7 @@ def _rows(
         hue="measure",
         legend=False,
         ax=ax,
-        errorbar=lambda values: interval(values, quantity),
+        errorbar=lambda values: interval(values, *quantity.bounds),
         linestyle="none",
         err_kws={"linewidth": 1.6},
         markersize=6,
@@ -93,17 +92,11 @@ def _rows(
     )
 
 
-def interval(values: pd.Series, quantity: Quantity) -> tuple[float, float]:
-    """The interval of the mean of values that are shown; NaN for one seed."""
-    found = band(np.asarray(values)[:, None])
-    return (np.nan, np.nan) if found is None else tuple(np.clip(np.ravel(found), *quantity.bounds))
-
-
 def _reference(ax: Axes, values: pd.Series, quantity: Quantity) -> None:
     """The mean of the dense controls and its interval."""
     if len(values):
         look = style.look(DENSE)
         ax.axvline(values.mean(), color=look.color, linestyle=look.line, linewidth=1, zorder=1)
     if len(values) > 1:
-        span = interval(values, quantity)
+        span = interval(values, *quantity.bounds)
         ax.axvspan(*span, color="#000000", alpha=0.06, linewidth=0, zorder=0)
