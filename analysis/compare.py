@@ -55,30 +55,23 @@ class Row:
     """By the keys of `SUMMARISED`. Of settings that share their dense controls, `n` counts
     seeds."""
 
-    def heading(self) -> dict:
-        """All but the differences."""
-        return {key: value for key, value in vars(self).items() if key != "differences"}
-
-    def nested(self) -> dict:
+    def to_dict(self) -> dict:
         """The entry in compare.json."""
-        entries = {
-            key: {
-                "effect": item.effect,
-                "interval": list(item.interval or (None, None)),
-                "n": item.n,
-                "unit": item.unit,
-            }
-            for key, item in self.differences.items()
-        }
-        return {**self.heading(), "differences": entries}
+        entries = {key: _entry(item) for key, item in self.differences.items()}
+        return {**vars(self), "differences": entries}
 
     def flat(self) -> dict:
         """The line in compare.csv."""
-        line = self.heading()
+        line = {key: value for key, value in vars(self).items() if key != "differences"}
         for key, item in self.differences.items():
             low, high = item.interval or (None, None)
             line |= {key: item.effect, f"{key}_low": low, f"{key}_high": high, f"{key}_n": item.n}
         return line
+
+
+def _entry(item: Number) -> dict:
+    interval = list(item.interval or (None, None))
+    return {"effect": item.effect, "interval": interval, "n": item.n, "unit": item.unit}
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ class Comparison:
             "a": self.names[0],
             "b": self.names[1],
             "difference": "A minus B",
-            "rows": [row.nested() for row in self.rows],
+            "rows": [row.to_dict() for row in self.rows],
             "only": self.only.to_dict("records"),
         }
 

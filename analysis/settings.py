@@ -1,4 +1,9 @@
-"""From tidy frames to what can be compared: settings named, gaps listed, runs paired."""
+"""The settings of runs: how they are called, and which runs are missing.
+
+A *group* is an architecture and a data set; a *setting* is when and how runs are cut, told by the
+fields that vary in their group. A *task* is a group and a setting: runs of one task and seed differ
+in their measure alone. (A *cell* is a task and a measure, known by a digest of all fields.)
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,14 @@ from benchmark.config import DEFAULTS, TRAINED, RunConfig
 
 SHARED = tuple(name for name in DEFAULTS if name not in ("measure", "seed"))
 """The fields that two runs must share to be compared; pairs share their seed too."""
+NAMED = ("arch", "dataset", "prune_epoch", "retrain")
+"""The fields that the group and the timing tell."""
 DENSE = "none"
 """The measure of the dense control."""
+
+
+EVERY_SEED = "every cell that has a run, times every seed that has one"
+MISSING = ["measure", "arch", "dataset", "timing", "rounds", "ratio", "seed", "run_id", "state"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +33,8 @@ class Completeness:
 
     expected: int
     missing: pd.DataFrame
-    """A row per expected run that is not finished: `measure`, `arch`, `dataset`, `timing`,
-    `rounds`, `ratio`, `seed`, `run_id`, `state` (missing or unfinished)."""
+    """A row per expected run that is not finished, with the columns `MISSING`; `state` is missing
+    or unfinished."""
     extra: int
     """Finished runs outside the grid."""
     against: str
@@ -34,35 +45,28 @@ def completeness(frames: Frames, grid: Sequence[RunConfig] | None = None) -> Com
     """Compare the runs with a grid, or without one with every cell seen times every seed seen."""
     outcomes = dict(zip(frames.runs["run_id"], frames.runs["outcome"], strict=True))
     if grid is None:
-        expected, against = (
-            _every_seed(frames.runs),
-            "every cell that has a run, times every seed that has one",
-        )
+        grid, against = _every_seed(frames.runs), EVERY_SEED
     else:
-        expected, against = {config.run_id: config.canonical() for config in grid}, "the grid"
+        against = "the grid"
+    expected = {config.run_id: config.canonical() for config in grid}
     rows = [
         {
-            **{name: getattr(config, name) for name in ("measure", "arch", "dataset")},
+            **config.to_dict(),
             "timing": timing(config.measure, int(config.prune_epoch), config.retrain),
-            **{name: getattr(config, name) for name in ("rounds", "ratio", "seed")},
             "run_id": run_id,
             "state": UNFINISHED if run_id in outcomes else "missing",
         }
         for run_id, config in expected.items()
         if outcomes.get(run_id, UNFINISHED) == UNFINISHED
     ]
-    columns = ("measure", "arch", "dataset", "timing", "rounds", "ratio", "seed", "run_id", "state")
-    extra = sum(
-        outcome != UNFINISHED and run_id not in expected for run_id, outcome in outcomes.items()
-    )
-    return Completeness(len(expected), pd.DataFrame(rows, columns=list(columns)), extra, against)
+    extra = sum(outcomes[run_id] != UNFINISHED for run_id in outcomes.keys() - expected.keys())
+    return Completeness(len(expected), pd.DataFrame(rows, columns=MISSING), extra, against)
 
 
-def _every_seed(runs: pd.DataFrame) -> dict[str, RunConfig]:
+def _every_seed(runs: pd.DataFrame) -> list[RunConfig]:
     cells = runs.drop_duplicates("cell")[list(DEFAULTS)].to_dict("records")
     seeds = sorted(runs["seed"].unique().tolist())
-    configs = [replace(RunConfig.from_dict(cell), seed=seed) for cell in cells for seed in seeds]
-    return {config.run_id: config for config in configs}
+    return [replace(RunConfig.from_dict(cell), seed=seed) for cell in cells for seed in seeds]
 
 
 def timing(measure: str, prune_epoch: int | str, retrain: str) -> str:
@@ -91,7 +95,7 @@ def named(frames: Frames) -> Frames:
     settings = runs["timing"].where(dense, "cut " + runs["timing"])
     for _, part in runs.groupby(["group", dense]):
         for name in SHARED:
-            if name not in _NAMED and part[name].nunique() > 1:
+            if name not in NAMED and part[name].nunique() > 1:
                 settings.loc[part.index] += f", {name.replace('_', ' ')} " + part[name].astype(str)
     runs["setting"] = settings
     runs["task"] = runs["group"] + ", " + runs["setting"]
@@ -102,6 +106,3 @@ def settings_of(runs: pd.DataFrame) -> list[str]:
     """The settings that runs are cut in, in their order; of dense controls alone, theirs."""
     pruned = runs[runs["measure"] != DENSE]
     return (runs if pruned.empty else pruned)["setting"].unique().tolist()
-
-
-_NAMED = ("arch", "dataset", "prune_epoch", "retrain")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -52,11 +52,11 @@ def explorer_data(frames: Frames) -> dict:
                 for line in lines(part, setting)
             ]
             settings.append({"name": setting, "cuts": cuts.get(setting, []), "lines": shown})
-        values = Values.of(frames.history[frames.history["run_id"].isin(part["run_id"])])
-        curves = [values.packed(line) for line in kept]
-        if any(curve for line in curves for curve in line):
-            packed = {"steps": values.steps, "curves": _compressed(curves)}
-            groups.append({"name": name, "settings": settings, **packed})
+        history = frames.history[frames.history["run_id"].isin(part["run_id"])]
+        steps, columns = zip(*(_curves(history, item, kept) for item in QUANTITIES), strict=True)
+        if any(curve for curves in columns for curve in curves):
+            packed = _compressed(list(zip(*columns, strict=True)))
+            groups.append({"name": name, "settings": settings, "steps": steps, "curves": packed})
     return {
         "measures": [_look(measure) for measure in measures],
         "quantities": [
@@ -67,58 +67,34 @@ def explorer_data(frames: Frames) -> dict:
     }
 
 
-@dataclass(frozen=True)
-class Values:
-    """All quantities of the runs of a group, on the scales on which they are averaged."""
+def _curves(
+    history: pd.DataFrame, item: Quantity, kept: Iterable[Line]
+) -> tuple[float, list[list[list[int]] | None]]:
+    """What one unit of the packed numbers of a quantity is worth, and for each line the epochs, the
+    mean, and the band below and above it; None without a value.
 
-    rows: dict[str, int]
-    """The place of each run on the second axis of `numbers`."""
-    epochs: np.ndarray
-    numbers: np.ndarray
-    """[quantities, runs, epochs]."""
-    steps: list[float]
-    """What one unit of the packed numbers is worth, by quantity."""
-
-    @classmethod
-    def of(cls, history: pd.DataFrame) -> Values:
-        """From the rows of `Frames.history`."""
-        tables = [
-            history.pivot(index="run_id", columns="epoch", values=item.key) for item in QUANTITIES
-        ]
-        pairs = zip(QUANTITIES, tables, strict=True)
-        numbers = np.stack([item.averaged(table.to_numpy()) for item, table in pairs])
-        rows = {run_id: place for place, run_id in enumerate(tables[0].index)}
-        steps = [_step(item, part) for item, part in zip(QUANTITIES, numbers, strict=True)]
-        return cls(rows, tables[0].columns.to_numpy(), numbers, steps)
-
-    def packed(self, line: Line) -> list[list[list[int]] | None]:
-        """For each quantity the epochs, the mean, and the band below and above it; None without a
-        value.
-
-        Epochs and means are steps from point to point, the band is in units of `BAND_STEPS` steps
-        and missing with one seed. Only epochs at which every run has a value count: a curve ends
-        where one of its runs diverged.
-        """
-        numbers = self.numbers[:, [self.rows[run_id] for run_id in line.run_ids]]
-        inside = (line.first <= self.epochs) & (self.epochs <= line.last)
-        whole = np.isfinite(numbers).all(axis=1) & inside
-        bounds = band(np.swapaxes(numbers, 0, 1).reshape(len(line.run_ids), -1)) or ()
-        bounds = [bound.reshape(whole.shape) for bound in bounds]
-        result = []
-        for place, (item, step, here) in enumerate(zip(QUANTITIES, self.steps, whole, strict=True)):
-            mean = numbers[place][:, here].mean(axis=0)
-            steps = self.epochs[here], np.rint(mean / step).astype(int)
-            widths = (np.abs(np.clip(bound[place, here], *item.bounds) - mean) for bound in bounds)
-            curve = [np.diff(part, prepend=0) for part in steps]
-            curve += [np.rint(width / (BAND_STEPS * step)).astype(int) for width in widths]
-            result.append([part.tolist() for part in curve] if here.any() else None)
-        return result
+    Epochs and means are steps from point to point, the band is in units of `BAND_STEPS` steps and
+    missing with one seed. Only epochs at which every run has a value count: a curve ends where one
+    of its runs diverged.
+    """
+    table = history.pivot(index="run_id", columns="epoch", values=item.key)
+    numbers, epochs = pd.DataFrame(item.averaged(table.to_numpy()), table.index), table.columns
+    span = np.nanmax(numbers, initial=-np.inf) - np.nanmin(numbers, initial=np.inf)
+    step = LOG_STEP if item.log else float(f"{max(span, 1e-9) / LINEAR_STEPS:.1g}")
+    curves: list[list[list[int]] | None] = []
+    for line in kept:
+        values = numbers.loc[list(line.run_ids)].to_numpy()
+        whole = np.isfinite(values).all(axis=0) & (line.first <= epochs) & (epochs <= line.last)
+        mean = values[:, whole].mean(axis=0)
+        bounds = (np.clip(bound, *item.bounds) for bound in band(values[:, whole]) or ())
+        curve = [np.diff(steps, prepend=0) for steps in (epochs[whole], _rounded(mean / step))]
+        curve += [_rounded(np.abs(bound - mean) / (BAND_STEPS * step)) for bound in bounds]
+        curves.append([part.tolist() for part in curve] if whole.any() else None)
+    return step, curves
 
 
-def _step(item: Quantity, numbers: np.ndarray) -> float:
-    finite = numbers[np.isfinite(numbers)]
-    span = max(np.ptp(finite) if len(finite) else 0, 1e-9)
-    return LOG_STEP if item.log else float(f"{span / LINEAR_STEPS:.1g}")
+def _rounded(numbers: np.ndarray) -> np.ndarray:
+    return np.rint(numbers).astype(int)
 
 
 def _compressed(content: object) -> str:
