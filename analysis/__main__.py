@@ -188,8 +188,7 @@ COMMANDS = {
     "dashboard": (Dashboard, execute_dashboard, Dashboard.__doc__),
     "publish": (Publish, execute_publish, Publish.__doc__),
 }
-"""By the first word of the command line; any other is a source of runs, of which a report is
-made."""
+"""Commands by the first word of the command line. Any other word is a source, for a report."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What came of each run, in numbers: the columns that claims, tables and figures are about."""
+"""The results of each run as numbers: what claims, tables and figures are about."""
 
 from __future__ import annotations
 

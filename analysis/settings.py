@@ -42,7 +42,7 @@ class Completeness:
 
 
 def completeness(frames: Frames, grid: Sequence[RunConfig] | None = None) -> Completeness:
-    """Compare the runs with a grid, or without one with every cell seen times every seed seen."""
+    """Compare the runs with a grid; without one, expect every cell with every seed."""
     outcomes = dict(zip(frames.runs["run_id"], frames.runs["outcome"], strict=True))
     if grid is None:
         grid, against = _every_seed(frames.runs), EVERY_SEED

@@ -17,7 +17,7 @@ from scipy import optimize, special, stats
 LEVEL = 0.95
 RESAMPLES = 4999
 LEAST_P = 1e-9
-"""Below this a p-value is not told apart: the resamples know no more."""
+"""The smallest p-value that is given: resamples cannot tell smaller ones apart."""
 
 Interval = tuple[float, float]
 Bounds = tuple[np.ndarray, np.ndarray]

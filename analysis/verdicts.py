@@ -39,7 +39,7 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a claim looks at."""
+    """The numbers that decide a claim, and those reported beside them."""
 
     decides: tuple[Criterion, ...]
     """The claim says that all of them hold."""
@@ -99,13 +99,13 @@ class Number:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What the numbers of a claim's criteria come to."""
+    """The verdict that follows from the numbers of a claim's criteria."""
 
     verdict: str
     p: float | None
     """p-value of the verdict's side; None where no criterion has one."""
     number: Number
-    """The number that the verdict hangs on: the one furthest from the claim."""
+    """The number that decides: the one furthest from the claim."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Judgement:
     claim: Claim
     verdict: str
     number: Number
-    """The number that the verdict hangs on, over all settings."""
+    """The number that decides, over all settings."""
     criteria: list[Number]
     """The numbers of all criteria, over all settings."""
     parts: list[Part]
@@ -133,7 +133,7 @@ class Judgement:
     """The deciding numbers in each setting alone."""
     details: list[Number]
     message: str
-    """How much it rests on, and what is missing."""
+    """The runs behind the verdict, and what is missing."""
     p: float | None
     p_holm: float | None = None
     """`p`, adjusted for the number of claims that could be decided (Holm)."""
@@ -268,7 +268,7 @@ def measured(label: str, unit: str, pairs: Pairs, seed: int = 0, sign: int | Non
 
 
 def basis(pairs: Pairs, number: Number) -> str:
-    """On what a verdict rests, and what is missing."""
+    """The runs behind a verdict, and what is missing, in words."""
     seeds = pairs.table.groupby("task").size()
     parts = []
     if number.n:

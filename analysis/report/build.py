@@ -37,9 +37,9 @@ from benchmark.provenance import commit
 from benchmark.record import FINISHED
 
 MOST_LETTERS = 100
-"""Of a group in the name of a file."""
+"""Letters of a group in the name of a file."""
 PARALLEL = 200
-"""Runs from which drawing in several processes saves more than starting them costs."""
+"""From this many runs on, figures are drawn by several processes."""
 LIBRARIES = ("numpy", "scipy", "pandas", "matplotlib")
 
 
@@ -191,8 +191,8 @@ def _machine(device: str, processor: str, threads: float) -> str:
 
 @contextmanager
 def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
-    """All figures of each group (architecture and data set), also written as PNG and SVG; of many
-    runs, by processes that draw while the caller does something else."""
+    """The figures of each group, which are also written as PNG and SVG. Of many runs they are drawn
+    by other processes, while the caller goes on."""
     groups = frames.finished().groupby("group", sort=False)
     parts = {group: named(frames.only(runs["run_id"])) for group, runs in groups}
     workers = min(len(parts), os.cpu_count() or 1)
@@ -205,7 +205,7 @@ def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[
 
 
 def _draw_group(frames: Frames, place: Path) -> list[Drawing]:
-    """`place`: the folder, and what the names of this group's files end with."""
+    """Draw and write all figures. `place`: their folder, and the end of their names."""
     drawn = ((plot, plot.draw(frames)) for plot in FIGURES.values())
     return [_save(plot, canvas, frames, place) for plot, canvas in drawn if canvas is not None]
 

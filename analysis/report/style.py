@@ -22,7 +22,7 @@ from benchmark.measures import MEASURES
 FULL_WIDTH = 7.0
 """Inches over both columns of a paper."""
 DARK_PAGE = "#1d1f22"
-"""What figures of the page lie on in its dark scheme."""
+"""The colour of the page in its dark scheme."""
 
 RC = {
     "figure.dpi": 100,
@@ -131,8 +131,8 @@ def points(measures: Sequence[str]) -> dict:
 
 
 def on_dark(color: str) -> str:
-    """The same hue for a dark page: lightened until it stands out as on a white one, and 4.5 to 1
-    at least."""
+    """The colour for a dark page: lightened until its contrast is that on a white page, and at
+    least 4.5 to 1."""
     hue, light, saturation = rgb_to_hls(*to_rgb(color))
     wanted = max(contrast(color, "white"), 4.5)
     lighter = (to_hex(hls_to_rgb(hue, level, saturation)) for level in np.linspace(light, 1, 101))

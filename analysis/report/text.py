@@ -64,4 +64,4 @@ FILTERS = {
     "plain": plain,
     "words": words,
 }
-"""What the templates of the pages write numbers with."""
+"""The filters of the templates."""

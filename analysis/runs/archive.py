@@ -95,7 +95,7 @@ def _whole(frames: Frames) -> Frames:
 
 
 def _by_run(table: pd.DataFrame) -> dict[str, list[dict]]:
-    """The rows of each run as a record has them: with None for NaN."""
+    """The rows of each run, with None for NaN as in a record."""
     found: dict[str, list[dict]] = {}
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         found.setdefault(row["run_id"], []).append(row)
@@ -103,7 +103,7 @@ def _by_run(table: pd.DataFrame) -> dict[str, list[dict]]:
 
 
 def _check(row: dict, run: Run) -> None:
-    """Raise `UserError` unless the record of a run is whole, and the identity that of its
+    """Raise `UserError` unless the record of a run is whole, and its run_id that of its
     fields."""
     if row["rules"] == RULES and run.config.run_id != row["run_id"]:
         raise UserError(f"its fields are those of run {run.config.run_id}")
@@ -114,7 +114,7 @@ def _check(row: dict, run: Run) -> None:
 
 
 def _run(row: dict, tables: dict[str, dict[str, list[dict]]]) -> Run:
-    """The record of a run, as far as frames tell it."""
+    """The record of a run, with what frames keep of it."""
     history, cuts, kept = (tables[name].get(row["run_id"], []) for name in TABLES[1:])
     history = [{key: value for key, value in entry.items() if key != "run_id"} for entry in history]
     config = RunConfig.from_dict({name: row[name] for name in DEFAULTS})

@@ -1,4 +1,4 @@
-"""The tidy frames of runs: every kind of source ends in them."""
+"""The tidy frames of runs, the same for every kind of source."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AGREEMENT = "agreement."
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its record tells it, wherever the record lies."""
+    """The record of one run, from whatever source."""
 
     config: RunConfig
     history: Sequence[dict]
@@ -83,7 +83,7 @@ class Frames:
         return frames
 
     def finished(self) -> pd.DataFrame:
-        """The rows of `runs` that came to their end."""
+        """The rows of `runs` that are finished (diverged and collapsed runs too)."""
         return self.runs[self.runs["outcome"] != UNFINISHED]
 
     def drawn(self) -> pd.DataFrame:
@@ -106,7 +106,7 @@ def least_columns() -> dict[str, set[str]]:
 
 
 def to_frames(runs: Iterable[Run], set_aside: Sequence[str], source: str) -> Frames:
-    """Tidy frames from parsed records: the one place where every kind of source comes together."""
+    """The tidy frames of parsed records, from whatever source."""
     rows, histories, cuts, kept = [], [], [], []
     for run in runs:
         run_id = run.config.run_id
@@ -201,6 +201,6 @@ def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as numbers also in a column of which every value is null, or without rows."""
+    """The frame with numeric columns, also where every value is null or there is no row."""
     floats = {name: float for name in frame.columns if "." in name or name == "seconds"}
     return frame.astype({"round": int, "epoch": int, **floats})

@@ -13,7 +13,7 @@ from benchmark.config import DEFAULTS, RULES, TRAINED
 from benchmark.errors import UserError, require, shortened
 
 PREFIX = "wandb:"
-"""What a source begins with that is a W&B project."""
+"""The start of the name of a source that is a W&B project."""
 KINDS = {name: type(value) for name, value in DEFAULTS.items()} | {
     "run_id": str,
     "cell": str,
@@ -21,8 +21,8 @@ KINDS = {name: type(value) for name, value in DEFAULTS.items()} | {
 }
 """What W&B runs can be filtered by, with the type of its values."""
 EPOCHS_ALONE = "a number of epochs (runs that are cut after training have retrain=restart)"
-"""What a filter of W&B says of `prune_epoch`: agents' runs have the text `trained` there, others
-its epochs."""
+"""The values of `prune_epoch` that a filter may have. W&B has the text `trained` for runs of agents
+alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

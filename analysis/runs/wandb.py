@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from wandb.apis.public import Run as WandbRun
 
 GRACE_SECONDS = 2
-"""How long a pull that failed waits for the runs that are on their way."""
-LATER = "; what was pulled is kept for the next time, and --offline does with it alone"
+"""How long a failed pull waits for runs that are being fetched."""
+LATER = "; the runs pulled so far are kept for the next time, and --offline uses them alone"
 
 
 def pulled_runs(source: str, pull: Pull) -> tuple[list[Run], list[str]]:

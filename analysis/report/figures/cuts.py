@@ -1,4 +1,4 @@
-"""What a cut does: to the loss, to the gradient, and what scores said about it."""
+"""What a cut does to the loss and to the gradient, and what the scores said about it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def loss_change(frames: Frames) -> Figure | None:
     ),
 )
 def movement(frames: Frames) -> Figure | None:
-    """How well a score tells how far its filter will move, by measure."""
+    """How well scores predict how much filters change, by measure."""
     return dots(frames, MOVEMENT)
 
 

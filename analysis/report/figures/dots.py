@@ -24,7 +24,7 @@ DOTS = (
     "for few seeds)"
 )
 WIDE = 100
-"""Times the smallest numbers that the largest must be for a logarithmic axis."""
+"""Ratio of the largest to the smallest numbers from which an axis is logarithmic."""
 
 
 def dots(

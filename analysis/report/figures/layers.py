@@ -1,4 +1,4 @@
-"""Where in the net the filters that are left lie."""
+"""How many filters each layer has left."""
 
 from __future__ import annotations
 

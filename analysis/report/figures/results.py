@@ -1,4 +1,4 @@
-"""What came of it: accuracy, loss, time to a threshold, and what the net costs."""
+"""Results of runs: accuracy, loss, epochs to a threshold, and the cost of the net."""
 
 from __future__ import annotations
 

@@ -27,11 +27,11 @@ from analysis.settings import DENSE, settings_of
 QUANTITIES = (*CONVERGENCE, GRADIENT_NORM, SPEED, SECOND_ORDER, NORM)
 """What the reader can choose."""
 LOG_STEP = 1e-3
-"""Of log10: 0.12 % of a value at most."""
+"""A step of log10: half of it is 0.12 % of a value."""
 LINEAR_STEPS = 10_000
-"""Over the range of a quantity on a linear scale."""
+"""Steps over the range of a quantity on a linear scale."""
 BAND_STEPS = 4
-"""Bands are known less well than means: they are rounded to as many steps."""
+"""Bands are less certain than means, so they are rounded to this many steps."""
 
 
 def explorer_data(frames: Frames) -> dict:
