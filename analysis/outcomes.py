@@ -17,6 +17,14 @@ SIZES = ("params", "macs")
 LEAST_CHANGE = 1e-3
 """Nats: smaller changes at a cut count as this one where changes are compared on a logarithmic
 scale."""
+AT_CUTS = (
+    "loss_change",
+    "loss_shift",
+    "order1_shift",
+    "grad_norm_change",
+    "grad_norm_shift",
+    "second_order_shift",
+)
 
 
 @lru_cache(maxsize=2)  # claims, tables and many figures ask for the same
@@ -98,6 +106,8 @@ def _threshold(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series:
 
 
 def _at_cuts(runs: pd.DataFrame, cuts: pd.DataFrame) -> dict[str, pd.Series]:
+    if cuts.empty:  # they lack most columns
+        return {name: pd.Series(dtype=float) for name in AT_CUTS}
     change, agreement = cuts["actual.loss_change"], cuts.filter(regex=f"^{re.escape(AGREEMENT)}")
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.log10(cuts["after.grad_norm"] / cuts["before.grad_norm"])
@@ -106,14 +116,15 @@ def _at_cuts(runs: pd.DataFrame, cuts: pd.DataFrame) -> dict[str, pd.Series]:
         2 * (cuts[f"{when}.grad_norm"] ** 2 + cuts[f"{when}.theta_hg"])
         for when in ("before", "after")
     )
-    columns = {
-        "loss_change": change,
-        "loss_shift": _size(change),
-        "order1_shift": _size(2 * (cuts["after.theta_g"] - cuts["before.theta_g"])),
-        "grad_norm_change": growth,
-        "grad_norm_shift": growth.abs(),
-        "second_order_shift": (after - before).abs(),
-    }
+    values = (
+        change,
+        _size(change),
+        _size(2 * (cuts["after.theta_g"] - cuts["before.theta_g"])),
+        growth,
+        growth.abs(),
+        (after - before).abs(),
+    )
+    columns = dict(zip(AT_CUTS, values, strict=True))
     grouped = pd.concat([pd.DataFrame(columns), agreement], axis=1).groupby(cuts["run_id"])
     made = grouped.size()
     whole = grouped.count().eq(made, axis=0).mul(made == runs["rounds"].reindex(made.index), axis=0)
@@ -145,9 +156,15 @@ def _rank_correlation(table: pd.DataFrame, one: str, other: str) -> pd.Series:
     """Spearman's correlation of two columns within each run."""
     whole = table.dropna(subset=[one, other])
     ranks = whole.groupby("run_id")[[one, other]].rank()
-    by_run = ranks.groupby(whole["run_id"])
-    found = by_run.corr().xs(one, level=1)[other]
-    return found.where(by_run.size() >= 4)
+    centred = ranks - ranks.groupby(whole["run_id"]).transform("mean")
+    products = {
+        "cov": centred[one] * centred[other],
+        "a": centred[one] ** 2,
+        "b": centred[other] ** 2,
+    }
+    sums = pd.DataFrame(products).groupby(whole["run_id"]).agg(["sum", "count"])
+    spread = (sums["a", "sum"] * sums["b", "sum"]).where(sums["a", "count"] >= 4)
+    return sums["cov", "sum"] / np.sqrt(spread.where(spread > 0))
 
 
 def _moved(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series:

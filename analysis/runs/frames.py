@@ -20,6 +20,8 @@ STATES = ("before", "after", "after_fresh", "predicted", "actual")
 """The groups of numbers in the row of a cut."""
 TABLES = ("runs", "history", "cuts", "kept")
 """The frames of a source, and the files of an archive."""
+KEPT = {"round": int, "layer": int, "conv": str, "kept": int, "original": float}
+"""The columns of `Frames.kept` beside `run_id`, and their types."""
 AGREEMENT = "agreement."
 """Prefix of the columns of `Frames.cuts` with rank correlations between measures."""
 
@@ -118,12 +120,8 @@ def to_frames(runs: Iterable[Run], set_aside: Sequence[str], source: str) -> Fra
         source,
         pd.DataFrame(rows, columns=None if rows else ["run_id", "outcome", *DEFAULTS]),
         _history_frame(histories),
-        _numeric(
-            pd.DataFrame(cuts, columns=None if cuts else ["run_id", "round", "epoch", "seconds"])
-        ),
-        pd.DataFrame(kept, columns=["run_id", "round", "layer", "conv", "kept", "original"]).astype(
-            {"round": int, "layer": int, "kept": int, "original": float}
-        ),
+        _cuts_frame(cuts),
+        pd.DataFrame(kept, columns=["run_id", *KEPT]).astype(KEPT),
         tuple(set_aside),
     )
 
@@ -160,16 +158,12 @@ def _run_row(run: Run) -> dict:
 
 
 def _cut_row(run_id: str, cut: dict) -> dict:
-    flat = {f"{state}.{key}": value for state in STATES for key, value in cut[state].items()}
-    flat |= {
-        f"{AGREEMENT}{pair}": value for pair, value in sorted(cut.get("agreement", {}).items())
-    }
+    agreement = sorted(cut.get("agreement", {}).items())
     return {
         "run_id": run_id,
-        "round": cut["round"],
-        "epoch": cut["epoch"],
-        "seconds": cut.get("seconds"),
-        **flat,
+        **{key: cut.get(key) for key in ("round", "epoch", "seconds")},
+        **{f"{state}.{key}": value for state in STATES for key, value in cut[state].items()},
+        **{f"{AGREEMENT}{pair}": value for pair, value in agreement},
     }
 
 
@@ -183,15 +177,8 @@ def _kept_rows(run_id: str, cut: dict, summary: dict | None) -> list[tuple]:
 
 def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
     """One array per key; null becomes NaN."""
-    moved = sorted(
-        {
-            key
-            for _, row in rows
-            if len(row) > len(HISTORY_KEYS)
-            for key in row
-            if key.startswith(MOVED)
-        }
-    )
+    longer = (row for _, row in rows if len(row) > len(HISTORY_KEYS))
+    moved = sorted({key for row in longer for key in row if key.startswith(MOVED)})
     columns = {
         key: np.array([row.get(key) for _, row in rows], dtype=float)
         for key in (*HISTORY_KEYS, *moved)
@@ -200,7 +187,8 @@ def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
     return frame.astype({"epoch": int})
 
 
-def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with numeric columns, also where every value is null or there is no row."""
+def _cuts_frame(rows: list[dict]) -> pd.DataFrame:
+    """Columns are numeric, also where every value is null or there is no row."""
+    frame = pd.DataFrame(rows, columns=None if rows else ["run_id", "round", "epoch", "seconds"])
     floats = {name: float for name in frame.columns if "." in name or name == "seconds"}
     return frame.astype({"round": int, "epoch": int, **floats})

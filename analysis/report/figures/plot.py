@@ -105,24 +105,17 @@ def new_canvas(
     lines = -(-len(panels) // columns)
     width = style.FULL_WIDTH if columns > 1 else style.FULL_WIDTH * 0.56
     canvas = Figure(figsize=(width, lines * rows * height + 0.5), layout="constrained")
-    grid = canvas.subplots(
-        lines * rows, columns, squeeze=False, sharex=sharex, sharey="row" if sharey else False
-    )
-    titles = [
-        textwrap.fill(_unbroken(panel), width=26 if columns == COLUMNS else 34) for panel in panels
-    ]
-    blocks = []
-    for number in range(lines * columns):
-        line, column = divmod(number, columns)
-        block = [grid[line * rows + row, column] for row in range(rows)]
-        if number >= len(panels):
-            for ax in block:
-                ax.set_axis_off()
-            continue
+    shape = {"nrows": lines * rows, "ncols": columns, "squeeze": False}
+    grid = canvas.subplots(**shape, sharex=sharex, sharey="row" if sharey else False)
+    blocks = grid.reshape(lines, rows, columns).swapaxes(1, 2).reshape(-1, rows).tolist()
+    for panel, block in zip(panels, blocks, strict=False):
+        title = textwrap.fill(_unbroken(panel), width=26 if columns == COLUMNS else 34)
+        block[0].set_title(title)
         block[-1].tick_params(labelbottom=True)
-        block[0].set_title(titles[number])
-        blocks.append(block)
-    return canvas, blocks
+    for block in blocks[len(panels) :]:
+        for ax in block:
+            ax.set_axis_off()
+    return canvas, blocks[: len(panels)]
 
 
 def _unbroken(panel: str) -> str:
@@ -143,13 +136,11 @@ def legend(canvas: Figure, measures: list[str], *, line: bool = True) -> None:
     handles = []
     for measure in measures:
         look = style.look(measure).curve()
-        if not line:
-            look |= {"linestyle": "", "marker": look["marker"] or "x"}
-            look |= (
-                {}
-                if style.look(measure).marker
-                else {"markeredgecolor": look["color"], "markeredgewidth": 1.5}
-            )
+        if not line and look["marker"]:
+            look |= {"linestyle": ""}
+        elif not line:
+            look |= {"linestyle": "", "marker": "x", "markeredgecolor": look["color"]}
+            look |= {"markeredgewidth": style.CROSS["linewidth"]}
         handles.append(Line2D([], [], label=style.name(measure), markersize=5, **look))
     fitting = 3 if canvas.get_figwidth() <= 5 else 6 if len(handles) <= 6 else 5
     canvas.legend(
