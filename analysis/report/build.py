@@ -142,7 +142,7 @@ def provenance(frames: Frames) -> dict:
         "trained on": sorted(
             set(map(_machine, finished["device"], finished["processor"], finished["threads"]))
         ),
-        "hours of training": round(_seconds(frames) / 3600, 3),
+        "hours of training": round(training_seconds(frames) / 3600, 3),
         "analysed with": [
             f"flowprune {__version__}",
             f"python {platform.python_version()}",
@@ -157,9 +157,9 @@ def provenance(frames: Frames) -> dict:
     }
 
 
-def _seconds(frames: Frames) -> float:
-    """Seconds of training, tests and cuts of all finished runs; those of a dense phase, which its
-    runs share, once."""
+def training_seconds(frames: Frames) -> float:
+    """Seconds of training, tests and cuts of all finished runs. A dense phase counts once, however
+    many runs share it."""
     runs, history = frames.finished().set_index("run_id"), frames.history
     at_cut = history[
         history["epoch"] == history["run_id"].map(runs["first_cut"].where(runs["first_cut"] > 0))

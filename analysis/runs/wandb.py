@@ -98,7 +98,7 @@ def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]
     pool = ThreadPoolExecutor(THREADS)
     pending: set[Future[Mirror]] = set()
     try:
-        pending = {pool.submit(_mirror, run, cache) for run in found}
+        pending = {pool.submit(pulled_run, run, cache) for run in found}
         while pending:
             done, pending = wait(pending, timeout=PATIENCE_SECONDS, return_when=FIRST_COMPLETED)
             if not done:
@@ -116,7 +116,8 @@ def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]
     pool.shutdown()
 
 
-def _mirror(run: WandbRun, cache: PullCache) -> Mirror:
+def pulled_run(run: WandbRun, cache: PullCache) -> Mirror:
+    """One run, with its history if it ended; from its copy if that is up to date."""
     known = (run.id, run.state, run.heartbeat_at, run.history_line_count)
     mirror = Mirror(*known, config=dict(run.config), summary=dict(run.summary_metrics))
     if mirror.run_id and mirror.ended:

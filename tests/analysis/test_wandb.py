@@ -370,7 +370,7 @@ def test_local_and_pulled_runs_combine_with_a_filter(records, server, pull, tmp_
 
 
 def test_a_pull_that_fails_keeps_what_it_got(records, server, pull, monkeypatch):
-    real, asked = wandb_source._mirror, []
+    real, asked = wandb_source.pulled_run, []
 
     def some(run, cache):
         asked.append(run.id)
@@ -379,7 +379,7 @@ def test_a_pull_that_fails_keeps_what_it_got(records, server, pull, monkeypatch)
         return real(run, cache)
 
     with monkeypatch.context() as patch:
-        patch.setattr(wandb_source, "_mirror", some)
+        patch.setattr(wandb_source, "pulled_run", some)
         patch.setattr(wandb_source, "THREADS", 1)
         with pytest.raises(UserError, match="the server is gone"):
             load(SOURCE, pull)
