@@ -60,8 +60,8 @@ def read(folder: Path) -> Frames:
             table = _as_stored(table, file)
         if lacking := columns - set(table):
             raise UserError(f"archive file {file} lacks the columns {', '.join(sorted(lacking))}")
-        for column in set(table) - TEXTS:
-            if not is_numeric_dtype(table[column]):
+        for column in table:
+            if column not in TEXTS and not is_numeric_dtype(table[column]):
                 kind = f"must hold numbers, got {table[column].dtype}"
                 raise UserError(f"archive file {file}: column {column} {kind}")
         parts[name] = table
