@@ -21,8 +21,7 @@ from analysis.outcomes import outcomes
 from analysis.pairs import INDEX, Pairs, without_single_seeds
 from analysis.quantities import SUMMARISED, Quantity
 from analysis.report import style
-from analysis.report.folders import make_folders
-from analysis.report.page import render
+from analysis.report.page import make_folders, render
 from analysis.report.text import difference_text
 from analysis.runs.frames import Frames
 from analysis.runs.load import load

@@ -23,7 +23,6 @@ DENSE = "none"
 """The measure of the dense control."""
 
 
-EVERY_SEED = "every cell that has a run, times every seed that has one"
 MISSING = ["measure", "arch", "dataset", "timing", "rounds", "ratio", "seed", "run_id", "state"]
 
 
@@ -45,7 +44,8 @@ def completeness(frames: Frames, grid: Sequence[RunConfig] | None = None) -> Com
     """Compare the runs with a grid; without one, expect every cell with every seed."""
     outcomes = dict(zip(frames.runs["run_id"], frames.runs["outcome"], strict=True))
     if grid is None:
-        grid, against = _every_seed(frames.runs), EVERY_SEED
+        grid = _every_seed(frames.runs)
+        against = "every cell that has a run, times every seed that has one"
     else:
         against = "the grid"
     expected = {config.run_id: config.canonical() for config in grid}

@@ -22,8 +22,7 @@ from analysis.claims import judge_all
 from analysis.quantities import SUMMARISED
 from analysis.report import tables
 from analysis.report.figures import FIGURES, Plot, save
-from analysis.report.folders import make_folders
-from analysis.report.page import render
+from analysis.report.page import make_folders, render
 from analysis.report.page.explorer import explorer_data
 from analysis.runs.frames import UNFINISHED, Frames
 from analysis.runs.load import load
@@ -95,9 +94,8 @@ def _write(
         out / "claims.json",
         {"claims": [item.to_dict() for item in judgements], "provenance": facts},
     )
-    summary = tables.summary(frames)
     files = {
-        "summary": summary,
+        "summary": tables.summary(frames),
         "runs": tables.runs(frames),
         "cuts": frames.cuts,
         "densities": tables.densities(frames),
@@ -111,7 +109,7 @@ def _write(
         judgements=judgements,
         explorer=explorer_data(frames),
         drawings=dict(drawings),
-        summary=list(summary.itertuples(index=False)),
+        summary=list(files["summary"].itertuples(index=False)),
         runs=list(files["runs"].itertuples(index=False)),
         quantities=SUMMARISED,
         coverage=tables.coverage(frames, whole),

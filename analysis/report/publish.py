@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.report.build import Report, build
-from analysis.report.folders import make_folders
+from analysis.report.page import make_folders
 from analysis.runs import archive
 from analysis.runs.load import load
 from benchmark.config import RunConfig

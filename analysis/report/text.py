@@ -50,11 +50,6 @@ def plain(value: float | None) -> str:
     return "" if value is None or np.isnan(value) else f"{value:.6g}"
 
 
-def words(name: str) -> str:
-    """The name of a column as words."""
-    return name.replace("_", " ")
-
-
 FILTERS = {
     "number": number_text,
     "difference": difference_text,
@@ -62,6 +57,6 @@ FILTERS = {
     "mean": mean_text,
     "short": short,
     "plain": plain,
-    "words": words,
+    "words": lambda name: name.replace("_", " "),
 }
 """The filters of the templates."""

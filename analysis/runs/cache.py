@@ -60,7 +60,7 @@ class PullCache:
         if pull is None:
             found = [
                 json.dumps(other["filter"])
-                for path in self._pulls()
+                for path in sorted((self.folder / "pulls").glob("*.json"))
                 if (other := _parsed(path, PULL))
             ]
             known = (
@@ -68,9 +68,9 @@ class PullCache:
                 if found
                 else "it has none of this project"
             )
+            met = f" with the filter {json.dumps(conditions)}" if conditions else ""
             raise UserError(
-                f"cache {self.folder} has no pull of W&B project "
-                f"{self.place}{_told(conditions)}: {known}"
+                f"cache {self.folder} has no pull of W&B project {self.place}{met}: {known}"
             )
         mirrors = [(name, self._read(name)) for name in pull["runs"]]
         for name, mirror in mirrors:
@@ -92,16 +92,9 @@ class PullCache:
         digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:12]
         return self.folder / "pulls" / f"{digest}.json"
 
-    def _pulls(self) -> list[Path]:
-        return sorted((self.folder / "pulls").glob("*.json"))
-
 
 def _key(mirror: Mirror) -> tuple:
     return mirror.id, mirror.state, mirror.updated, mirror.lines
-
-
-def _told(conditions: dict) -> str:
-    return f" with the filter {json.dumps(conditions)}" if conditions else ""
 
 
 def _write(path: Path, value: dict) -> None:

@@ -459,7 +459,7 @@ def test_a_server_that_is_not_there_is_one_line(pull, server, monkeypatch):
     monkeypatch.setattr(wandb_api, "CONNECT_SECONDS", 1)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(
-        UserError, match=r"^W&B server http://127.0.0.1:9: [^\n]*--offline does with it alone$"
+        UserError, match=r"^W&B server http://127.0.0.1:9: [^\n]*--offline uses them alone$"
     ):
         load(SOURCE, pull)
 

@@ -8,6 +8,16 @@ from pathlib import Path
 import jinja2
 
 from analysis.report.text import FILTERS
+from benchmark.errors import UserError
+
+
+def make_folders(*folders: Path) -> None:
+    """Make folders, and those that they lie in. Raises `UserError` for one that cannot be made."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"report folder {folder} cannot be made ({error.strerror})") from None
 
 
 def render(name: str, **content: object) -> str:
