@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,37 +19,51 @@ if TYPE_CHECKING:
     from analysis.report.build import Report
     from benchmark.config import RunConfig
 
-DESCRIPTION = "Turn runs into figures, statistics and a verdict on each claim, as one page that needs no network."
+DESCRIPTION = (
+    "Turn runs into figures, statistics and a verdict on each claim, as one page that needs no "
+    "network."
+)
 
 
-@dataclass(frozen=True)
-class Command:
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Runs to read."""
+
     sources: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")
     ]
-    """Folders of run records (or of published studies), or W&B projects; runs of several are
-    analysed together."""
+    """Folders of run records (or of published studies), or W&B projects; runs of several are taken
+    together."""
+    grid: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]] = ()
+    """Sweep file: take its runs alone; may be given for several files. A report says which of its
+    runs are missing."""
+
+    def configs(self) -> list[RunConfig] | None:
+        """The runs of the sweep files, if any are given. Raises `UserError` if no source is
+        named."""
+        from sweeps.grid import load
+
+        allowed = "a folder of runs, a published study, or wandb:ENTITY/PROJECT"
+        if not self.sources:
+            raise UserError(f"source is missing: {allowed}")
+        runs = {config.run_id: config for grid in self.grid for config in load(grid).configs}
+        return list(runs.values()) or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Sources):
     out: Path = Path("report")
     """Folder to write: index.html, claims.json, figures/, tables/."""
-    grid: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]] = ()
-    """Sweep file: analyse its runs alone, and say which of them are missing; may be given for
-    several files."""
     pull: tyro.conf.OmitArgPrefixes[Pull] = field(default_factory=Pull)
 
 
-@dataclass(frozen=True)
-class Publish:
+@dataclass(frozen=True, kw_only=True)
+class Publish(Sources):
     """Write the finished runs of a study as a few Parquet files, with the figures and claims.json
     of their report."""
 
-    sources: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUNS|wandb:ENTITY/PROJECT")
-    ]
-    """Folders of run records (or of published studies), or W&B projects."""
     out: Path
     """Folder to write, such as results/STUDY; a source of `python -m analysis` like any other."""
-    grid: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]] = ()
-    """Sweep file: publish its runs alone; may be given for several files."""
 
 
 @dataclass(frozen=True)
@@ -103,44 +116,25 @@ def execute_compare(command: Compare) -> None:
 
 
 def execute(command: Command) -> None:
-    from analysis.report.build import (
-        build,  # here, so that --help needs neither pandas nor matplotlib
-    )
+    from analysis.report.build import build  # so that --help needs neither pandas nor matplotlib
 
-    require_source(command.sources)
-    report = build(command.sources, command.out, configs(command.grid), command.pull)
+    report = build(command.sources, command.out, command.configs(), command.pull)
     show(report)
     print(f"report: {report.index}")
 
 
 def execute_publish(command: Publish) -> None:
-    from analysis.runs.archive import publish
+    from analysis.report.publish import publish
 
-    require_source(command.sources)
-    show(publish(command.sources, command.out, configs(command.grid)))
+    show(publish(command.sources, command.out, command.configs()))
     print(f"published: {command.out}; python -m analysis {command.out} makes the report again")
-
-
-def require_source(sources: Sequence[str]) -> None:
-    """Raise `UserError` if no source is named."""
-    if not sources:
-        raise UserError(
-            "source is missing: a folder of runs, a published study, or wandb:ENTITY/PROJECT"
-        )
-
-
-def configs(grids: Sequence[Path]) -> list[RunConfig] | None:
-    """The runs of sweep files, if any are given."""
-    from sweeps.grid import load
-
-    runs = {config.run_id: config for grid in grids for config in load(grid).configs}
-    return list(runs.values()) or None
 
 
 def execute_dashboard(command: Dashboard) -> None:
     if find_spec("wandb_workspaces") is None:
         raise UserError(
-            "a dashboard needs wandb-workspaces, not installed here: pip install 'flowprune[dashboards]'"
+            "a dashboard needs wandb-workspaces, not installed here: pip install "
+            "'flowprune[dashboards]'"
         )
     from analysis import dashboard
 
@@ -162,7 +156,7 @@ def show(report: Report) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from analysis.report.build import number_text
+    from analysis.report.text import number_text
 
     colors = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
     table = Table(
@@ -194,8 +188,7 @@ COMMANDS = {
     "dashboard": (Dashboard, execute_dashboard, Dashboard.__doc__),
     "publish": (Publish, execute_publish, Publish.__doc__),
 }
-"""By the first word of the command line; any other is a source of runs, of which a report is
-made."""
+"""Commands by the first word of the command line. Any other word is a source, for a report."""
 
 
 if __name__ == "__main__":

@@ -13,28 +13,10 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.outcomes import LEAST_CHANGE, outcomes
+from analysis.pairs import Pairs, pair
 from analysis.runs.frames import AGREEMENT, Frames
-from analysis.settings import DENSE, Pairs, pair
-from analysis.verdicts import (
-    INCONCLUSIVE,
-    REFUTED,
-    RHO,
-    SUPPORTED,
-    Claim,
-    Criterion,
-    Evidence,
-    Judgement,
-    Number,
-    Part,
-    corrected,
-    judge,
-    measured,
-)
-
-__all__ = [
-    "CLAIMS", "INCONCLUSIVE", "REFUTED", "SUPPORTED", "Claim", "Criterion", "Evidence", "Judgement", "Number", "Part",
-    "claim", "judge", "judge_all", "measured",
-]  # fmt: skip
+from analysis.settings import DENSE
+from analysis.verdicts import RHO, Claim, Criterion, Evidence, Judgement, corrected, judge
 
 MAGNITUDE = ("magnitude", "l1", "bn_scale")
 """Measures that keep what is large."""
@@ -46,14 +28,22 @@ OTHER_ORDERS = (*MAGNITUDE, "grasp", "grad_preservation")
 EARLY, LATE = 0.1, 0.25
 """A cut is early up to this share of the epochs of the schedule, late from this share on."""
 
-ONE = "Supported if the whole 95 % interval of the difference lies {}, refuted if it lies {}, else inconclusive."
 ALL = (
-    "Supported if the 95 % interval of each part lies on the claimed side of 0; refuted if that of any part, at 95 % "
-    "shared between the parts, lies on the other; else inconclusive."
+    "Supported if the 95 % interval of each part lies on the claimed side of 0; refuted if "
+    "that of any part, at 95 % shared between the parts, lies on the other; else "
+    "inconclusive."
 )
 FLOOR = f"(log10 of its size, at least {LEAST_CHANGE:g} nats)"
 
 CLAIMS: dict[str, Claim] = {}
+
+
+def one_number(side: str, other: str) -> str:
+    """The rule of a claim about one difference, without its first word."""
+    return (
+        f"if the whole 95 % interval of the difference lies {side}, refuted if it lies {other}, "
+        "else inconclusive."
+    )
 
 
 def claim(
@@ -71,13 +61,18 @@ def claim(
 
 @claim(
     "C1",
-    sentence="Keeping large-magnitude filters gives a pruned model whose loss falls faster than with "
-    "magnitude-agnostic measures.",
-    statistic="Training loss after the last cut, averaged over the epochs that remain (the area under the curve per "
-    "epoch): mean over the magnitude-based measures minus mean over the magnitude-agnostic ones, paired by setting "
-    "and seed. Beside it: epochs until the training loss is down to the dense control's after half of its epochs (a "
-    "run that never gets there counts with all epochs that remain).",
-    rule=ONE.format("below 0", "above 0"),
+    sentence=(
+        "Keeping large-magnitude filters gives a pruned model whose loss falls faster than with "
+        "magnitude-agnostic measures."
+    ),
+    statistic=(
+        "Training loss after the last cut, averaged over the epochs that remain (the area under "
+        "the curve per epoch): mean over the magnitude-based measures minus mean over the "
+        "magnitude-agnostic ones, paired by setting and seed. Beside it: epochs until the "
+        "training loss is down to the dense control's after half of its epochs (a run that "
+        "never gets there counts with all epochs that remain)."
+    ),
+    rule=f"Supported {one_number('below 0', 'above 0')}",
     figures=("loss_after_cut", "epochs_to_threshold", "convergence"),
 )
 def faster_loss(table: pd.DataFrame) -> Evidence:
@@ -92,10 +87,14 @@ def faster_loss(table: pd.DataFrame) -> Evidence:
     ]
     details = {
         "epochs to the threshold, magnitude-based minus magnitude-agnostic": (
-            pair(table, "epochs_to_threshold", MAGNITUDE, AGNOSTIC), "epochs"),
+            pair(table, "epochs_to_threshold", MAGNITUDE, AGNOSTIC),
+            "epochs",
+        ),
         "share of runs that get there, magnitude-based minus magnitude-agnostic": (
-            pair(table, "reached", MAGNITUDE, AGNOSTIC), "of runs"),
-    }  # fmt: skip
+            pair(table, "reached", MAGNITUDE, AGNOSTIC),
+            "of runs",
+        ),
+    }
     for name in others:
         single = pair(table, "loss_after_cut", MAGNITUDE, [name])
         details[f"training loss, magnitude-based minus {name}"] = (single, "nats")
@@ -104,12 +103,18 @@ def faster_loss(table: pd.DataFrame) -> Evidence:
 
 @claim(
     "C2",
-    sentence="Loss preservation removes the slowest-changing parameters, so it preserves first-order dynamics (the "
-    "loss, and the speed of the squared parameter norm) across a cut, and suits minimally trained models.",
-    statistic="(a) Rank correlation, in each run of `loss`, of the score of the filters that stay with how much their "
-    "squared norms change in the epoch after the cut. (b) Change of the loss at a cut, (c) change of d|θ|²/dt = -2 θ·g "
-    f"at a cut {FLOOR}: loss minus mean over the measures of orders 0 and 2, paired by setting and seed. Beside them: "
-    "the identity d|θ|²/dt = -2 θ·g along dense training, and early cuts alone.",
+    sentence=(
+        "Loss preservation removes the slowest-changing parameters, so it preserves first-order "
+        "dynamics (the loss, and the speed of the squared parameter norm) across a cut, and "
+        "suits minimally trained models."
+    ),
+    statistic=(
+        "(a) Rank correlation, in each run of `loss`, of the score of the filters that stay "
+        "with how much their squared norms change in the epoch after the cut. (b) Change of the "
+        f"loss at a cut, (c) change of d|θ|²/dt = -2 θ·g at a cut {FLOOR}: loss minus mean over "
+        "the measures of orders 0 and 2, paired by setting and seed. Beside them: the identity "
+        "d|θ|²/dt = -2 θ·g along dense training, and early cuts alone."
+    ),
     rule=f"(a) is claimed to be above 0, (b) and (c) below. {ALL}",
     figures=("movement", "loss_change", "gradient_flow"),
 )
@@ -120,34 +125,60 @@ def first_order(table: pd.DataFrame) -> Evidence:
     loss = ["loss"]
     return Evidence(
         (
-            Criterion("rank correlation of score and movement", RHO, +1, pair(table, "moved", loss)),
-            Criterion("change of loss, loss minus orders 0 and 2", "decades", -1,
-                      pair(table, "loss_shift", loss, OTHER_ORDERS)),
-            Criterion("change of d|θ|²/dt, loss minus orders 0 and 2", "decades", -1,
-                      pair(table, "order1_shift", loss, OTHER_ORDERS)),
+            Criterion(
+                "rank correlation of score and movement", RHO, +1, pair(table, "moved", loss)
+            ),
+            Criterion(
+                "change of loss, loss minus orders 0 and 2",
+                "decades",
+                -1,
+                pair(table, "loss_shift", loss, OTHER_ORDERS),
+            ),
+            Criterion(
+                "change of d|θ|²/dt, loss minus orders 0 and 2",
+                "decades",
+                -1,
+                pair(table, "order1_shift", loss, OTHER_ORDERS),
+            ),
         ),
         {
             "rank correlation over epochs of the change of |θ|² with -2 lr θ·g, dense control": (
-                dense(table, "norm_identity"), RHO),
-            "rank correlation of score and movement, magnitude": (pair(table, "moved", ["magnitude"]), RHO),
+                dense(table, "norm_identity"),
+                RHO,
+            ),
+            "rank correlation of score and movement, magnitude": (
+                pair(table, "moved", ["magnitude"]),
+                RHO,
+            ),
             "rank correlation of score and movement, loss minus magnitude": (
-                pair(table, "moved", loss, ["magnitude"]), RHO),
+                pair(table, "moved", loss, ["magnitude"]),
+                RHO,
+            ),
             "change of loss at early cuts, loss minus orders 0 and 2": (
-                pair(early, "loss_shift", loss, OTHER_ORDERS), "decades"),
+                pair(early, "loss_shift", loss, OTHER_ORDERS),
+                "decades",
+            ),
             "final accuracy after early cuts, loss minus orders 0 and 2": (
-                pair(early, "final_accuracy", loss, OTHER_ORDERS), "accuracy"),
+                pair(early, "final_accuracy", loss, OTHER_ORDERS),
+                "accuracy",
+            ),
         },
-    )  # fmt: skip
+    )
 
 
 @claim(
     "C3",
-    sentence="Biased by a magnitude heuristic, loss preservation still preserves the loss, and magnitude-based "
-    "measures do so late in training.",
-    statistic=f"Change of the loss at a cut {FLOOR}: (a) loss_biased, (b) mean over the magnitude-based measures, in "
-    f"settings whose first cut is not before {LATE:.0%} of the epochs; each minus the midpoint between loss and "
-    "random, paired by setting and seed. Below 0: nearer to what loss does than to what chance does. Beside it: rank "
-    "correlations with `oracle`.",
+    sentence=(
+        "Biased by a magnitude heuristic, loss preservation still preserves the loss, and "
+        "magnitude-based measures do so late in training."
+    ),
+    statistic=(
+        f"Change of the loss at a cut {FLOOR}: (a) loss_biased, (b) mean over the "
+        f"magnitude-based measures, in settings whose first cut is not before {LATE:.0%} of the "
+        "epochs; each minus the midpoint between loss and random, paired by setting and seed. "
+        "Below 0: nearer to what loss does than to what chance does. Beside it: rank "
+        "correlations with `oracle`."
+    ),
     rule=f"Both are claimed to be below 0. {ALL}",
     figures=("loss_change", "agreement"),
 )
@@ -163,11 +194,19 @@ def biased_loss(table: pd.DataFrame) -> Evidence:
             by_magnitude, notes=(f"no cut at or after {LATE:.0%} of the epochs",)
         )
     details = {
-        "change of loss, loss_biased minus loss": (pair(table, "loss_shift", ["loss_biased"], ["loss"]), "decades"),
-        "change of loss, loss minus random": (pair(table, "loss_shift", ["loss"], ["random"]), "decades"),
+        "change of loss, loss_biased minus loss": (
+            pair(table, "loss_shift", ["loss_biased"], ["loss"]),
+            "decades",
+        ),
+        "change of loss, loss minus random": (
+            pair(table, "loss_shift", ["loss"], ["random"]),
+            "decades",
+        ),
         "change of loss at early cuts, magnitude-based minus midpoint": (
-            pair(early, "loss_shift", MAGNITUDE, middle), "decades"),
-    }  # fmt: skip
+            pair(early, "loss_shift", MAGNITUDE, middle),
+            "decades",
+        ),
+    }
     for name in ("loss", "loss_biased", "taylor", "magnitude", "grasp"):
         details[f"rank correlation of {name} and oracle"] = (common(table, name, "oracle"), RHO)
     details["rank correlation of loss and loss_biased"] = (
@@ -184,20 +223,35 @@ def biased_loss(table: pd.DataFrame) -> Evidence:
     )
     return Evidence(
         (
-            Criterion("loss_biased minus midpoint of loss and random", "decades", -1,
-                      pair(table, "loss_shift", ["loss_biased"], middle)),
-            Criterion("magnitude-based, late, minus midpoint of loss and random", "decades", -1, by_magnitude),
+            Criterion(
+                "loss_biased minus midpoint of loss and random",
+                "decades",
+                -1,
+                pair(table, "loss_shift", ["loss_biased"], middle),
+            ),
+            Criterion(
+                "magnitude-based, late, minus midpoint of loss and random",
+                "decades",
+                -1,
+                by_magnitude,
+            ),
         ),
         details,
-    )  # fmt: skip
+    )
 
 
 @claim(
     "C4",
-    sentence="Increasing the gradient norm by pruning (GraSP) removes the parameters that raise the loss most.",
-    statistic="Change of the probe loss at the cuts of a run (summed, with its sign): grasp minus (a) the mean over "
-    "loss and grad_preservation, (b) random, paired by setting and seed. Beside it: the rank correlation of θ·Hg with "
-    "θ·g over the epochs of dense training, and of the scores of grasp and taylor.",
+    sentence=(
+        "Increasing the gradient norm by pruning (GraSP) removes the parameters that raise the "
+        "loss most."
+    ),
+    statistic=(
+        "Change of the probe loss at the cuts of a run (summed, with its sign): grasp minus (a) "
+        "the mean over loss and grad_preservation, (b) random, paired by setting and seed. "
+        "Beside it: the rank correlation of θ·Hg with θ·g over the epochs of dense training, "
+        "and of the scores of grasp and taylor."
+    ),
     rule=f"Both are claimed to be above 0. {ALL}",
     figures=("loss_change", "cut_changes", "order_products", "agreement"),
 )
@@ -221,21 +275,34 @@ def raised_loss(table: pd.DataFrame) -> Evidence:
         )
     return Evidence(
         (
-            Criterion("change of loss, grasp minus loss and grad_preservation", "nats", +1,
-                      pair(table, "loss_change", raised, preserving)),
-            Criterion("change of loss, grasp minus random", "nats", +1,
-                      pair(table, "loss_change", raised, ["random"])),
+            Criterion(
+                "change of loss, grasp minus loss and grad_preservation",
+                "nats",
+                +1,
+                pair(table, "loss_change", raised, preserving),
+            ),
+            Criterion(
+                "change of loss, grasp minus random",
+                "nats",
+                +1,
+                pair(table, "loss_change", raised, ["random"]),
+            ),
         ),
         details,
-    )  # fmt: skip
+    )
 
 
 @claim(
     "C5",
-    sentence="Preserving the gradient norm keeps second-order dynamics and gives better models than increasing it.",
-    statistic="Test accuracy after the last epoch: grad_preservation minus grasp, paired by setting and seed. Beside "
-    "it: what the cut does to |g| and to d²|θ|²/dt².",
-    rule="Decided on accuracy: s" + ONE.format("above 0", "below 0")[1:],
+    sentence=(
+        "Preserving the gradient norm keeps second-order dynamics and gives better models than "
+        "increasing it."
+    ),
+    statistic=(
+        "Test accuracy after the last epoch: grad_preservation minus grasp, paired by setting "
+        "and seed. Beside it: what the cut does to |g| and to d²|θ|²/dt²."
+    ),
+    rule=f"Decided on accuracy: supported {one_number('above 0', 'below 0')}",
     figures=("final_accuracy", "gradient_change"),
 )
 def preserved_gradient(table: pd.DataFrame) -> Evidence:
@@ -247,15 +314,23 @@ def preserved_gradient(table: pd.DataFrame) -> Evidence:
         (Criterion(label, "accuracy", +1, pair(table, "final_accuracy", kept, raised)),),
         {
             "change of log10 |g| at a cut, grad_preservation minus grasp": (
-                pair(table, "grad_norm_change", kept, raised), "decades"),
+                pair(table, "grad_norm_change", kept, raised),
+                "decades",
+            ),
             "absolute change of log10 |g| at a cut, grad_preservation minus grasp": (
-                pair(table, "grad_norm_shift", kept, raised), "decades"),
+                pair(table, "grad_norm_shift", kept, raised),
+                "decades",
+            ),
             "absolute change of d²|θ|²/dt² at a cut, grad_preservation minus grasp": (
-                pair(table, "second_order_shift", kept, raised), "nats"),
+                pair(table, "second_order_shift", kept, raised),
+                "nats",
+            ),
             "training loss after the cut, grad_preservation minus grasp": (
-                pair(table, "loss_after_cut", kept, raised), "nats"),
+                pair(table, "loss_after_cut", kept, raised),
+                "nats",
+            ),
         },
-    )  # fmt: skip
+    )
 
 
 def dense(table: pd.DataFrame, value: str) -> Pairs:

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
+from analysis.quantities import (
+    CHANGES,
+    CONVERGENCE,
+    COSTS,
+    COURSE,
+    FLOW,
+    STATES,
+    TEST_ACCURACY,
+    Quantity,
+)
 from analysis.report import style
 from analysis.runs.pull import filter_value
 from benchmark.config import DEFAULTS
@@ -25,52 +35,12 @@ from benchmark.measures import MEASURES
 
 MAX_RUNS = 1000
 """Runs that a panel takes in; W&B draws ten unless told otherwise."""
-WIDE, NARROW = (
-    ws.SectionLayoutSettings(columns=2, rows=2),
-    ws.SectionLayoutSettings(columns=3, rows=2),
-)
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number that is logged: its key, its name, and whether its axis is logarithmic."""
-
-    key: str
-    name: str
-    log: bool = False
-
-
-CONVERGENCE = (
-    Quantity("train/loss", "training loss", log=True),
-    Quantity("test/accuracy", "test accuracy"),
-    Quantity("test/loss", "test loss", log=True),
-    Quantity("train/accuracy", "training accuracy"),
-)
-FLOW = (
-    Quantity("flow/grad_norm", "|g|", log=True),
-    Quantity("flow/theta_g", "theta.g = -1/2 d|theta|^2/dt"),
-    Quantity("flow/theta_hg", "theta.Hg"),
-    Quantity("flow/g_hg", "g.Hg = -1/2 d|g|^2/dt"),
-    Quantity("flow/weight_norm_sq", "|theta|^2"),
-)
-COURSE = (
-    Quantity("lr", "learning rate", log=True),
-    Quantity("net/filters", "filters"),
-    Quantity("time/images_per_second", "images per second"),
-)
-STATES = (
-    Quantity("loss", "loss", log=True),
-    Quantity("accuracy", "accuracy"),
-    Quantity("grad_norm", "|g|", log=True),
-    Quantity("theta_g", "theta.g"),
-    Quantity("theta_hg", "theta.Hg"),
-)
-"""Known before and after each cut."""
-CHANGES = (
-    Quantity("loss_change", "change of the loss"),
-    Quantity("grad_norm_sq_change", "change of |g|^2"),
-)
-"""Predicted and measured at each cut."""
+MEANS = {
+    "groupby_aggfunc": "mean",
+    "groupby_rangefunc": "stddev",
+    "max_runs_to_show": MAX_RUNS,
+}
+WIDE, NARROW = (ws.SectionLayoutSettings(columns=columns, rows=2) for columns in (2, 3))
 
 
 def workspace(project: str, entity: str, only: dict[str, object] | None = None) -> ws.Workspace:
@@ -81,9 +51,8 @@ def workspace(project: str, entity: str, only: dict[str, object] | None = None) 
     only = only or {}
     for field in only:
         if field not in DEFAULTS:
-            raise UserError(
-                f"filter must name a field of a run ({', '.join(DEFAULTS)}), got {field!r}"
-            )
+            known = ", ".join(DEFAULTS)
+            raise UserError(f"filter must name a field of a run ({known}), got {field!r}")
     chosen = ", ".join(f"{field} {value}" for field, value in only.items())
     return ws.Workspace(
         entity=entity,
@@ -91,15 +60,19 @@ def workspace(project: str, entity: str, only: dict[str, object] | None = None) 
         name=f"Measures compared{f' ({chosen})' if chosen else ''}",
         sections=[
             ws.Section(
-                "Convergence", _curves(CONVERGENCE), is_open=True, pinned=True, layout_settings=WIDE
+                "Convergence",
+                _by_epoch(CONVERGENCE),
+                is_open=True,
+                pinned=True,
+                layout_settings=WIDE,
             ),
             ws.Section("Cuts: before and after", _cuts(), is_open=True, layout_settings=NARROW),
             ws.Section(
                 "Cuts: predicted and actual", _predictions(), is_open=True, layout_settings=WIDE
             ),
-            ws.Section("Gradient flow", _curves(FLOW), is_open=True, layout_settings=NARROW),
+            ws.Section("Gradient flow", _by_epoch(FLOW), is_open=True, layout_settings=NARROW),
             ws.Section("Accuracy against cost", _costs(), is_open=True, layout_settings=NARROW),
-            ws.Section("Course of training", _curves(COURSE), layout_settings=NARROW),
+            ws.Section("Course of training", _by_epoch(COURSE), layout_settings=NARROW),
         ],
         settings=ws.WorkspaceSettings(
             x_axis="epoch", max_runs=MAX_RUNS, tooltip_number_of_runs="all_runs"
@@ -147,59 +120,46 @@ def saved(project: str, entity: str | None, only: dict[str, object]) -> str:
         ) from None
 
 
-def _curves(quantities: tuple[Quantity, ...]) -> list[wr.LinePlot]:
-    return [_line(q.name, [q.key], q, "epoch") for q in quantities]
+def _by_epoch(quantities: Sequence[Quantity]) -> list[wr.LinePlot]:
+    return [_line(item.label, [item.key], item, "epoch") for item in quantities]
 
 
 def _line(title: str, keys: list[str], quantity: Quantity, x: str) -> wr.LinePlot:
-    return wr.LinePlot(
-        title=title, x=x, y=keys, title_x=x.rpartition("/")[2], title_y=quantity.name, log_y=quantity.log or None,
-        groupby_aggfunc="mean", groupby_rangefunc="stddev", max_runs_to_show=MAX_RUNS,
-    )  # fmt: skip
-
-
-def _bars(title: str, keys: list[str]) -> wr.BarPlot:
-    return wr.BarPlot(
-        title=title,
-        metrics=keys,
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stddev",
-        max_runs_to_show=MAX_RUNS,
-    )
+    titles = {"title": title, "title_x": x.rpartition("/")[2], "title_y": quantity.label}
+    return wr.LinePlot(x=x, y=keys, log_y=quantity.log or None, **titles, **MEANS)
 
 
 def _cuts() -> list[wr.LinePlot | wr.BarPlot]:
     """Bars for the last cut, lines over the rounds."""
     panels = []
-    for quantity in STATES:
-        keys = [f"cut/before/{quantity.key}", f"cut/after/{quantity.key}"]
-        panels.append(_bars(f"{quantity.name} before and after the last cut", keys))
-        panels.append(
-            _line(f"{quantity.name} before and after each cut", keys, quantity, "cut/round")
-        )
+    for item in STATES:
+        keys, title = [f"cut/before/{item.key}", f"cut/after/{item.key}"], "before and after"
+        panels += [
+            wr.BarPlot(title=f"{item.label} {title} the last cut", metrics=keys, **MEANS),
+            _line(f"{item.label} {title} each cut", keys, item, "cut/round"),
+        ]
     return panels
 
 
 def _predictions() -> list[wr.ScatterPlot | wr.BarPlot]:
     panels = []
-    for quantity in CHANGES:
-        keys = [f"cut/{kind}/{quantity.key}" for kind in ("predicted", "actual")]
-        predicted, actual = (wr.SummaryMetric(key) for key in keys)
-        title = f"{quantity.name} at the last cut, predicted and actual"
-        panels += [wr.ScatterPlot(title=title, x=predicted, y=actual), _bars(title, keys)]
+    for item in CHANGES:
+        keys = [f"cut/{kind}/{item.key}" for kind in ("predicted", "actual")]
+        predicted, actual = map(wr.SummaryMetric, keys)
+        title = f"{item.label} at the last cut, predicted and actual"
+        panels.append(wr.ScatterPlot(title=title, x=predicted, y=actual))
+        panels.append(wr.BarPlot(title=title, metrics=keys, **MEANS))
     return panels
 
 
 def _costs() -> list[wr.ScatterPlot | wr.BarPlot]:
-    accuracy = wr.SummaryMetric("test/accuracy")
-    costs = (Quantity("net/params", "parameters"), Quantity("net/macs", "MACs"))
-    against = [
-        wr.ScatterPlot(
-            title=f"test accuracy against {cost.name}",
-            x=wr.SummaryMetric(cost.key),
-            y=accuracy,
-            log_x=True,
-        )
-        for cost in costs
+    key, label = TEST_ACCURACY.key, TEST_ACCURACY.label
+    bars = wr.BarPlot(title=f"{label} after the last epoch", metrics=[key], **MEANS)
+    axes = {item: (wr.SummaryMetric(item.key), wr.SummaryMetric(key)) for item in COSTS}
+    return [
+        bars,
+        *(
+            wr.ScatterPlot(title=f"{label} against {item.label}", x=x, y=y, log_x=item.log)
+            for item, (x, y) in axes.items()
+        ),
     ]
-    return [_bars("test accuracy after the last epoch", ["test/accuracy"]), *against]

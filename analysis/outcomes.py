@@ -1,7 +1,8 @@
-"""What came of each run, in numbers: the columns that claims, tables and figures are about."""
+"""The results of each run as numbers: what claims, tables and figures are about."""
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import numpy as np
@@ -9,20 +10,21 @@ import pandas as pd
 
 from analysis.runs.frames import AGREEMENT, UNFINISHED, Frames
 from analysis.settings import DENSE, named
-from benchmark.record import MOVED
+from benchmark.record import FINISHED, MOVED
 
+SIZES = ("params", "macs")
+"""Sizes of a net: numbers of parameters, and of multiply-accumulates of a forward pass."""
 LEAST_CHANGE = 1e-3
 """Nats: smaller changes at a cut count as this one where changes are compared on a logarithmic
 scale."""
-
-SUMMARISED = {
-    "final_accuracy": ("test accuracy", "accuracy"),
-    "loss_after_cut": ("training loss after the cut", "nats"),
-    "loss_change": ("change of loss at the cut", "nats"),
-    "grad_norm_change": ("change of log10 |g| at the cut", "decades"),
-}
-"""Columns of `outcomes` that tables and comparisons of sources show: what to call them, and their
-unit."""
+AT_CUTS = (
+    "loss_change",
+    "loss_shift",
+    "order1_shift",
+    "grad_norm_change",
+    "grad_norm_shift",
+    "second_order_shift",
+)
 
 
 @lru_cache(maxsize=2)  # claims, tables and many figures ask for the same
@@ -65,6 +67,13 @@ def outcomes(frames: Frames) -> pd.DataFrame:
     )
 
 
+def share_left(table: pd.DataFrame, size: str) -> pd.Series:
+    """The share of a size in `SIZES` that a run has left; NaN for a run that collapsed, whose
+    record has the net that it could not cut."""
+    left = table[f"net/{size}/after"] / table[f"net/{size}/before"]
+    return left.where(table["outcome"] == FINISHED)
+
+
 def _after_cut(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.Series]:
     history = history.join(runs[["last_cut", "total"]], on="run_id")
     after = history[history["epoch"] > history["last_cut"]]
@@ -74,11 +83,8 @@ def _after_cut(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.Series
     whole = per_run["count"] == length
     last = history[history["epoch"] == history["total"]].set_index("run_id")
     threshold = _threshold(runs, history)
-    down = (
-        after[after["train/loss"] <= after["run_id"].map(threshold).astype(float)]
-        .groupby("run_id")["epoch"]
-        .min()
-    )
+    below = after[after["train/loss"] <= after["run_id"].map(threshold).astype(float)]
+    down = below.groupby("run_id")["epoch"].min()
     epochs = (down - runs["last_cut"]).reindex(runs.index)
     known = whole & threshold.notna()
     return {
@@ -100,42 +106,30 @@ def _threshold(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series:
 
 
 def _at_cuts(runs: pd.DataFrame, cuts: pd.DataFrame) -> dict[str, pd.Series]:
-    names = (
-        "loss_change",
-        "loss_shift",
-        "order1_shift",
-        "grad_norm_change",
-        "grad_norm_shift",
-        "second_order_shift",
-    )
-    if cuts.empty:
-        return {name: pd.Series(dtype=float) for name in names}
+    if cuts.empty:  # they lack most columns
+        return {name: pd.Series(dtype=float) for name in AT_CUTS}
+    change, agreement = cuts["actual.loss_change"], cuts.filter(regex=f"^{re.escape(AGREEMENT)}")
     with np.errstate(divide="ignore", invalid="ignore"):
-        growth = np.log10(cuts["after.grad_norm"] / cuts["before.grad_norm"]).replace(
-            [np.inf, -np.inf], np.nan
-        )
-    second = {
-        when: 2 * (cuts[f"{when}.grad_norm"] ** 2 + cuts[f"{when}.theta_hg"])
+        growth = np.log10(cuts["after.grad_norm"] / cuts["before.grad_norm"])
+    growth = growth.replace([np.inf, -np.inf], np.nan)
+    before, after = (
+        2 * (cuts[f"{when}.grad_norm"] ** 2 + cuts[f"{when}.theta_hg"])
         for when in ("before", "after")
-    }
-    change = cuts["actual.loss_change"]
-    order1 = 2 * (cuts["after.theta_g"] - cuts["before.theta_g"])
-    columns = (
+    )
+    values = (
         change,
         _size(change),
-        _size(order1),
+        _size(2 * (cuts["after.theta_g"] - cuts["before.theta_g"])),
         growth,
         growth.abs(),
-        (second["after"] - second["before"]).abs(),
+        (after - before).abs(),
     )
-    agreement = cuts[[name for name in cuts if name.startswith(AGREEMENT)]]
-    grouped = pd.concat(
-        [pd.DataFrame(dict(zip(names, columns, strict=True))), agreement], axis=1
-    ).groupby(cuts["run_id"])
+    columns = dict(zip(AT_CUTS, values, strict=True))
+    grouped = pd.concat([pd.DataFrame(columns), agreement], axis=1).groupby(cuts["run_id"])
     made = grouped.size()
     whole = grouped.count().eq(made, axis=0).mul(made == runs["rounds"].reindex(made.index), axis=0)
     result = grouped.mean().assign(loss_change=grouped["loss_change"].sum()).where(whole)
-    return {name: result[name] for name in result}
+    return dict(result.items())
 
 
 def _size(change: pd.Series) -> pd.Series:
@@ -145,11 +139,13 @@ def _size(change: pd.Series) -> pd.Series:
 def _along(history: pd.DataFrame) -> dict[str, pd.Series]:
     """Rank correlations over epochs, of runs with at least four."""
     by_run = history.groupby("run_id")
-    step = pd.DataFrame({
-        "run_id": history["run_id"],
-        "change": by_run["flow/weight_norm_sq"].diff(),
-        "predicted": -2 * history["lr"] * by_run["flow/theta_g"].shift(),
-    })  # fmt: skip
+    step = pd.DataFrame(
+        {
+            "run_id": history["run_id"],
+            "change": by_run["flow/weight_norm_sq"].diff(),
+            "predicted": -2 * history["lr"] * by_run["flow/theta_g"].shift(),
+        }
+    )
     return {
         "norm_identity": _rank_correlation(step, "change", "predicted"),
         "order_agreement": _rank_correlation(history, "flow/theta_hg", "flow/theta_g"),

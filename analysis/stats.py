@@ -17,7 +17,7 @@ from scipy import optimize, special, stats
 LEVEL = 0.95
 RESAMPLES = 4999
 LEAST_P = 1e-9
-"""Below this a p-value is not told apart: the resamples know no more."""
+"""The smallest p-value that is given: resamples cannot tell smaller ones apart."""
 
 Interval = tuple[float, float]
 Bounds = tuple[np.ndarray, np.ndarray]
@@ -135,13 +135,6 @@ def _resampled_means(sample: np.ndarray, rng: np.random.Generator, resamples: in
     n = len(sample)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
     return np.tensordot(weights, sample, axes=1)
-
-
-def paired_interval(differences: Sequence[np.ndarray], rng: np.random.Generator) -> Interval | None:
-    """`mean_interval` of paired differences, one array [seeds] per task, as two numbers (or
-    None)."""
-    interval = mean_interval(differences, rng)
-    return None if interval is None else (float(interval[0]), float(interval[1]))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.settings import Pairs
+from analysis.pairs import Pairs
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 ALPHA = 1 - stats.LEVEL
+ROUNDING = 1e-12
+"""Means of differences that cancel but for rounding are no larger."""
 RHO = "\N{GREEK SMALL LETTER RHO}"
 """Unit of rank correlations, which are at most 1."""
 
@@ -37,7 +39,7 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a claim looks at."""
+    """The numbers that decide a claim, and those reported beside them."""
 
     decides: tuple[Criterion, ...]
     """The claim says that all of them hold."""
@@ -81,6 +83,11 @@ class Number:
     """Share of pairs whose difference has the claimed sign."""
     probability_interval: stats.Interval | None = None
 
+    @property
+    def differs(self) -> bool:
+        """Whether the whole interval lies on one side of 0."""
+        return self.interval is not None and (min(self.interval) > 0 or max(self.interval) < 0)
+
     def toward(self) -> float:
         """The p-value, if the effect has the claimed sign; else 1."""
         return self.p if self.p is not None and self.effect * self.sign > 0 else 1.0
@@ -92,13 +99,13 @@ class Number:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What the numbers of a claim's criteria come to."""
+    """The verdict that follows from the numbers of a claim's criteria."""
 
     verdict: str
     p: float | None
     """p-value of the verdict's side; None where no criterion has one."""
     number: Number
-    """The number that the verdict hangs on: the one furthest from the claim."""
+    """The number that decides: the one furthest from the claim."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class Judgement:
     claim: Claim
     verdict: str
     number: Number
-    """The number that the verdict hangs on, over all settings."""
+    """The number that decides, over all settings."""
     criteria: list[Number]
     """The numbers of all criteria, over all settings."""
     parts: list[Part]
@@ -126,7 +133,7 @@ class Judgement:
     """The deciding numbers in each setting alone."""
     details: list[Number]
     message: str
-    """How much it rests on, and what is missing."""
+    """The runs behind the verdict, and what is missing."""
     p: float | None
     p_holm: float | None = None
     """`p`, adjusted for the number of claims that could be decided (Holm)."""
@@ -171,16 +178,18 @@ def judge(claim: Claim, table: pd.DataFrame, seed: int = 0) -> Judgement:
     """Decide one claim on the table of `outcomes.outcomes`."""
     evidence = claim.evidence(table)
     criteria = evidence.decides
-    numbers = [_number(one, one.label, one.pairs, seed) for one in criteria]
+
+    def number(one: Criterion, pairs: Pairs, label: str) -> Number:
+        return measured(label, one.unit, pairs, seed, one.sign)
+
+    numbers = [number(one, one.pairs, one.label) for one in criteria]
     groups = sorted({group for one in criteria for group in one.pairs.groups()})
     parts = []
     for group in groups:
-        conclusion = conclude(
-            [_number(one, one.label, one.pairs.of(group), seed) for one in criteria]
-        )
+        conclusion = conclude([number(one, one.pairs.of(group), one.label) for one in criteria])
         parts.append(Part(*group.split(" on ", 1), conclusion.verdict, conclusion.number))
     settings = [
-        _number(one, task if len(criteria) == 1 else f"{task}: {one.label}", pairs, seed)
+        number(one, pairs, task if len(criteria) == 1 else f"{task}: {one.label}")
         for one in criteria
         for task, pairs in one.pairs.by_task().items()
     ]
@@ -192,9 +201,18 @@ def judge(claim: Claim, table: pd.DataFrame, seed: int = 0) -> Judgement:
     if len(criteria) > 1:
         texts = [f"({one.label}) {text}" for one, text in zip(criteria, texts, strict=True)]
     return Judgement(
-        claim, whole.verdict, whole.number, numbers, parts, settings, [detail for detail in details if detail.n],
-        " ".join(texts), whole.p, whole.p, whole.verdict,
-    )  # fmt: skip
+        claim,
+        whole.verdict,
+        whole.number,
+        numbers,
+        parts,
+        settings,
+        [detail for detail in details if detail.n],
+        " ".join(texts),
+        whole.p,
+        whole.p,
+        whole.verdict,
+    )
 
 
 def conclude(numbers: Sequence[Number]) -> Conclusion:
@@ -231,38 +249,40 @@ def measured(label: str, unit: str, pairs: Pairs, seed: int = 0, sign: int | Non
     size, rng = stats.effect_size(differences), np.random.default_rng(seed)
     chance = stats.win_probability(np.concatenate(differences), sign) if sign else (None, None)
     interval, p = stats.paired_test(differences, rng) or (None, None)
-    if interval and unit == RHO:
-        interval = _between(interval, 2 if pairs.right else 1)
+    if interval and unit == RHO:  # at most 1, and the difference of two at most 2
+        most = 2 if pairs.right else 1
+        interval = tuple(np.clip(interval, -most, most).tolist())
+    effect = stats.stratified_mean(differences)
+    effect = 0.0 if abs(effect) < ROUNDING else effect
     return Number(
-        label, unit, stats.stratified_mean(differences), interval, sum(map(len, differences)),
-        size if np.isfinite(size) else None, sign, p, *chance,
-    )  # fmt: skip
-
-
-def _between(interval: stats.Interval, most: float) -> stats.Interval:
-    """The part of an interval that a number of at most this size can have."""
-    low, high = np.clip(interval, -most, most).tolist()
-    return low, high
-
-
-def _number(criterion: Criterion, label: str, pairs: Pairs, seed: int) -> Number:
-    return measured(label, criterion.unit, pairs, seed, criterion.sign)
+        label,
+        unit,
+        effect,
+        interval,
+        sum(map(len, differences)),
+        size if np.isfinite(size) else None,
+        sign,
+        p,
+        *chance,
+    )
 
 
 def basis(pairs: Pairs, number: Number) -> str:
-    """On what a verdict rests, and what is missing."""
+    """The runs behind a verdict, and what is missing, in words."""
     seeds = pairs.table.groupby("task").size()
     parts = []
     if number.n:
         span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
         against = f" against {' + '.join(pairs.right)}" if pairs.right else ""
         parts.append(
-            f"{_count(number.n, 'complete pair' if pairs.right else 'run')} in {_count(len(seeds), 'setting')}, "
-            f"{span} {'seed' if span == '1' else 'seeds'} each: {' + '.join(pairs.left)}{against}"
+            f"{_count(number.n, 'complete pair' if pairs.right else 'run')} in "
+            f"{_count(len(seeds), 'setting')}, {span} {'seed' if span == '1' else 'seeds'} "
+            f"each: {' + '.join(pairs.left)}{against}"
         )
         if number.interval is None:
             parts.append(
-                "no interval, because one seed has no spread; at least two seeds per setting are needed"
+                "no interval, because one seed has no spread; at least two seeds per "
+                "setting are needed"
             )
     else:
         parts.append("no complete pair" if pairs.right else "no run")

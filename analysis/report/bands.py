@@ -8,13 +8,14 @@ second.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import combinations_with_replacement
 from math import factorial, prod
 
 import numpy as np
 
-from analysis.stats import LEVEL, widening
+from analysis.stats import LEVEL, Interval, widening
 
 ENUMERATED = 5
 """Seeds up to which resamples are enumerated (126 distinct ones); for more, `DRAWN` are drawn."""
@@ -40,6 +41,14 @@ def band(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.nd
     low, high = (np.take_along_axis(means, row[None], axis=0)[0] for row in rows)
     center, widen = values.mean(axis=0), widening(seeds - 1, seeds, 1 - tail)
     return center - widen * (center - low), center + widen * (high - center)
+
+
+def interval(values: Sequence[float], low: float = -np.inf, high: float = np.inf) -> Interval:
+    """Interval of the mean of numbers that lie between `low` and `high`; NaN for fewer than two."""
+    found = band(np.asarray(values, dtype=float)[:, None])
+    return (
+        (np.nan, np.nan) if found is None else tuple(np.clip(np.ravel(found), low, high).tolist())
+    )
 
 
 @cache

@@ -13,32 +13,32 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from analysis import stats
-from analysis.claims import Judgement, Number, judge_all
-from analysis.outcomes import SUMMARISED
+from analysis.claims import judge_all
+from analysis.quantities import SUMMARISED
 from analysis.report import tables
 from analysis.report.figures import FIGURES, Plot, save
-from analysis.report.page import render
-from analysis.report.page.explorer import comparison
-from analysis.runs.frames import UNFINISHED, Frames, load
+from analysis.report.page import make_folders, render
+from analysis.report.page.explorer import explorer_data
+from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.load import load
 from analysis.runs.pull import Pull
 from analysis.settings import Completeness, completeness, named
+from analysis.verdicts import Judgement
 from benchmark import __version__
 from benchmark.config import RunConfig
-from benchmark.errors import UserError
 from benchmark.files import write_json
 from benchmark.provenance import commit
 from benchmark.record import FINISHED
 
 MOST_LETTERS = 100
-"""Of a group in the name of a file."""
+"""Letters of a group in the name of a file."""
 PARALLEL = 200
-"""Runs from which drawing in several processes saves more than starting them costs."""
+"""From this many runs on, figures are drawn by several processes."""
 LIBRARIES = ("numpy", "scipy", "pandas", "matplotlib")
 
 
@@ -94,9 +94,8 @@ def _write(
         out / "claims.json",
         {"claims": [item.to_dict() for item in judgements], "provenance": facts},
     )
-    summary = tables.summary(frames)
     files = {
-        "summary": summary,
+        "summary": tables.summary(frames),
         "runs": tables.runs(frames),
         "cuts": frames.cuts,
         "densities": tables.densities(frames),
@@ -107,11 +106,10 @@ def _write(
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
     page = render(
         "report.html",
-        FILTERS,
         judgements=judgements,
-        comparison=comparison(frames),
+        explorer=explorer_data(frames),
         drawings=dict(drawings),
-        summary=list(summary.itertuples(index=False)),
+        summary=list(files["summary"].itertuples(index=False)),
         runs=list(files["runs"].itertuples(index=False)),
         quantities=SUMMARISED,
         coverage=tables.coverage(frames, whole),
@@ -142,21 +140,24 @@ def provenance(frames: Frames) -> dict:
         "trained on": sorted(
             set(map(_machine, finished["device"], finished["processor"], finished["threads"]))
         ),
-        "hours of training": round(_seconds(frames) / 3600, 3),
+        "hours of training": round(training_seconds(frames) / 3600, 3),
         "analysed with": [
             f"flowprune {__version__}",
             f"python {platform.python_version()}",
             *(f"{name} {version(name)}" for name in LIBRARIES),
         ],
         "commit of the analysis": commit() or "unknown (not a git checkout)",
-        "intervals": f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} resamples, widened for "
-        "few seeds; each claim at its own level, and beside it corrected for the number of claims (Holm)",
+        "intervals": (
+            f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} "
+            "resamples, widened for few seeds; each claim at its own level, and beside it "
+            "corrected for the number of claims (Holm)"
+        ),
     }
 
 
-def _seconds(frames: Frames) -> float:
-    """Seconds of training, tests and cuts of all finished runs; those of a dense phase, which its
-    runs share, once."""
+def training_seconds(frames: Frames) -> float:
+    """Seconds of training, tests and cuts of all finished runs. A dense phase counts once, however
+    many runs share it."""
     runs, history = frames.finished().set_index("run_id"), frames.history
     at_cut = history[
         history["epoch"] == history["run_id"].map(runs["first_cut"].where(runs["first_cut"] > 0))
@@ -186,19 +187,10 @@ def _machine(device: str, processor: str, threads: float) -> str:
     return f"{device}: {processor}, {threads:.0f} thread{'s' * (threads != 1)}"
 
 
-def make_folders(*folders: Path) -> None:
-    """Make the folders that a report is written into; raises `UserError` if one cannot be made."""
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"report folder {folder} cannot be made ({error.strerror})") from None
-
-
 @contextmanager
 def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
-    """All figures of each group (architecture and data set), also written as PNG and SVG; of many
-    runs, by processes that draw while the caller does something else."""
+    """The figures of each group, which are also written as PNG and SVG. Of many runs they are drawn
+    by other processes, while the caller goes on."""
     groups = frames.finished().groupby("group", sort=False)
     parts = {group: named(frames.only(runs["run_id"])) for group, runs in groups}
     workers = min(len(parts), os.cpu_count() or 1)
@@ -211,7 +203,7 @@ def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[
 
 
 def _draw_group(frames: Frames, place: Path) -> list[Drawing]:
-    """`place`: the folder, and what the names of this group's files end with."""
+    """Draw and write all figures. `place`: their folder, and the end of their names."""
     drawn = ((plot, plot.draw(frames)) for plot in FIGURES.values())
     return [_save(plot, canvas, frames, place) for plot, canvas in drawn if canvas is not None]
 
@@ -239,47 +231,3 @@ def file_names(groups: Sequence[str]) -> list[str]:
         same = sum(name == text or name.startswith(f"{text}~") for name in names)
         names.append(f"{text}~{same + 1}" if same else text)
     return names
-
-
-def number_text(number: Number) -> str:
-    """A difference and its interval as people read them, accuracies in percentage points."""
-    if number.effect is None:
-        return "no data"
-    scale, unit = (100, "pp") if number.unit == "accuracy" else (1, number.unit)
-    if number.interval is None:
-        return f"{signed(number.effect * scale)} {unit} (no interval)"
-    low, high = (signed(bound * scale) for bound in number.interval)
-    return f"{signed(number.effect * scale)} {unit} [{low}, {high}]"
-
-
-def signed(value: float) -> str:
-    """Three significant digits with a sign."""
-    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def mean_text(row: NamedTuple, name: str) -> str:
-    """A mean and its interval in a row of `tables.summary`, accuracies in percent."""
-    scale = 100 if name == "final_accuracy" else 1
-    mean, low, high = (getattr(row, key) * scale for key in (name, f"{name}_low", f"{name}_high"))
-    return short(mean) if np.isnan(low) else f"{short(mean)} [{short(low)}, {short(high)}]"
-
-
-def short(value: float) -> str:
-    """Three significant digits, a dash for what is no number."""
-    return "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def plain(value: float | None) -> str:
-    """A number to sort by: empty for what is none."""
-    return "" if value is None or np.isnan(value) else f"{value:.6g}"
-
-
-FILTERS = {
-    "number": number_text,
-    "signed": signed,
-    "mean": mean_text,
-    "short": short,
-    "plain": plain,
-    "words": lambda name: name.replace("_", " "),
-}
-"""What the pages' templates write numbers with."""

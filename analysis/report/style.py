@@ -10,6 +10,7 @@ order and a marker of its own.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from colorsys import hls_to_rgb, rgb_to_hls
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from benchmark.measures import MEASURES
 FULL_WIDTH = 7.0
 """Inches over both columns of a paper."""
 DARK_PAGE = "#1d1f22"
-"""What figures of the page lie on in its dark scheme."""
+"""The colour of the page in its dark scheme."""
 
 RC = {
     "figure.dpi": 100,
@@ -107,9 +108,31 @@ def look(measure: str) -> Look:
     )
 
 
+CROSS = {"color": LOOKS["none"].color, "marker": "x", "s": 25, "linewidth": 1.5}
+"""Keywords of matplotlib for the dense control as a single point."""
+
+
+def looks(measures: Sequence[str]) -> dict:
+    """Keywords of seaborn for measures in this order."""
+    found = {measure: look(measure) for measure in measures}
+    return {
+        "hue_order": measures,
+        "palette": {measure: one.color for measure, one in found.items()},
+        "markers": [one.marker for one in found.values()],
+    }
+
+
+def points(measures: Sequence[str]) -> dict:
+    """Keywords of `seaborn.scatterplot` for a marker per measure, without the dense control."""
+    keywords = looks([measure for measure in measures if measure != "none"])
+    markers = dict(zip(keywords["hue_order"], keywords["markers"], strict=True))
+    own = {"hue": "measure", "style": "measure", "style_order": keywords["hue_order"]}
+    return keywords | own | {"markers": markers, "s": 25, "linewidth": 0.4, "legend": False}
+
+
 def on_dark(color: str) -> str:
-    """The same hue for a dark page: lightened until it stands out as on a white one, and 4.5 to 1
-    at least."""
+    """The colour for a dark page: lightened until its contrast is that on a white page, and at
+    least 4.5 to 1."""
     hue, light, saturation = rgb_to_hls(*to_rgb(color))
     wanted = max(contrast(color, "white"), 4.5)
     lighter = (to_hex(hls_to_rgb(hue, level, saturation)) for level in np.linspace(light, 1, 101))

@@ -7,61 +7,48 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.claims import Judgement
-from analysis.outcomes import SUMMARISED, outcomes
+from analysis.outcomes import SIZES, outcomes, share_left
+from analysis.quantities import DENSITY, SUMMARISED, Quantity
 from analysis.report import figures, style
-from analysis.report.bands import band
+from analysis.report.bands import interval
 from analysis.runs.frames import UNFINISHED, Frames
 from analysis.settings import DENSE, Completeness, timing
+from analysis.verdicts import Judgement
 from benchmark.record import FINISHED
-
-BOUNDS = {"final_accuracy": (0, 1), "density": (0, 100)}
-"""Where intervals must end."""
 
 
 def summary(frames: Frames) -> pd.DataFrame:
     """A row per setting and measure (runs without an ablation).
 
     `group`, `setting`, `measure`, `runs` (finished), `diverged` (of them, or collapsed), `params`
-    and `macs` (share left, mean over the others), and for each of `outcomes.SUMMARISED` its
-    `<name>` (mean over seeds), `<name>_low`, `<name>_high` (95 % interval) and `<name>_n`.
+    and `macs` (share left, mean over the others), and for each of `quantities.SUMMARISED` its
+    `<key>` (mean over seeds), `<key>_low`, `<key>_high` (95 % interval) and `<key>_n`.
     """
     table = outcomes(frames)
     table = table[table["ablation"] == "none"]
-    for size in ("params", "macs"):
-        left = table[f"net/{size}/after"] / table[f"net/{size}/before"]
-        table[size] = left.where(
-            table["outcome"] == FINISHED
-        )  # a collapsed run keeps the net that it could not cut
-    rows = []
-    for (group, setting, measure), runs in table.groupby(
-        ["group", "setting", "measure"], sort=False
-    ):
-        row = {"group": group, "setting": setting, "measure": measure, "runs": len(runs)}
+    table = table.assign(**{size: share_left(table, size) for size in SIZES})
+    rows, keys = [], ["group", "setting", "measure"]
+    for key, runs in table.groupby(keys, sort=False):
+        row = dict(zip(keys, key, strict=True)) | {"runs": len(runs)}
         row |= {"diverged": int((runs["outcome"] != FINISHED).sum())}
-        row |= {size: runs[size].mean() for size in ("params", "macs")}
-        for name in SUMMARISED:
-            row |= _mean(name, runs[name].dropna().to_numpy())
+        row |= {size: runs[size].mean() for size in SIZES}
+        for item in SUMMARISED:
+            row |= _mean(item, runs[item.key])
         rows.append(row)
-    columns = ["group", "setting", "measure", "runs", "diverged", "params", "macs"]
-    columns += [f"{name}{end}" for name in SUMMARISED for end in ("", "_low", "_high", "_n")]
+    columns = [*keys, "runs", "diverged", *SIZES]
+    columns += [f"{item.key}{end}" for item in SUMMARISED for end in ("", "_low", "_high", "_n")]
     result = pd.DataFrame(rows, columns=columns)
-    place = {
-        measure: number for number, measure in enumerate(style.in_order(set(result["measure"])))
-    }
-    settings = {setting: number for number, setting in enumerate(result["setting"].unique())}
-    order = result.assign(
-        _dense=result["measure"] == DENSE,
-        _setting=result["setting"].map(settings),
-        _measure=result["measure"].map(place),
-    ).sort_values(["group", "_dense", "_setting", "_measure"])
-    return result.loc[order.index].reset_index(drop=True)
+    measures = style.in_order(set(result["measure"]))
+    dense, settings = result["measure"] == DENSE, pd.factorize(result["setting"])[0]
+    places = result["measure"].map(measures.index)
+    order = np.lexsort((places, settings, dense, result["group"].astype(str)))
+    return result.iloc[order].reset_index(drop=True)
 
 
-def _mean(name: str, values: np.ndarray) -> dict[str, float]:
-    interval = band(values[:, None])
-    bounds = (np.nan, np.nan) if interval is None else [bound[0] for bound in interval]
-    low, high = np.clip(bounds, *BOUNDS.get(name, (-np.inf, np.inf))).tolist()
+def _mean(quantity: Quantity, column: pd.Series) -> dict[str, float]:
+    """The mean of a column, its interval, and how many values it has."""
+    values, name = column.dropna().to_numpy(), quantity.key
+    low, high = interval(values, quantity.low, quantity.high)
     mean = values.mean() if len(values) else np.nan
     return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
 
@@ -69,19 +56,11 @@ def _mean(name: str, values: np.ndarray) -> dict[str, float]:
 def densities(frames: Frames) -> pd.DataFrame:
     """A row per setting, measure and conv: `density` in percent after the last cut, its 95 %
     interval and n."""
-    rows = [
-        {
-            **dict(zip(("group", "setting", "measure", "layer", "conv"), key, strict=True)),
-            **_mean("density", part),
-        }
-        for key, part in _by_layer(figures.layer_densities(frames))
-    ]
-    return pd.DataFrame(rows)
-
-
-def _by_layer(table: pd.DataFrame) -> list[tuple[tuple, np.ndarray]]:
-    grouped = table.groupby(["group", "setting", "measure", "layer", "conv"], sort=False)["density"]
-    return [(key, part.dropna().to_numpy()) for key, part in grouped]
+    keys = ["group", "setting", "measure", "layer", "conv"]
+    parts = figures.layer_densities(frames).groupby(keys, sort=False)["density"]
+    return pd.DataFrame(
+        [dict(zip(keys, key, strict=True)) | _mean(DENSITY, part) for key, part in parts]
+    )
 
 
 def runs(frames: Frames) -> pd.DataFrame:
@@ -106,9 +85,8 @@ class Cell:
     @property
     def state(self) -> str:
         """`whole`, `partial` or `absent`."""
-        return (
-            "whole" if self.finished == self.expected else "partial" if self.finished else "absent"
-        )
+        done = "whole" if self.finished == self.expected else "partial"
+        return done if self.finished else "absent"
 
 
 def coverage(frames: Frames, whole: Completeness) -> pd.DataFrame:
@@ -120,14 +98,10 @@ def coverage(frames: Frames, whole: Completeness) -> pd.DataFrame:
     setting = ["arch", "dataset", "timing", "rounds", "ratio"]
     parts = {"finished": frames.finished(), "missing": whole.missing}
     counts = pd.concat(
-        [part[[*setting, "measure"]].assign(state=state) for state, part in parts.items()]
+        part[[*setting, "measure"]].assign(state=state) for state, part in parts.items()
     )
-    counts = (
-        counts.groupby([*setting, "measure", "state"], sort=False)
-        .size()
-        .unstack("state", fill_value=0)
-    )
-    counts = counts.reindex(columns=list(parts), fill_value=0)
+    counts = counts.groupby([*setting, "measure", "state"], sort=False).size().unstack("state")
+    counts = counts.reindex(columns=list(parts)).fillna(0).astype(int)
     cells = pd.Series(
         [Cell(done, done + missing) for done, missing in counts.to_numpy().tolist()], counts.index
     )
@@ -136,9 +110,8 @@ def coverage(frames: Frames, whole: Completeness) -> pd.DataFrame:
     dense = table["timing"] == timing(DENSE, 0, "")
     table = table.astype({"rounds": object, "ratio": object}).assign(_dense=dense)
     table.loc[dense, ["rounds", "ratio"]] = ""  # it has no cut
-    return table.sort_values(["arch", "dataset", "_dense"], kind="stable", ignore_index=True).drop(
-        columns="_dense"
-    )
+    table = table.sort_values(["arch", "dataset", "_dense"], kind="stable", ignore_index=True)
+    return table.drop(columns="_dense")
 
 
 def verdicts(judgements: list[Judgement]) -> pd.DataFrame:
@@ -149,32 +122,11 @@ def verdicts(judgements: list[Judgement]) -> pd.DataFrame:
     """
     rows = []
     for item in judgements:
-        parts = [("all", "all", item.verdict, item.verdict_holm, item.number)]
-        parts += [(part.arch, part.dataset, part.verdict, None, part.number) for part in item.parts]
-        for *names, number in parts:
-            interval = number.interval or (None, None)
-            rows.append(
-                (
-                    item.claim.id,
-                    *names,
-                    number.label,
-                    number.effect,
-                    *interval,
-                    number.n,
-                    number.unit,
-                )
-            )
-    columns = [
-        "claim",
-        "arch",
-        "dataset",
-        "verdict",
-        "verdict_holm",
-        "label",
-        "effect",
-        "low",
-        "high",
-        "n",
-        "unit",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+        whole = {"arch": "all", "dataset": "all", "verdict": item.verdict, "number": item.number}
+        parts = [whole | {"verdict_holm": item.verdict_holm}, *map(vars, item.parts)]
+        for part in parts:
+            number = part["number"]
+            low, high = number.interval or (None, None)
+            rows.append({"claim": item.claim.id, **part, **vars(number), "low": low, "high": high})
+    columns = ["claim", "arch", "dataset", "verdict", "verdict_holm", "label", "effect", "low"]
+    return pd.DataFrame(rows, columns=[*columns, "high", "n", "unit"])

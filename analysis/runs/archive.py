@@ -1,89 +1,55 @@
-"""The records of a study in a few small Parquet files, to be published with it: a source like any
-other."""
+"""Archives: the records of a study in a few Parquet files, a source of runs like any other."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from analysis.runs.check import STATES, check_values, gap
-from analysis.runs.frames import TABLES, Frames, Run, least_columns, load
+from analysis.runs.check import check_values, gap
+from analysis.runs.frames import STATES, TABLES, Frames, Run, least_columns
 from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError
 from benchmark.record import FINISHED, NET_KEYS, check_rules
 
-if TYPE_CHECKING:
-    from analysis.report.build import Report
-
-TEXTS = (
-    "run_id",
-    "cell",
-    "dense_id",
-    "label",
-    "outcome",
-    "device",
-    "processor",
-    "commit",
-    "versions",
-    "data",
-    "conv",
-)
-"""Columns of texts, beside the fields of a run."""
-FIRST = DEFAULTS | {
-    "rules": 1, "score_bn": "running", "images": np.nan, "data": "", "processor": "", "commit": "", "threads": np.nan,
-}  # fmt: skip
-"""Columns of runs that archives of flowprune 0.1 lack, with what is true of its runs."""
-
-
-def publish(
-    source: str | Sequence[str], out: Path, grid: Sequence[RunConfig] | None = None
-) -> Report:
-    """Write the finished runs of a source, or of several (and of a grid), as an archive into `out`,
-    and beside it their report's claims.json and figures (PNG).
-
-    Raises `UserError` as `sources.load` and `report.build` do.
-    """
-    from analysis.report.build import build  # here, because it draws
-
-    frames = load(source).of(grid)
-    write(frames.only(frames.finished()["run_id"]), out)
-    with tempfile.TemporaryDirectory() as folder:
-        report = build(str(out), Path(folder), grid)
-        shutil.rmtree(out / "figures", ignore_errors=True)
-        (out / "figures").mkdir()
-        for figure in sorted(Path(folder).glob("figures/*.png")):
-            shutil.copy(figure, out / "figures")
-        shutil.copy(Path(folder) / "claims.json", out)
-    return report
+TEXTS = {name for name, value in DEFAULTS.items() if type(value) is str} | {
+    *("run_id", "cell", "dense_id", "label", "outcome", "device", "processor", "commit"),
+    *("versions", "data", "conv", "prune_epoch"),
+}
+"""Columns that need not hold numbers."""
+FIRST = DEFAULTS | dict.fromkeys(("images", "threads"), np.nan)
+FIRST |= dict.fromkeys(("data", "processor", "commit"), "") | {"rules": 1, "score_bn": "running"}
+"""Columns that archives of flowprune 0.1 lack, with the values that its runs had."""
 
 
 def write(frames: Frames, folder: Path) -> None:
-    """One Parquet file per frame."""
-    from analysis.report.build import make_folders  # here, because it draws
-
-    make_folders(folder)
+    """Write one Parquet file per frame."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in TABLES:
-        getattr(frames, name).to_parquet(
-            folder / f"{name}.parquet", index=False, compression="zstd"
-        )
+        getattr(frames, name).to_parquet(_file(folder, name), index=False, compression="zstd")
+
+
+def is_archive(folder: Path) -> bool:
+    """Whether a folder is an archive."""
+    return _file(folder, "runs").is_file()
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.parquet"
 
 
 def read(folder: Path) -> Frames:
-    """The frames of an archive, of the runs that are whole; the others are in `set_aside`.
+    """The frames of an archive, of the runs that are whole; `set_aside` has a reason for each of
+    the others.
 
-    Raises `UserError` that names a file which is missing, broken or none of ours.
+    Raises `UserError` that names a file which is missing, broken or not of an archive.
     """
     parts = {}
     for name, columns in least_columns().items():
-        file = folder / f"{name}.parquet"
+        file = _file(folder, name)
         try:
             table = pd.read_parquet(file)
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
@@ -94,34 +60,25 @@ def read(folder: Path) -> Frames:
             table = _as_stored(table, file)
         if lacking := columns - set(table):
             raise UserError(f"archive file {file} lacks the columns {', '.join(sorted(lacking))}")
-        _check_types(file, table)
+        for column in table:
+            if column not in TEXTS and not is_numeric_dtype(table[column]):
+                kind = f"must hold numbers, got {table[column].dtype}"
+                raise UserError(f"archive file {file}: column {column} {kind}")
         parts[name] = table
     _check_rows(folder, parts)
     return _whole(Frames(str(folder), **parts))
-
-
-def _check_types(file: Path, table: pd.DataFrame) -> None:
-    """Raise `UserError` unless columns of numbers hold numbers."""
-    for name in table:
-        texts = name in TEXTS or type(DEFAULTS.get(name)) is str
-        if not (texts or is_numeric_dtype(table[name]) or name == "prune_epoch"):
-            raise UserError(
-                f"archive file {file}: column {name} must hold numbers, got {table[name].dtype}"
-            )
 
 
 def _check_rows(folder: Path, parts: dict[str, pd.DataFrame]) -> None:
     """Raise `UserError` unless each run is there once, and all rows belong to runs."""
     runs = parts["runs"]
     if (twice := runs["run_id"].duplicated()).any():
-        raise UserError(
-            f"archive file {folder / 'runs.parquet'} has run {runs['run_id'][twice].iloc[0]} twice"
-        )
+        run_id = runs["run_id"][twice].iloc[0]
+        raise UserError(f"archive file {_file(folder, 'runs')} has run {run_id} twice")
     for name, table in parts.items():
         if not table["run_id"].isin(runs["run_id"]).all():
-            raise UserError(
-                f"archive file {folder / name}.parquet has rows of runs that are not in runs.parquet"
-            )
+            said = "has rows of runs that are not in runs.parquet"
+            raise UserError(f"archive file {_file(folder, name)} {said}")
 
 
 def _whole(frames: Frames) -> Frames:
@@ -138,16 +95,15 @@ def _whole(frames: Frames) -> Frames:
 
 
 def _by_run(table: pd.DataFrame) -> dict[str, list[dict]]:
-    """The rows of each run as a record has them: with None for NaN."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    """The rows of each run, with None for NaN as in a record."""
     found: dict[str, list[dict]] = {}
-    for row in rows:
+    for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         found.setdefault(row["run_id"], []).append(row)
     return found
 
 
 def _check(row: dict, run: Run) -> None:
-    """Raise `UserError` unless the record of a run is whole, and the identity that of its
+    """Raise `UserError` unless the record of a run is whole, and its run_id that of its
     fields."""
     if row["rules"] == RULES and run.config.run_id != row["run_id"]:
         raise UserError(f"its fields are those of run {run.config.run_id}")
@@ -158,7 +114,7 @@ def _check(row: dict, run: Run) -> None:
 
 
 def _run(row: dict, tables: dict[str, dict[str, list[dict]]]) -> Run:
-    """The record of a run, as far as frames tell it."""
+    """The record of a run, with what frames keep of it."""
     history, cuts, kept = (tables[name].get(row["run_id"], []) for name in TABLES[1:])
     history = [{key: value for key, value in entry.items() if key != "run_id"} for entry in history]
     config = RunConfig.from_dict({name: row[name] for name in DEFAULTS})
@@ -187,8 +143,11 @@ def _cut(row: dict, kept: list[dict]) -> dict:
 
 
 def _as_stored(runs: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """The table with the columns that came after it. Identities tell whether later fields keep old
-    behaviour."""
+    """The runs of an archive, with the columns that later versions added.
+
+    A later field gets its default if the run ids stay those of the file with it; otherwise it is
+    missing.
+    """
     if "run_id" not in runs:
         return runs
     if "rules" not in runs:

@@ -14,15 +14,15 @@ from benchmark.errors import UserError
 from benchmark.files import write_atomically
 
 PULL = {"filter", "runs"}
-"""What the note of a pull has."""
+"""The keys of a file of a pull."""
 
 
 class PullCache:
     """Files under `<root>/<server>/<entity>/<project>/`.
 
-    runs/<W&B id>.json   a run with its history, valid while its id, state, time of update and row
-    count are the same pulls/<digest>.json  a filter, and the ids of the runs that met it at the
-    last pull
+    `runs/<W&B id>.json`: a run with its history, valid while the server gives the same id, state,
+    time of update and number of rows. `pulls/<digest>.json`: a filter, and the ids of the runs that
+    met it at the last pull.
     """
 
     def __init__(self, root: Path, server: str, entity: str, project: str) -> None:
@@ -31,7 +31,7 @@ class PullCache:
         self.place = f"{entity}/{project}"
 
     def completed(self, mirror: Mirror) -> Mirror | None:
-        """The run with the history that was kept of it, if that is the present one."""
+        """The run with its history, if the copy of it is up to date."""
         kept = self._read(mirror.id)
         if kept is None or _key(kept) != _key(mirror):
             return None
@@ -47,7 +47,7 @@ class PullCache:
         _write(self._pull_file(conditions), {"filter": conditions, "runs": list(ids)})
 
     def add_to_pull(self, conditions: dict, ids: Sequence[str]) -> None:
-        """Note what a pull that failed got, beside what an earlier one with this filter has."""
+        """Add the runs that a failed pull got to those of the last pull with this filter."""
         before = _parsed(self._pull_file(conditions), PULL) or {"runs": []}
         if both := list(dict.fromkeys([*before["runs"], *ids])):
             self.keep_pull(conditions, both)
@@ -60,7 +60,7 @@ class PullCache:
         if pull is None:
             found = [
                 json.dumps(other["filter"])
-                for path in self._pulls()
+                for path in sorted((self.folder / "pulls").glob("*.json"))
                 if (other := _parsed(path, PULL))
             ]
             known = (
@@ -68,14 +68,16 @@ class PullCache:
                 if found
                 else "it has none of this project"
             )
+            met = f" with the filter {json.dumps(conditions)}" if conditions else ""
             raise UserError(
-                f"cache {self.folder} has no pull of W&B project {self.place}{_told(conditions)}: {known}"
+                f"cache {self.folder} has no pull of W&B project {self.place}{met}: {known}"
             )
         mirrors = [(name, self._read(name)) for name in pull["runs"]]
         for name, mirror in mirrors:
             if mirror is None:
                 raise UserError(
-                    f"cache file {self._run_file(name)} is missing or broken: pull without --offline"
+                    f"cache file {self._run_file(name)} is missing or broken: pull without "
+                    "--offline"
                 )
         return [mirror for _, mirror in mirrors]
 
@@ -90,16 +92,9 @@ class PullCache:
         digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:12]
         return self.folder / "pulls" / f"{digest}.json"
 
-    def _pulls(self) -> list[Path]:
-        return sorted((self.folder / "pulls").glob("*.json"))
-
 
 def _key(mirror: Mirror) -> tuple:
     return mirror.id, mirror.state, mirror.updated, mirror.lines
-
-
-def _told(conditions: dict) -> str:
-    return f" with the filter {json.dumps(conditions)}" if conditions else ""
 
 
 def _write(path: Path, value: dict) -> None:

@@ -1,26 +1,19 @@
-"""Whether the record of a finished run is one: whole, and of the kinds of values that a run
-writes."""
+"""Whether the record of a finished run is whole, and has the kinds of values that a run writes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from analysis.runs.frames import STATES, Run
 from benchmark.config import MOST
 from benchmark.errors import UserError, require
 from benchmark.record import FINISHED, OUTCOMES, Record
 from benchmark.schedule import schedule
 
-if TYPE_CHECKING:
-    from analysis.runs.frames import Run
-
 MOST_FLOAT = 1e300
-STATES = ("before", "after", "after_fresh", "predicted", "actual")
-"""The groups of numbers in the row of a cut."""
+"""The largest number that a record may have; no run writes one like it."""
 
 
 def check_values(run: Run, history: str, cuts: str, summary: str) -> None:
-    """Raise `UserError` unless rows and summary of a finished run have the kinds of values that a
-    run writes.
+    """Raise `UserError` unless a finished run has the kinds of values that a run writes.
 
     history, cuts, summary: what messages call a row (its number follows) and the summary.
     """
@@ -32,16 +25,13 @@ def check_values(run: Run, history: str, cuts: str, summary: str) -> None:
 
 
 def gap(run: Run) -> tuple[str, str] | None:
-    """What is missing of the rows of a finished run: (history or cuts, in words); None if nothing
-    is."""
-    told, epochs, rounds = (
-        run.summary["epoch"],
-        [row["epoch"] for row in run.history],
-        [c["round"] for c in run.cuts],
-    )
-    if epochs != list(range(len(epochs))) or len(epochs) - 1 != told:
+    """Which rows of a finished run are missing: ("history" or "cuts", in words); None if the run is
+    whole."""
+    last, epochs = run.summary["epoch"], [row["epoch"] for row in run.history]
+    if epochs != list(range(len(epochs))) or len(epochs) - 1 != last:
         found = f"rows up to epoch {epochs[-1]}" if epochs else "no rows"
-        return "history", f"has {found}, but the summary is of epoch {told}"
+        return "history", f"has {found}, but the summary is of epoch {last}"
+    rounds = [cut["round"] for cut in run.cuts]
     due = len(schedule(run.config).cuts) if run.summary["outcome"] == FINISHED else len(rounds)
     if rounds != list(range(1, due + 1)):
         return "cuts", f"has {len(rounds)} of {due} cuts, but the run is finished"
@@ -52,8 +42,7 @@ def gap(run: Run) -> tuple[str, str] | None:
 
 
 def check(record: Record, run: Run) -> None:
-    """Raise `UserError` that names the file, the place and what is wrong there, unless a record is
-    whole."""
+    """Raise `UserError` that names the file and what is wrong in it, unless a record is whole."""
     files = {"history": record.history_file, "cuts": record.cuts_file}
     places = {name: f"record file {file}, line" for name, file in files.items()}
     check_values(run, **places, summary=f"record file {record.summary_file}")
@@ -72,23 +61,12 @@ def _cut(place: str, cut: dict) -> None:
 
 
 def _summary(place: str, summary: dict) -> None:
-    require(
-        summary.get("outcome") in OUTCOMES,
-        f"{place}: outcome",
-        summary.get("outcome"),
-        " or ".join(OUTCOMES),
-    )
-    for key in ("data", "device", "commit", "processor"):
-        require(isinstance(summary.get(key), str), f"{place}: {key}", summary.get(key), "a text")
-    require(
-        isinstance(summary.get("versions"), dict),
-        f"{place}: versions",
-        summary.get("versions"),
-        "an object",
-    )
-    require(
-        isinstance(summary.get("plan"), dict), f"{place}: plan", summary.get("plan"), "an object"
-    )
+    outcome = summary.get("outcome")
+    require(outcome in OUTCOMES, f"{place}: outcome", outcome, " or ".join(OUTCOMES))
+    kinds = dict.fromkeys(("data", "device", "commit", "processor"), (str, "a text"))
+    kinds |= dict.fromkeys(("versions", "plan"), (dict, "an object"))
+    for key, (kind, words) in kinds.items():
+        require(isinstance(summary.get(key), kind), f"{place}: {key}", summary.get(key), words)
     _numbers(place, {"seconds": summary.get("seconds"), "threads": summary.get("threads")})
     _counts(f"{place}, samples", summary.get("samples"))
     _numbers(f"{place}, plan.before", summary["plan"].get("before"))

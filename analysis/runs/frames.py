@@ -1,36 +1,34 @@
-"""Sources of runs: whatever they come from, they give the same tidy frames."""
+"""The tidy frames of runs, the same for every kind of source."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.runs.check import STATES, check
-from analysis.runs.pull import PREFIX, Pull
 from benchmark.config import DEFAULTS, RULES, RunConfig
-from benchmark.errors import UserError, require
-from benchmark.record import HISTORY_KEYS, MOVED, NET_KEYS, Record, run_folders
+from benchmark.errors import UserError
+from benchmark.record import HISTORY_KEYS, MOVED, NET_KEYS
 from benchmark.schedule import schedule
 
 UNFINISHED = "unfinished"
 """The outcome of a run that has no summary yet."""
-SHOWN = 5
-"""Records that are left out, named one by one."""
+STATES = ("before", "after", "after_fresh", "predicted", "actual")
+"""The groups of numbers in the row of a cut."""
 TABLES = ("runs", "history", "cuts", "kept")
 """The frames of a source, and the files of an archive."""
+KEPT = {"round": int, "layer": int, "conv": str, "kept": int, "original": float}
+"""The columns of `Frames.kept` beside `run_id`, and their types."""
 AGREEMENT = "agreement."
 """Prefix of the columns of `Frames.cuts` with rank correlations between measures."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its record tells it, wherever the record lies."""
+    """The record of one run, from whatever source."""
 
     config: RunConfig
     history: Sequence[dict]
@@ -87,115 +85,19 @@ class Frames:
         return frames
 
     def finished(self) -> pd.DataFrame:
-        """The rows of `runs` that came to their end."""
+        """The rows of `runs` that are finished (diverged and collapsed runs too)."""
         return self.runs[self.runs["outcome"] != UNFINISHED]
+
+    def drawn(self) -> pd.DataFrame:
+        """The finished runs without an ablation: those that figures and the page show."""
+        finished = self.finished()
+        return finished[finished["ablation"] == "none"]
 
     def digest(self) -> str:
         """A digest (12 hex digits) of the finished runs' ids: equal for equal sets of runs."""
         return hashlib.sha256("\n".join(sorted(self.finished()["run_id"])).encode()).hexdigest()[
             :12
         ]
-
-
-def load(source: str | Sequence[str], pull: Pull | None = None) -> Frames:
-    """The frames of a source: a folder of run records, an archive of them
-    (`analysis.runs.archive`), or a W&B project as `wandb:ENTITY/PROJECT`, pulled as told; or of
-    several together, where a run that more than one has counts once.
-
-    Records that cannot be read are left out, with a line each. Raises `UserError` if there is no
-    such source, or no finished run in it.
-    """
-    names = [source] if isinstance(source, str) else list(source)
-    pulled = any(name.startswith(PREFIX) for name in names)
-    allowed = f"{PREFIX}ENTITY/PROJECT if --filter, --offline or --cache is given"
-    require(pulled or not pull or pull == Pull(), "source", names[0], allowed)
-    frames = _together([_read(name, pull or Pull(), alone=len(names) == 1) for name in names])
-    if frames.finished().empty:
-        if frames.set_aside:
-            others = len(frames.set_aside) - 1
-            raise UserError(
-                frames.set_aside[0] + (f"; nor can {others} more records be read" if others else "")
-            )
-        found = f"{len(frames.runs)} unfinished" if len(frames.runs) else "none at all"
-        kind = (
-            "sources"
-            if len(names) > 1
-            else "W&B project"
-            if frames.source.startswith(PREFIX)
-            else "runs folder"
-        )
-        raise UserError(f"{kind} {frames.source} has no finished run ({found})")
-    _tell(frames.set_aside)
-    return frames
-
-
-def _tell(set_aside: Sequence[str]) -> None:
-    """Print which records are left out."""
-    for reason in set_aside[:SHOWN]:
-        print(f"warning: left out: {reason}", file=sys.stderr)
-    if len(set_aside) > SHOWN:
-        print(f"warning: left out: {len(set_aside) - SHOWN} more records", file=sys.stderr)
-
-
-def _read(source: str, pull: Pull, *, alone: bool) -> Frames:
-    if source.startswith(PREFIX):
-        from analysis.runs.wandb import pulled_runs  # here, because it imports this module
-
-        return to_frames(*pulled_runs(source, pull), source)
-    if (Path(source) / f"{TABLES[0]}.parquet").is_file():
-        from analysis.runs.archive import read  # here, because it imports this module
-
-        try:
-            return read(Path(source))
-        except UserError as error:
-            if alone:
-                raise
-            return to_frames((), (str(error),), source)
-    runs, set_aside = [], []
-    for folder in run_folders(Path(source)):
-        try:
-            runs.append(read_run(folder))
-        except UserError as error:
-            set_aside.append(str(error))
-    return to_frames(runs, set_aside, source)
-
-
-def _together(sources: list[Frames]) -> Frames:
-    """All runs, each from the first source in which it is finished (else the first that has it)."""
-    if len(sources) == 1:
-        return sources[0]
-    set_aside = tuple(reason for frames in sources for reason in frames.set_aside)
-    sources = [frames for frames in sources if len(frames.runs)] or sources[:1]
-    rules = {frames.source: set(frames.runs["rules"]) for frames in sources if len(frames.runs)}
-    if len(set().union(*rules.values())) > 1:
-        named = ", ".join(
-            f"{source} by rules {min(found)}" for source, found in rules.items() if found
-        )
-        raise UserError(
-            f"sources must be made by the same rules to be analysed together, got {named}"
-        )
-    runs = pd.concat([frames.runs.assign(place=place) for place, frames in enumerate(sources)])
-    chosen = runs.assign(waiting=runs["outcome"] == UNFINISHED).sort_values(
-        ["waiting", "place"], kind="stable"
-    )
-    chosen = chosen.drop_duplicates("run_id").groupby("place")["run_id"]
-    parts = [sources[place].only(run_ids) for place, run_ids in chosen]
-    tables = {
-        name: pd.concat([getattr(part, name) for part in parts], ignore_index=True)
-        for name in TABLES
-    }
-    return Frames(" + ".join(frames.source for frames in sources), **tables, set_aside=set_aside)
-
-
-def read_run(folder: Path) -> Run:
-    """The record of one run. Raises `UserError` that names a missing, broken or truncated file."""
-    record = Record(folder)
-    config = record.checked_config().canonical()
-    if not record.finished:
-        return Run(config, (), (), None)
-    run = Run(config, record.history(), record.cuts(), record.summary())
-    check(record, run)
-    return run
 
 
 def least_columns() -> dict[str, set[str]]:
@@ -206,7 +108,7 @@ def least_columns() -> dict[str, set[str]]:
 
 
 def to_frames(runs: Iterable[Run], set_aside: Sequence[str], source: str) -> Frames:
-    """Tidy frames from parsed records: the one place where every kind of source comes together."""
+    """The tidy frames of parsed records, from whatever source."""
     rows, histories, cuts, kept = [], [], [], []
     for run in runs:
         run_id = run.config.run_id
@@ -218,12 +120,8 @@ def to_frames(runs: Iterable[Run], set_aside: Sequence[str], source: str) -> Fra
         source,
         pd.DataFrame(rows, columns=None if rows else ["run_id", "outcome", *DEFAULTS]),
         _history_frame(histories),
-        _numeric(
-            pd.DataFrame(cuts, columns=None if cuts else ["run_id", "round", "epoch", "seconds"])
-        ),
-        pd.DataFrame(kept, columns=["run_id", "round", "layer", "conv", "kept", "original"]).astype(
-            {"round": int, "layer": int, "kept": int, "original": float}
-        ),
+        _cuts_frame(cuts),
+        pd.DataFrame(kept, columns=["run_id", *KEPT]).astype(KEPT),
         tuple(set_aside),
     )
 
@@ -260,16 +158,12 @@ def _run_row(run: Run) -> dict:
 
 
 def _cut_row(run_id: str, cut: dict) -> dict:
-    flat = {f"{state}.{key}": value for state in STATES for key, value in cut[state].items()}
-    flat |= {
-        f"{AGREEMENT}{pair}": value for pair, value in sorted(cut.get("agreement", {}).items())
-    }
+    agreement = sorted(cut.get("agreement", {}).items())
     return {
         "run_id": run_id,
-        "round": cut["round"],
-        "epoch": cut["epoch"],
-        "seconds": cut.get("seconds"),
-        **flat,
+        **{key: cut.get(key) for key in ("round", "epoch", "seconds")},
+        **{f"{state}.{key}": value for state in STATES for key, value in cut[state].items()},
+        **{f"{AGREEMENT}{pair}": value for pair, value in agreement},
     }
 
 
@@ -283,15 +177,8 @@ def _kept_rows(run_id: str, cut: dict, summary: dict | None) -> list[tuple]:
 
 def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
     """One array per key; null becomes NaN."""
-    moved = sorted(
-        {
-            key
-            for _, row in rows
-            if len(row) > len(HISTORY_KEYS)
-            for key in row
-            if key.startswith(MOVED)
-        }
-    )
+    longer = (row for _, row in rows if len(row) > len(HISTORY_KEYS))
+    moved = sorted({key for row in longer for key in row if key.startswith(MOVED)})
     columns = {
         key: np.array([row.get(key) for _, row in rows], dtype=float)
         for key in (*HISTORY_KEYS, *moved)
@@ -300,7 +187,8 @@ def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
     return frame.astype({"epoch": int})
 
 
-def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as numbers also in a column of which every value is null, or without rows."""
+def _cuts_frame(rows: list[dict]) -> pd.DataFrame:
+    """Columns are numeric, also where every value is null or there is no row."""
+    frame = pd.DataFrame(rows, columns=None if rows else ["run_id", "round", "epoch", "seconds"])
     floats = {name: float for name in frame.columns if "." in name or name == "seconds"}
     return frame.astype({"round": int, "epoch": int, **floats})

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from wandb.apis.public import Run as WandbRun
 
 GRACE_SECONDS = 2
-"""How long a pull that failed waits for the runs that are on their way."""
-LATER = "; what was pulled is kept for the next time, and --offline does with it alone"
+"""How long a failed pull waits for runs that are being fetched."""
+LATER = "; the runs pulled so far are kept for the next time, and --offline uses them alone"
 
 
 def pulled_runs(source: str, pull: Pull) -> tuple[list[Run], list[str]]:
@@ -50,8 +50,10 @@ def pulled_runs(source: str, pull: Pull) -> tuple[list[Run], list[str]]:
         raise UserError(f"W&B project {place} has no run of this suite{met}")
     if broken:
         print(
-            f"warning: {len(broken)} runs of W&B project {place} ended, but lack rows, and count as unfinished; "
-            f"`python -m sweeps push` completes them: {' '.join(broken)}",
+            (
+                f"warning: {len(broken)} runs of W&B project {place} ended, but lack rows, and "
+                f"count as unfinished; `python -m sweeps push` completes them: {' '.join(broken)}"
+            ),
             file=sys.stderr,
         )
     return ours, set_aside
@@ -73,9 +75,13 @@ def _fetch(place: str, conditions: dict, cache: PullCache) -> list[Mirror]:
         except ValueError:
             raise UserError(f"W&B project {place} does not exist, or is not yours to see") from None
     with Progress(
-        TextColumn("pulling runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
-    ) as progress:  # fmt: skip
+        TextColumn("pulling runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
         mirrors: list[Mirror] = []
         try:
             for mirror in progress.track(_in_threads(found, cache), total=len(found)):
@@ -92,7 +98,7 @@ def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]
     pool = ThreadPoolExecutor(THREADS)
     pending: set[Future[Mirror]] = set()
     try:
-        pending = {pool.submit(_mirror, run, cache) for run in found}
+        pending = {pool.submit(pulled_run, run, cache) for run in found}
         while pending:
             done, pending = wait(pending, timeout=PATIENCE_SECONDS, return_when=FIRST_COMPLETED)
             if not done:
@@ -110,7 +116,8 @@ def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]
     pool.shutdown()
 
 
-def _mirror(run: WandbRun, cache: PullCache) -> Mirror:
+def pulled_run(run: WandbRun, cache: PullCache) -> Mirror:
+    """One run, with its history if it ended; from its copy if that is up to date."""
     known = (run.id, run.state, run.heartbeat_at, run.history_line_count)
     mirror = Mirror(*known, config=dict(run.config), summary=dict(run.summary_metrics))
     if mirror.run_id and mirror.ended:

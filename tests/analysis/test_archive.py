@@ -11,8 +11,9 @@ import pytest
 
 from analysis.claims import judge_all
 from analysis.report.build import build
-from analysis.runs.archive import publish
-from analysis.runs.frames import TABLES, load
+from analysis.report.publish import publish
+from analysis.runs.frames import TABLES
+from analysis.runs.load import load
 from analysis.settings import named
 from benchmark.errors import UserError
 from sweeps.grid import load as load_grid

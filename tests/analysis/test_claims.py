@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.claims import CLAIMS, INCONCLUSIVE, REFUTED, SUPPORTED, judge_all
+from analysis.claims import CLAIMS, judge_all
 from analysis.outcomes import outcomes
 from analysis.report.figures import FIGURES
-from analysis.runs.frames import load
-from analysis.verdicts import Number, conclude, corrected, measured
+from analysis.runs.load import load
+from analysis.verdicts import (
+    INCONCLUSIVE,
+    REFUTED,
+    SUPPORTED,
+    Number,
+    conclude,
+    corrected,
+    measured,
+)
 from tests.support import simulate
 from tests.support.make_golden_claims import golden_claims
 from tests.support.simulate import World

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.compare import EVERYWHERE, compare
 from analysis.outcomes import outcomes
-from analysis.runs.frames import load
+from analysis.runs.load import load
 from benchmark.errors import UserError
 from tests.analysis.test_report import command
 from tests.support import simulate

@@ -1,4 +1,4 @@
-"""The data of the interactive comparison: unpacked again, they are the means and bands of the
+"""The data of the explorer: unpacked again, they are the means and bands of the
 frames."""
 
 import base64
@@ -10,8 +10,14 @@ import pytest
 
 from analysis.report import style
 from analysis.report.bands import band
-from analysis.report.page.explorer import BAND_STEPS, LINEAR_STEPS, LOG_STEP, QUANTITIES, comparison
-from analysis.runs.frames import load
+from analysis.report.page.explorer import (
+    BAND_STEPS,
+    LINEAR_STEPS,
+    LOG_STEP,
+    QUANTITIES,
+    explorer_data,
+)
+from analysis.runs.load import load
 from analysis.settings import named
 from analysis.stats import mean_interval
 from tests.support import simulate
@@ -67,7 +73,7 @@ def lines_of(content, group=0):
 
 def test_what_is_packed_are_the_means_and_bands_of_the_runs(tmp_path):
     frames = frames_of(tmp_path)
-    lines = lines_of(comparison(frames))
+    lines = lines_of(explorer_data(frames))
     panel = "cut after 4 epochs"
     ids = frames.runs.loc[
         (frames.runs["setting"] == panel) & (frames.runs["measure"] == "loss"), "run_id"
@@ -78,15 +84,12 @@ def test_what_is_packed_are_the_means_and_bands_of_the_runs(tmp_path):
         assert epochs.tolist() == list(
             range(4, 11)
         )  # what is before the cut, the dense control shows
-        values = (
-            item.scale
-            * history.pivot(index="run_id", columns="epoch", values=item.key)[epochs].to_numpy()
-        )
-        values = np.abs(values) if item.absolute else values
+        values = history.pivot(index="run_id", columns="epoch", values=item.key)[epochs].to_numpy()
+        values = item.scale * (np.abs(values) if item.absolute else values)
         values = np.log10(values) if item.log else values
         wanted = [
             values.mean(axis=0),
-            *(np.clip(bound, item.low, item.high) for bound in band(values)),
+            *(np.clip(bound, *item.bounds) for bound in band(values)),
         ]
         wanted = np.power(10, wanted) if item.log else np.array(wanted)
         step = (
@@ -101,7 +104,7 @@ def test_what_is_packed_are_the_means_and_bands_of_the_runs(tmp_path):
 
 
 def test_the_dense_control_is_in_every_setting_and_stored_once(tmp_path):
-    content = comparison(frames_of(tmp_path))
+    content = explorer_data(frames_of(tmp_path))
     settings = content["groups"][0]["settings"]
     assert [setting["cuts"] for setting in settings] == [[0, 1, 2], [4, 5, 6]]
     assert content["measures"][-1]["name"] == style.name("none")
@@ -112,29 +115,36 @@ def test_the_dense_control_is_in_every_setting_and_stored_once(tmp_path):
     ].tolist() == list(range(11))
 
 
-def test_without_the_dense_control_curves_begin_at_the_start(tmp_path):
+def test_without_the_dense_control_the_shared_phase_is_a_line_of_its_own(tmp_path):
     frames = frames_of(tmp_path, configs=simulate.grid(timings=[4], dense=False))
-    assert lines_of(comparison(frames))["cut after 4 epochs", "loss", "test/loss"][
-        0
-    ].tolist() == list(range(11))
+    content = explorer_data(frames)
+    found = lines_of(content)
+    ends = {
+        measure: (epochs[0], epochs[-1])
+        for (_, measure, key), (epochs, *_) in found.items()
+        if key == "test/loss"
+    }
+    names = map(style.name, simulate.MEASURES)
+    assert ends == dict.fromkeys(names, (4, 10)) | {style.name("none"): (0, 4)}
+    assert {seeds for *_, seeds in content["groups"][0]["settings"][0]["lines"]} == {3}
 
 
 def test_curves_end_where_a_run_diverged_and_skip_epochs_without_flow(tmp_path):
-    lines = lines_of(comparison(frames_of(tmp_path, World(diverged=("loss",), flow_every=5))))
+    lines = lines_of(explorer_data(frames_of(tmp_path, World(diverged=("loss",), flow_every=5))))
     assert lines["cut after 4 epochs", "loss", "train/loss"][0].tolist() == [4, 5, 6]
     assert lines["cut after 4 epochs", "magnitude", "flow/grad_norm"][0].tolist() == [5, 10]
 
 
 def test_one_seed_is_packed_without_a_band_and_ablations_are_left_out(tmp_path):
     configs = [*simulate.grid(seeds=[0]), *simulate.grid(seeds=[0], ablation="invert", dense=False)]
-    content = comparison(frames_of(tmp_path, configs=configs))
+    content = explorer_data(frames_of(tmp_path, configs=configs))
     lines = lines_of(content)
     assert {len(arrays) for arrays in lines.values()} == {2}
     assert not any("invert" in setting for setting, _, _ in lines)
 
 
 def test_looks_are_those_of_the_figures_and_seen_on_dark(tmp_path):
-    content = comparison(frames_of(tmp_path))
+    content = explorer_data(frames_of(tmp_path))
     for look, measure in zip(
         content["measures"], style.in_order([*simulate.MEASURES, "none"]), strict=True
     ):
@@ -146,6 +156,6 @@ def test_looks_are_those_of_the_figures_and_seen_on_dark(tmp_path):
 
 def test_the_same_runs_give_the_same_text_at_any_time(tmp_path, monkeypatch):
     frames = frames_of(tmp_path)
-    before = json.dumps(comparison(frames))
+    before = json.dumps(explorer_data(frames))
     monkeypatch.setattr("time.time", lambda: 1e9)
-    assert json.dumps(comparison(frames)) == before
+    assert json.dumps(explorer_data(frames)) == before

@@ -11,8 +11,9 @@ from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from analysis.report import style
-from analysis.report.figures import FIGURES, curves, layer_densities, sample_size, save
-from analysis.runs.frames import load
+from analysis.report.figures import FIGURES, layer_densities, sample_size, save
+from analysis.report.figures.scale import round_ticks
+from analysis.runs.load import load
 from analysis.settings import named, settings_of
 from benchmark.measures import MEASURES
 from tests.support import simulate
@@ -233,13 +234,13 @@ def test_legends_go_by_family_with_the_dense_control_last():
     ],
 )
 def test_a_log_axis_has_round_ticks(low, high, ticks):
-    assert curves._round_ticks(low, high) == pytest.approx(ticks)
+    assert round_ticks(low, high) == pytest.approx(ticks)
 
 
 def test_a_log_axis_of_any_length_has_three_to_seven_ticks():
-    lengths = np.geomspace(1.03**2, 50 * 50**0.16, 100)  # what `_share_limits` gives it
+    lengths = np.geomspace(1.03**2, 50 * 50**0.16, 100)  # what `share_limits` gives it
     counts = {
-        len(curves._round_ticks(low, low * length))
+        len(round_ticks(low, low * length))
         for low in np.geomspace(0.01, 1, 200)
         for length in lengths
     }

@@ -8,11 +8,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from analysis import compare
-from analysis import settings as frame
 from analysis.claims import CLAIMS
 from analysis.report import build as report
 from analysis.report import style
-from analysis.runs import frames as sources
+from analysis.runs.frames import Frames
+from analysis.runs.load import load
+from analysis.settings import named
 from analysis.stats import mean_interval
 from tests.support import simulate
 from tests.support.simulate import World
@@ -40,7 +41,7 @@ class Site:
     """A report on disk and the frames that it was made of."""
 
     url: str
-    frames: sources.Frames
+    frames: Frames
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def site(tmp_path_factory) -> Site:
     world = World(loss={"magnitude": -0.1}, diverged=("grasp",))
     simulate.simulate(folder / "runs", [config for config in configs if config not in gone], world)
     index = report.build(str(folder / "runs"), folder / "out", configs).index
-    return Site(index.as_uri(), frame.named(sources.load(str(folder / "runs"))))
+    return Site(index.as_uri(), named(load(str(folder / "runs"))))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def visit(browser: Browser, url: str, width: str = "desktop", scheme: str = "lig
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("request", lambda request: seen.requests.append(request.url))
     page.goto(url)
-    page.wait_for_selector("#comparison[data-ready]")
+    page.wait_for_selector("#explorer[data-ready]")
     return seen
 
 
@@ -92,7 +93,7 @@ def page(browser, site):
 
 
 def part(page: Page, name: str):
-    return page.locator(f"#comparison [data-part={name}]")
+    return page.locator(f"#explorer [data-part={name}]")
 
 
 def choose(

@@ -12,7 +12,7 @@ import pytest
 from analysis.__main__ import main
 from analysis.report import build as report_module
 from analysis.report.build import build
-from analysis.runs.frames import load
+from analysis.runs.load import load
 from benchmark import provenance
 from tests.support import simulate
 from tests.support.simulate import World
@@ -178,7 +178,7 @@ def test_hours_count_a_shared_dense_phase_once(tmp_path):
         simulate.simulate(
             folder, [config for config in configs if dense or config.measure != "none"]
         )
-        assert report_module._seconds(load(str(folder))) == pytest.approx(expected)
+        assert report_module.training_seconds(load(str(folder))) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("made", [True, False])

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis.report.build import build
-from analysis.runs.frames import TABLES, UNFINISHED, load
+from analysis.runs.frames import TABLES, UNFINISHED
+from analysis.runs.load import load
 from benchmark.config import RULES, RunConfig
 from benchmark.errors import UserError
 from benchmark.files import write_json

@@ -34,7 +34,7 @@ def test_the_p_value_is_the_interval_read_the_other_way_round(shift):
     for seed in range(20):
         data = list(np.random.default_rng(seed).normal(shift, 1, size=(2, 4)))
         interval, p = stats.paired_test(data, np.random.default_rng(0))
-        assert interval == stats.paired_interval(data, np.random.default_rng(0))
+        assert interval == stats.mean_interval(data, np.random.default_rng(0))
         assert (p < 0.05) == (interval[0] > 0 or interval[1] < 0)
         if p < 1:
             at_p = stats.mean_interval(data, np.random.default_rng(0), level=1 - p)
@@ -55,14 +55,14 @@ def test_holm_steps_down():
 def test_interval_approaches_the_normal_one_with_many_seeds():
     rng = np.random.default_rng(0)
     sample = rng.normal(2, 1, size=400)
-    low, high = stats.paired_interval([sample], rng)
+    low, high = stats.mean_interval([sample], rng)
     half = 1.96 * sample.std(ddof=1) / 20
     assert (low, high) == pytest.approx((sample.mean() - half, sample.mean() + half), abs=0.015)
 
 
 def test_interval_is_the_same_for_the_same_generator():
     data = [np.array([0.1, 0.3, 0.2]), np.array([0.0, 0.5, 0.1])]
-    once, again = (stats.paired_interval(data, np.random.default_rng(3)) for _ in range(2))
+    once, again = (stats.mean_interval(data, np.random.default_rng(3)) for _ in range(2))
     assert once == again
 
 
@@ -73,9 +73,7 @@ def test_tasks_count_once_whatever_their_seeds():
 def test_spread_between_tasks_does_not_widen_the_interval():
     near = [np.array([0.0, 0.1, 0.2]), np.array([0.0, 0.1, 0.2])]
     far = [near[0], near[1] + 100]
-    widths = [
-        np.diff(stats.paired_interval(data, np.random.default_rng(0))) for data in (near, far)
-    ]
+    widths = [np.diff(stats.mean_interval(data, np.random.default_rng(0))) for data in (near, far)]
     assert widths[0] == pytest.approx(widths[1])
 
 
@@ -83,7 +81,7 @@ def test_spread_between_tasks_does_not_widen_the_interval():
     "samples", [[], [np.array([1.0])], [np.array([1.0, 2.0]), np.array([1.0])]]
 )
 def test_one_seed_gives_no_interval(samples):
-    assert stats.paired_interval(samples, np.random.default_rng(0)) is None
+    assert stats.mean_interval(samples, np.random.default_rng(0)) is None
 
 
 def test_trailing_axes_are_kept():

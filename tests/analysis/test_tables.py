@@ -6,7 +6,7 @@ import pytest
 
 from analysis.report.figures import FIGURES
 from analysis.report.tables import coverage, summary
-from analysis.runs.frames import load
+from analysis.runs.load import load
 from analysis.settings import completeness, named, settings_of
 from tests.support import simulate
 

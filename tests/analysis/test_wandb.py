@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from analysis.runs import wandb as wandb_source
-from analysis.runs.frames import UNFINISHED, Frames, load
+from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.load import load
 from analysis.runs.pull import Pull
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
@@ -369,7 +370,7 @@ def test_local_and_pulled_runs_combine_with_a_filter(records, server, pull, tmp_
 
 
 def test_a_pull_that_fails_keeps_what_it_got(records, server, pull, monkeypatch):
-    real, asked = wandb_source._mirror, []
+    real, asked = wandb_source.pulled_run, []
 
     def some(run, cache):
         asked.append(run.id)
@@ -378,7 +379,7 @@ def test_a_pull_that_fails_keeps_what_it_got(records, server, pull, monkeypatch)
         return real(run, cache)
 
     with monkeypatch.context() as patch:
-        patch.setattr(wandb_source, "_mirror", some)
+        patch.setattr(wandb_source, "pulled_run", some)
         patch.setattr(wandb_source, "THREADS", 1)
         with pytest.raises(UserError, match="the server is gone"):
             load(SOURCE, pull)
@@ -403,7 +404,9 @@ def test_lost_answers_are_asked_for_again(records, server, pull, tmp_path):
 def test_a_server_that_gives_no_history_ends_the_pull(records, server, pull, monkeypatch):
     monkeypatch.setattr(wandb_source, "PATIENCE_SECONDS", 2)
     server.fail(500, math.inf, "HistoryPage")
-    with pytest.raises(UserError, match="no run arrived within 2 s; what was pulled is kept"):
+    with pytest.raises(
+        UserError, match="no run arrived within 2 s; the runs pulled so far are kept"
+    ):
         load(SOURCE, pull)
     for thread in threading.enumerate():
         if thread.name.startswith("ThreadPoolExecutor"):
@@ -456,7 +459,7 @@ def test_a_server_that_is_not_there_is_one_line(pull, server, monkeypatch):
     monkeypatch.setattr(wandb_api, "CONNECT_SECONDS", 1)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(
-        UserError, match=r"^W&B server http://127.0.0.1:9: [^\n]*--offline does with it alone$"
+        UserError, match=r"^W&B server http://127.0.0.1:9: [^\n]*--offline uses them alone$"
     ):
         load(SOURCE, pull)
 

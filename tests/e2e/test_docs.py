@@ -34,23 +34,6 @@ from tests.support.wandb_server import serving
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
-PLANNED = {
-    "analysis/pairs.py",
-    "analysis/quantities.py",
-    "analysis/report/folders.py",
-    "analysis/report/lines.py",
-    "analysis/report/publish.py",
-    "analysis/report/text.py",
-    "analysis/runs/folder.py",
-    "analysis/runs/load.py",
-    "benchmark/fields.py",
-    "benchmark/pruning/paper.py",
-    "benchmark/tracking/rows.py",
-    "benchmark/training/checkpoint.py",
-    "benchmark/training/problem.py",
-    "sweeps/engines/drive.py",
-}
-"""Files that the layout names, and that are still to come."""
 OURS = re.compile(r"python -m ((?:benchmark|sweeps|analysis)[\w.]*)(.*)")
 
 
@@ -157,7 +140,7 @@ def prose(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
     named = re.findall(r"`((?:benchmark|sweeps|analysis|tests|results)/[^`<\s]*)`", prose(page))
-    assert [name for name in named if name not in PLANNED and not list(ROOT.glob(name))] == []
+    assert [name for name in named if not list(ROOT.glob(name))] == []
 
 
 def anchors(text: str) -> set[str]:

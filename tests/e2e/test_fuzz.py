@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from analysis.runs import wandb_run as mirrors
 from analysis.runs.archive import write
-from analysis.runs.frames import load, to_frames
+from analysis.runs.frames import to_frames
+from analysis.runs.load import load
 from benchmark.__main__ import Command, from_agent
 from benchmark.cli import parse
 from benchmark.errors import UserError

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from analysis.claims import judge_all
-from analysis.runs.frames import load
+from analysis.runs.load import load
 from tests.support import simulate
 
 WORLD = simulate.World(

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analysis.runs.frames import Frames, load
+from analysis.runs.frames import Frames
+from analysis.runs.load import load
 from analysis.runs.pull import Pull
 from benchmark.record import Record
 from sweeps.push import push

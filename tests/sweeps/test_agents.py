@@ -14,7 +14,7 @@ import wandb
 import yaml
 
 from analysis.claims import judge_all
-from analysis.runs import frames as sources
+from analysis.runs.load import load as load_runs
 from analysis.runs.pull import Pull
 from analysis.settings import named
 from benchmark.record import Record, run_folders
@@ -171,8 +171,8 @@ def test_agents_finish_a_grid_though_two_of_them_are_killed(server, place):
         assert runs[config.run_id].group == config.cell
         assert_complete(runs[config.run_id], Record(place / "runs" / config.run_id))
 
-    local = sources.load(str(place / "runs"))
-    pulled = sources.load(f"wandb:{grid.entity}/{grid.project}", Pull(cache=place / "cache"))
+    local = load_runs(str(place / "runs"))
+    pulled = load_runs(f"wandb:{grid.entity}/{grid.project}", Pull(cache=place / "cache"))
     assert_same(pulled, local)
     assert [claim.to_dict() for claim in judge_all(named(pulled))] == [
         c.to_dict() for c in judge_all(named(local))

@@ -1,16 +1,16 @@
-"""What a cut does: to the loss, to the gradient, and what scores said about it."""
+"""What a cut does to the loss and to the gradient, and what the scores said about it."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn
 from matplotlib.figure import Figure
 
+from analysis.quantities import CHANGES, GRADIENT_CHANGE, LOSS_CHANGE, MOVEMENT
 from analysis.report import style
-from analysis.report.bands import band
+from analysis.report.bands import interval
 from analysis.report.figures.dots import DOTS, dots
-from analysis.report.figures.plot import BAND, COLUMNS, drawn, figure, legend, new_canvas
+from analysis.report.figures.plot import BAND, COLUMNS, add_colorbar, figure, legend, new_canvas
 from analysis.report.figures.scale import signed_scale
 from analysis.runs.frames import AGREEMENT, Frames
 from analysis.settings import DENSE, settings_of
@@ -18,74 +18,74 @@ from analysis.settings import DENSE, settings_of
 
 @figure(
     "Predicted and actual change at the cut",
-    "Change of the probe loss and of |g|² when filters are removed: first-order prediction (-θ_p·g_p and "
-    "-2 θ_p·(Hg)_p, θ_p the removed parameters) against what the cut did. On the diagonal the prediction is exact. One "
-    "marker per run and cut; axes are linear inside the shaded band around 0 and logarithmic outside, and differ "
-    "between panels.",
+    (
+        "Change of the probe loss and of |g|² when filters are removed: first-order prediction "
+        "(-θ_p·g_p and -2 θ_p·(Hg)_p, θ_p the removed parameters) against what the cut did. On "
+        "the diagonal the prediction is exact. One marker per run and cut; axes are linear "
+        "inside the shaded band around 0 and logarithmic outside, and differ between panels."
+    ),
 )
 def cut_changes(frames: Frames) -> Figure | None:
     """Loss and |g|^2 at the cut, predicted against actual, a marker per run and cut."""
-    runs = drawn(frames)
+    runs = frames.drawn()
     cuts = frames.cuts.merge(runs[["run_id", "setting", "measure"]], on="run_id")
-    cuts = cuts[cuts["measure"] != DENSE]
     if cuts.empty:
         return None
     panels, measures = settings_of(runs), style.in_order(set(cuts["measure"]))
-    cells = dict(iter(cuts.groupby(["setting", "measure"])))
-    kinds = {
-        "loss_change": "change of loss (nats)",
-        "grad_norm_sq_change": "change of |g|² (nats²)",
-    }
-    canvas, blocks = new_canvas(panels, len(kinds), height=2.2, sharey=False)
-    for row, (key, label) in enumerate(kinds.items()):
-        for panel, axes in zip(panels, blocks, strict=True):
-            ax, here = axes[row], cuts[cuts["setting"] == panel]
-            signed_scale(here[[f"predicted.{key}", f"actual.{key}"]].to_numpy()).apply(ax)
-            for measure in measures:
-                if (panel, measure) not in cells:
-                    continue
-                points, look = cells[panel, measure], style.look(measure)
-                ax.plot(
-                    points[f"predicted.{key}"], points[f"actual.{key}"], look.marker, color=look.color,
-                    markersize=5, alpha=0.85, markeredgecolor="white", markeredgewidth=0.4,
-                )  # fmt: skip
-            ax.set_xlabel(f"predicted {label}")
+    canvas, blocks = new_canvas(panels, len(CHANGES), height=2.2, sharey=False)
+    for panel, axes in zip(panels, blocks, strict=True):
+        here = cuts[cuts["setting"] == panel]
+        for ax, item in zip(axes, CHANGES, strict=True):
+            keys = [f"predicted.{item.key}", f"actual.{item.key}"]
+            signed_scale(here[keys].to_numpy()).apply(ax)
+            seaborn.scatterplot(
+                here, x=keys[0], y=keys[1], alpha=0.85, ax=ax, **style.points(measures)
+            )
+            ax.set(xlabel=f"predicted {item.axis}", ylabel="")
     for axes in blocks[::COLUMNS]:
-        for ax, label in zip(axes, kinds.values(), strict=True):
-            ax.set_ylabel(f"actual {label}")
+        for ax, item in zip(axes, CHANGES, strict=True):
+            ax.set_ylabel(f"actual {item.axis}")
     legend(canvas, measures, line=False)
     return canvas
 
 
 @figure(
     "Gradient norm across the cut",
-    "Change of log10 |g| on the probe set at a cut (mean over the cuts of a run): 1 means ten times the gradient norm, "
-    f"0 that it is preserved. {DOTS}.",
+    (
+        "Change of log10 |g| on the probe set at a cut (mean over the cuts of a run): 1 means "
+        f"ten times the gradient norm, 0 that it is preserved. {DOTS}."
+    ),
 )
 def gradient_change(frames: Frames) -> Figure | None:
     """Change of log10 |g| at the cut by measure."""
-    return dots(frames, "grad_norm_change", "change of log10 |g| (decades)")
+    return dots(frames, GRADIENT_CHANGE)
 
 
 @figure(
     "Change of the loss at a cut",
-    "Change of the probe loss, summed over the cuts of a run: 0 means that the loss is preserved. Axes differ "
-    f"between panels; where the numbers are of several orders they are linear near 0 and logarithmic beyond. {DOTS}.",
+    (
+        "Change of the probe loss, summed over the cuts of a run: 0 means that the loss is "
+        "preserved. Axes differ between panels; where the numbers are of several orders they "
+        f"are linear near 0 and logarithmic beyond. {DOTS}."
+    ),
 )
 def loss_change(frames: Frames) -> Figure | None:
     """Change of the loss at the cut by measure."""
-    return dots(frames, "loss_change", "change of loss (nats)", signed=True)
+    return dots(frames, LOSS_CHANGE, signed=True)
 
 
 @figure(
     "Scores and movement",
-    "Spearman correlation, over the filters that stay, of the score that a run was cut by with the change of their "
-    "squared norm in the epoch after the cut (mean over the cuts of a run): the statistic (a) of C2. Above 0, filters "
-    f"with low scores move least. {DOTS}.",
+    (
+        "Spearman correlation, over the filters that stay, of the score that a run was cut by "
+        "with the change of their squared norm in the epoch after the cut (mean over the cuts "
+        "of a run): the statistic (a) of C2. Above 0, filters with low scores move least. "
+        f"{DOTS}."
+    ),
 )
 def movement(frames: Frames) -> Figure | None:
-    """How well a score tells how far its filter will move, by measure."""
-    return dots(frames, "moved", "rank correlation", bounds=(-1, 1))
+    """How well scores predict how much filters change, by measure."""
+    return dots(frames, MOVEMENT)
 
 
 REFERENCES = ("magnitude", "loss", "grad_preservation", "grasp", "oracle")
@@ -94,67 +94,75 @@ REFERENCES = ("magnitude", "loss", "grad_preservation", "grasp", "oracle")
 
 @figure(
     "Rank correlation between measures",
-    "Spearman correlation of the scores of two measures over all live filters at the first cut, by the epochs "
-    f"trained before it. Each panel compares all measures with one. Lines are means over seeds, bars {BAND}. Runs "
-    "that recorded several measures count, whichever cut them.",
+    (
+        "Spearman correlation of the scores of two measures over all live filters at the first "
+        "cut, by the epochs trained before it. Each panel compares all measures with one. Lines "
+        f"are means over seeds, bars {BAND}. Runs that recorded several measures count, "
+        "whichever cut them."
+    ),
 )
 def agreement(frames: Frames) -> Figure | None:
     """Rank correlation of each measure with one of each kind, by the epoch of the cut."""
-    runs = drawn(frames).set_index("run_id")
-    first = frames.cuts[(frames.cuts["round"] == 1) & frames.cuts["run_id"].isin(runs.index)]
+    seeds = frames.drawn().set_index("run_id")["seed"]
+    first = frames.cuts[(frames.cuts["round"] == 1) & frames.cuts["run_id"].isin(seeds.index)]
     pairs = [name for name in first if name.startswith(AGREEMENT) and first[name].notna().any()]
     if not pairs:
         return None
-    seeds = (
-        first.assign(seed=first["run_id"].map(runs["seed"]))
-        .groupby(["epoch", "seed"])[pairs]
-        .mean()
+    first = first.assign(seed=first["run_id"].map(seeds), epoch=first["epoch"].astype(int))
+    means = first.groupby(["epoch", "seed"])[pairs].mean().reset_index()
+    found = means.melt(["epoch", "seed"], var_name="pair", value_name="rho").dropna()
+    sides = found["pair"].str.removeprefix(AGREEMENT).str.split("|", expand=True)
+    found = pd.concat(
+        [
+            found.assign(reference=sides[0], measure=sides[1]),
+            found.assign(reference=sides[1], measure=sides[0]),
+        ]
     )
-    named = {
-        frozenset(pair.removeprefix(AGREEMENT).split("|")): seeds[pair].unstack("seed")
-        for pair in pairs
-    }
-    measures = style.in_order(set().union(*named))
+    measures = style.in_order(set(found["measure"]))
     panels = [name for name in REFERENCES if name in measures]
-    epochs = sorted(first["epoch"].unique())
     canvas, blocks = new_canvas([f"with {style.name(name)}" for name in panels], 1, height=2.0)
-    for number, (reference, (ax,)) in enumerate(zip(panels, blocks, strict=True)):
-        shown = [name for name in measures if frozenset((name, reference)) in named]
-        for place, name in enumerate(shown):
-            shift = 0.3 * (place / max(len(shown) - 1, 1) - 0.5)
-            _points(
-                ax, named[frozenset((name, reference))].reindex(epochs), shift, style.look(name)
-            )
+    for reference, (ax,) in zip(panels, blocks, strict=True):
+        here = found[found["reference"] == reference]
+        shown = style.in_order(set(here["measure"]))
+        seaborn.pointplot(
+            here,
+            x="epoch",
+            y="rho",
+            order=sorted(first["epoch"].unique()),
+            hue="measure",
+            dodge=0.3,
+            errorbar=lambda values: interval(values, *MOVEMENT.bounds),
+            err_kws={"linewidth": 0.8},
+            linewidth=1.3,
+            linestyles=[style.look(name).line for name in shown],
+            legend=False,
+            ax=ax,
+            markersize=4,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            **style.looks(shown),
+        )
         ax.axhline(0, color="#555555", linewidth=0.9, zorder=1)
-        ax.set(xlabel="epochs before the cut", ylim=(-1.05, 1.05), xticks=range(len(epochs)))
-        ax.set_xticklabels([str(int(epoch)) for epoch in epochs])
-        if number % COLUMNS == 0:
-            ax.set_ylabel("rank correlation")
+        ax.set(xlabel="epochs before the cut", ylabel="", ylim=(-1.05, 1.05))
+    for (ax,) in blocks[::COLUMNS]:
+        ax.set_ylabel(MOVEMENT.axis)
     legend(canvas, measures)
     return canvas
 
 
-def _points(ax: Axes, values: pd.DataFrame, shift: float, look: style.Look) -> None:
-    """Means over seeds [epochs, seeds] at equal distances, with their intervals."""
-    places = np.arange(len(values)) + shift
-    ax.plot(places, values.mean(axis=1), **look.curve())
-    for place, row in zip(places, values.to_numpy(), strict=True):
-        interval = band(row[np.isfinite(row), None])
-        if interval is not None:
-            ax.plot((place, place), np.clip(interval, -1, 1)[:, 0], color=look.color, linewidth=0.8)
-
-
 @figure(
     "Second order against first",
-    "θ·Hg against θ·g on the probe set in dense training, a dot per seed and epoch, coloured by the epoch. Axes are "
-    "linear inside the shaded band around 0 and logarithmic outside.",
+    (
+        "θ·Hg against θ·g on the probe set in dense training, a dot per seed and epoch, "
+        "coloured by the epoch. Axes are linear inside the shaded band around 0 and logarithmic "
+        "outside."
+    ),
 )
 def order_products(frames: Frames) -> Figure | None:
     """theta.Hg against theta.g along dense training."""
-    runs = drawn(frames)
-    rows = frames.history[
-        frames.history["run_id"].isin(runs.loc[runs["measure"] == DENSE, "run_id"])
-    ]
+    runs = frames.drawn()
+    dense = runs.loc[runs["measure"] == DENSE, "run_id"]
+    rows = frames.history[frames.history["run_id"].isin(dense)]
     rows = rows.dropna(subset=["flow/theta_g", "flow/theta_hg"])
     if rows.empty:
         return None
@@ -162,11 +170,9 @@ def order_products(frames: Frames) -> Figure | None:
     first, second = rows["flow/theta_g"].to_numpy(), rows["flow/theta_hg"].to_numpy()
     signed_scale(first).along(ax.xaxis)
     signed_scale(second).along(ax.yaxis)
-    dots = ax.scatter(first, second, c=rows["epoch"], cmap="viridis", s=10, linewidth=0)
+    points = ax.scatter(first, second, c=rows["epoch"], cmap="viridis", s=10, linewidth=0)
     for line in (ax.axhline, ax.axvline):
         line(0, color="#555555", linewidth=0.9, zorder=1)
     ax.set(xlabel="θ·g (nats)", ylabel="θ·Hg (nats)")
-    bar = canvas.colorbar(dots, ax=ax, pad=0.02)
-    bar.set_label("epoch")
-    bar.outline.set_visible(False)
+    add_colorbar(canvas, points, [ax], "epoch")
     return canvas

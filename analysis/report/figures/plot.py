@@ -10,15 +10,15 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
 from analysis.report import style
-from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.frames import Frames
 from analysis.settings import DENSE
 from benchmark.record import FINISHED
 
@@ -26,9 +26,6 @@ matplotlib.use("Agg")
 
 COLUMNS = 3
 """Panels beside each other."""
-PANEL_HEIGHT = 1.75
-RIGHT = 0.1
-"""Inches left free at the right for half of an axis's last number."""
 BAND = "95 % bootstrap intervals over seeds (widened for few seeds)"
 
 
@@ -85,21 +82,18 @@ def save(canvas: Figure, stem: Path) -> bytes:
 
 def sample_size(frames: Frames) -> str:
     """How many seeds stand behind each mean, in words."""
-    runs = drawn(frames)
+    runs = frames.drawn()
     seeds = runs[runs["measure"] != DENSE].groupby(["setting", "measure"]).size()
     if seeds.empty:
         return "No pruned run."
     span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     lost = int((runs["outcome"] != FINISHED).sum())
     lost = f", of which {lost} diverged or collapsed" if lost else ""
-    text = f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} runs{lost})."
+    text = (
+        f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} "
+        f"runs{lost})."
+    )
     return text if seeds.max() > 1 else f"{text} One seed gives no interval."
-
-
-def drawn(frames: Frames) -> pd.DataFrame:
-    """The finished runs without an ablation."""
-    runs = frames.runs
-    return runs[(runs["outcome"] != UNFINISHED) & (runs["ablation"] == "none")]
 
 
 def new_canvas(
@@ -111,38 +105,17 @@ def new_canvas(
     lines = -(-len(panels) // columns)
     width = style.FULL_WIDTH if columns > 1 else style.FULL_WIDTH * 0.56
     canvas = Figure(figsize=(width, lines * rows * height + 0.5), layout="constrained")
-    grid = canvas.subplots(
-        lines * rows, columns, squeeze=False, sharex=sharex, sharey="row" if sharey else False
-    )
-    titles = [
-        textwrap.fill(_unbroken(panel), width=26 if columns == COLUMNS else 34) for panel in panels
-    ]
-    blocks = []
-    for number in range(lines * columns):
-        line, column = divmod(number, columns)
-        block = [grid[line * rows + row, column] for row in range(rows)]
-        if number >= len(panels):
-            for ax in block:
-                ax.set_axis_off()
-            continue
+    shape = {"nrows": lines * rows, "ncols": columns, "squeeze": False}
+    grid = canvas.subplots(**shape, sharex=sharex, sharey="row" if sharey else False)
+    blocks = grid.reshape(lines, rows, columns).swapaxes(1, 2).reshape(-1, rows).tolist()
+    for panel, block in zip(panels, blocks, strict=False):
+        title = textwrap.fill(_unbroken(panel), width=26 if columns == COLUMNS else 34)
+        block[0].set_title(title)
         block[-1].tick_params(labelbottom=True)
-        block[0].set_title(titles[number])
-        blocks.append(block)
-        if sharey and column:
-            for ax in block:
-                ax.get_tightbbox = _unmeasured
-        elif (
-            sharey
-        ):  # the first panel of a line stands for all: measuring each takes a quarter of the time
-            most = max(title.count("\n") for title in titles[number : number + columns])
-            block[0].set_title("\n" * (most - titles[number].count("\n")) + titles[number])
-    if sharey and columns > 1:
-        canvas.get_layout_engine().set(rect=(0, 0, 1 - RIGHT / width, 1))
-    return canvas, blocks
-
-
-def _unmeasured(*args: object, **kwargs: object) -> None:
-    """Axes whose labels the layout may pass over."""
+    for block in blocks[len(panels) :]:
+        for ax in block:
+            ax.set_axis_off()
+    return canvas, blocks[: len(panels)]
 
 
 def _unbroken(panel: str) -> str:
@@ -152,18 +125,22 @@ def _unbroken(panel: str) -> str:
     return ", ".join([timing, *(text.replace(" ", "\N{NO-BREAK SPACE}") for text in fields)])
 
 
+def add_colorbar(canvas: Figure, drawn: ScalarMappable, axes: list[Axes], label: str) -> None:
+    """A colour bar beside these axes."""
+    bar = canvas.colorbar(drawn, ax=axes, shrink=0.9, aspect=12, pad=0.02, label=label)
+    bar.outline.set_visible(False)
+
+
 def legend(canvas: Figure, measures: list[str], *, line: bool = True) -> None:
     """One legend for all panels, above them."""
     handles = []
     for measure in measures:
         look = style.look(measure).curve()
-        if not line:
-            look |= {"linestyle": "", "marker": look["marker"] or "x"}
-            look |= (
-                {}
-                if style.look(measure).marker
-                else {"markeredgecolor": look["color"], "markeredgewidth": 1.5}
-            )
+        if not line and look["marker"]:
+            look |= {"linestyle": ""}
+        elif not line:
+            look |= {"linestyle": "", "marker": "x", "markeredgecolor": look["color"]}
+            look |= {"markeredgewidth": style.CROSS["linewidth"]}
         handles.append(Line2D([], [], label=style.name(measure), markersize=5, **look))
     fitting = 3 if canvas.get_figwidth() <= 5 else 6 if len(handles) <= 6 else 5
     canvas.legend(

@@ -1,12 +1,13 @@
-"""What came of it: accuracy, loss, time to a threshold, and what the net costs."""
+"""Results of runs: accuracy, loss, epochs to a threshold, and the cost of the net."""
 
 from __future__ import annotations
 
-import numpy as np
+import seaborn
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
-from analysis.outcomes import outcomes
+from analysis.outcomes import SIZES, outcomes, share_left
+from analysis.quantities import EPOCHS_TO_THRESHOLD, FINAL_ACCURACY, LOSS_AFTER_CUT
 from analysis.report import style
 from analysis.report.figures.dots import DOTS, dots
 from analysis.report.figures.plot import figure, legend, new_canvas
@@ -16,81 +17,71 @@ from analysis.settings import DENSE
 
 @figure(
     "Final test accuracy",
-    f"Test accuracy after the last epoch. {DOTS}; the dashed line is the dense control's mean and the grey band its "
-    "interval.",
+    f"Test accuracy after the last epoch. {DOTS}; the dashed line is the dense control's mean and "
+    "the grey band its interval.",
 )
 def final_accuracy(frames: Frames) -> Figure | None:
     """Final test accuracy by measure, the dense control as reference."""
-    return dots(frames, "final_accuracy", "test accuracy (%)", scale=100, bounds=(0, 100))
+    return dots(frames, FINAL_ACCURACY)
 
 
 @figure(
     "Training loss after the cut",
-    "Training loss (cross-entropy of logits / T), averaged over the epochs after the last cut: the statistic of C1. "
-    f"{DOTS}.",
+    "Training loss (cross-entropy of logits / T), averaged over the epochs after the last cut: the "
+    f"statistic of C1. {DOTS}.",
 )
 def loss_after_cut(frames: Frames) -> Figure | None:
     """Mean training loss after the last cut by measure."""
-    return dots(frames, "loss_after_cut", "mean training loss (nats)", bounds=(0, np.inf))
+    return dots(frames, LOSS_AFTER_CUT)
 
 
 @figure(
     "Epochs to a threshold",
-    "Epochs after the last cut until the training loss is down to the dense control's (of the same seed) after half "
-    f"of its epochs. {DOTS}. Open dots are runs that never got there: they count with all epochs that remain, so "
-    "their mean is a lower bound.",
+    "Epochs after the last cut until the training loss is down to the dense control's (of the same "
+    f"seed) after half of its epochs. {DOTS}. Open dots are runs that never got there: they count "
+    "with all epochs that remain, so their mean is a lower bound.",
 )
 def epochs_to_threshold(frames: Frames) -> Figure | None:
     """Epochs until the loss is down to the dense control's, by measure."""
-    return dots(
-        frames,
-        "epochs_to_threshold",
-        "epochs after the last cut",
-        bounds=(0, np.inf),
-        full="reached",
-    )
+    return dots(frames, EPOCHS_TO_THRESHOLD, full="reached")
 
 
 @figure(
     "Accuracy against cost",
-    "Final test accuracy against what is left of the parameters, of the multiply-accumulates of a forward pass, and "
-    "against the time that training takes per image (median over the epochs after the last cut, on the machine of "
-    "the run and beside whatever else it did). A marker per measure and setting, a mean over seeds (intervals: the "
-    "figure of final accuracy); the dense control is a cross. Panels are costs (parameters and MACs on log scales), "
-    "and hold all settings.",
+    "Final test accuracy against what is left of the parameters, of the multiply-accumulates of a "
+    "forward pass, and against the time that training takes per image (median over the epochs "
+    "after the last cut, on the machine of the run and beside whatever else it did). A marker per "
+    "measure and setting, a mean over seeds (intervals: the figure of final accuracy); the dense "
+    "control is a cross. Panels are costs (parameters and MACs on log scales), and hold all "
+    "settings.",
 )
 def cost(frames: Frames) -> Figure | None:
     """Final accuracy against parameters, MACs and training time."""
     table = outcomes(frames)
     table = table[(table["ablation"] == "none") & table["final_accuracy"].notna()]
-    for size in ("params", "macs"):
-        table = table.assign(
-            **{size: 100 * table[f"net/{size}/after"] / table[f"net/{size}/before"]}
-        )
     if (table["measure"] == DENSE).all():
         return None
+    shares = {size: 100 * share_left(table, size) for size in SIZES}
     costs = {
         "params": "parameters left (%)",
         "macs": "MACs left (%)",
         "train_ms": "training time per image (ms)",
     }
-    means = table.groupby(["measure", "setting"])[["final_accuracy", *costs]].mean().reset_index()
-    measures = style.in_order(set(means["measure"]))
+    table = table.assign(**shares, accuracy=FINAL_ACCURACY.scale * table["final_accuracy"])
+    means = table.groupby(["measure", "setting"])[["accuracy", *costs]].mean().reset_index()
+    measures, dense = style.in_order(set(means["measure"])), means["measure"] == DENSE
     canvas, blocks = new_canvas(["parameters", "computation", "time"], 1, height=2.3)
     for (key, label), (ax,) in zip(costs.items(), blocks, strict=True):
-        for measure in measures:
-            here, look = means[means["measure"] == measure], style.look(measure)
-            ax.plot(
-                here[key], 100 * here["final_accuracy"], look.marker or "x", color=look.color, markersize=5,
-                markeredgecolor="white" if look.marker else look.color, markeredgewidth=0.5 if look.marker else 1.5,
-                alpha=0.9,
-            )  # fmt: skip
-        ax.set_xlabel(label)
-        if key in ("params", "macs"):
+        seaborn.scatterplot(
+            means[~dense], x=key, y="accuracy", alpha=0.9, ax=ax, **style.points(measures)
+        )
+        ax.scatter(means.loc[dense, key], means.loc[dense, "accuracy"], **style.CROSS)
+        ax.set(xlabel=label, ylabel="")
+        if key in SIZES:
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.xaxis.set_major_formatter("{x:g}")
             ax.xaxis.set_minor_locator(NullLocator())
-    blocks[0][0].set_ylabel("test accuracy (%)")
+    blocks[0][0].set_ylabel(FINAL_ACCURACY.axis)
     legend(canvas, measures, line=False)
     return canvas

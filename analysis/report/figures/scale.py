@@ -1,13 +1,14 @@
-"""Axes for numbers of both signs and of several orders of magnitude."""
+"""Axes: for numbers of both signs and several orders of magnitude, and shared between panels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class SignedScale:
         """Give both axes this scale, the band in which it is linear, and the diagonal."""
         for axis in (ax.xaxis, ax.yaxis):
             self.along(axis)
-        ax.set(xlim=(-self.top, self.top), ylim=(-self.top, self.top))
         ends = (-self.top, self.top)
+        ax.set(xlim=ends, ylim=ends)
         ax.plot(ends, ends, color="#999999", linewidth=0.8, zorder=1)
         for span in (ax.axvspan, ax.axhspan):
             span(-self.linear, self.linear, color="#000000", alpha=0.035, linewidth=0, zorder=0)
@@ -45,13 +46,10 @@ def signed_scale(values: np.ndarray) -> SignedScale:
         return SignedScale(1.0, 10.0, [-10.0, -1.0, 0.0, 1.0, 10.0])
     high = int(np.ceil(np.log10(sizes.max())))
     low = max(high - 4, min(int(np.floor(np.log10(np.quantile(sizes, 0.1)))), high - 1))
-    every = (
-        1 if high - low < 3 and abs(high) < 3 else 2
-    )  # so that the numbers at the axis do not touch
+    every = 1 if high - low < 3 and abs(high) < 3 else 2  # so that numbers do not touch
     decades = [10.0**power for power in range(int(np.floor(np.log10(sizes.max()))), low, -every)]
-    return SignedScale(
-        10.0**low, 1.6 * 10.0**high, [*(-tick for tick in decades), 0.0, *reversed(decades)]
-    )
+    ticks = [*(-tick for tick in decades), 0.0, *reversed(decades)]
+    return SignedScale(10.0**low, 1.6 * 10.0**high, ticks)
 
 
 def _tick(value: float, _: int) -> str:
@@ -59,3 +57,34 @@ def _tick(value: float, _: int) -> str:
     if value == 0 or 0.005 < abs(value) < 500:
         return f"{value:g}".replace("-", "\N{MINUS SIGN}")
     return f"${'-' if value < 0 else ''}10^{{{round(np.log10(abs(value)))}}}$"
+
+
+def share_limits(axes: Sequence[Axes], means: np.ndarray, *, log: bool) -> None:
+    """The same y range in all panels, from the means: a wide band of one measure must not flatten
+    the others."""
+    if not np.isfinite(means).any():
+        return
+    low, high = np.nanmin(means), np.nanmax(means)
+    margin = max(1.03, (high / low) ** 0.08) if log else 0.06 * (high - low or 1)
+    limits = (low / margin, high * margin) if log else (low - margin, high + margin)
+    for ax in axes:
+        ax.set(yscale="log" if log else "linear", ylim=limits)
+        if log:
+            ax.yaxis.set_minor_locator(NullLocator())
+        if log and high / low < 50:
+            ax.yaxis.set_major_locator(FixedLocator(round_ticks(*limits)))
+            ax.yaxis.set_major_formatter("{x:g}")
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten in a range, or evenly spaced numbers where this gives fewer
+    than three."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for ticks in (
+        [step * 10.0**decade for decade in decades for step in (1, 2, 5)],
+        MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3).tick_values(low, high),
+    ):
+        inside = [float(f"{tick:.6g}") for tick in ticks if low <= tick <= high]
+        if len(inside) >= 3:
+            break
+    return inside

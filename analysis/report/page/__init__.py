@@ -1,15 +1,26 @@
-"""The pages that the analysis writes: HTML templates, one style sheet, small scripts, all put into
+"""The pages that the analysis writes: templates, one style sheet and small scripts, all put into
 one file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
 
+from analysis.report.text import FILTERS
+from benchmark.errors import UserError
 
-def render(name: str, filters: dict[str, Callable], **content: object) -> str:
+
+def make_folders(*folders: Path) -> None:
+    """Make folders, and those that they lie in. Raises `UserError` for one that cannot be made."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"report folder {folder} cannot be made ({error.strerror})") from None
+
+
+def render(name: str, **content: object) -> str:
     """The page of the template `name` in this folder, with style and scripts inside: it needs no
     other file."""
     environment = jinja2.Environment(
@@ -19,5 +30,5 @@ def render(name: str, filters: dict[str, Callable], **content: object) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(filters)
+    environment.filters.update(FILTERS)
     return environment.get_template(name).render(content)

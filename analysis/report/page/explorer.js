@@ -1,9 +1,9 @@
-// The interactive comparison: one quantity by epoch, a line per measure, means with 95 % bands, values at an epoch.
-// Its data come from analysis/curves.py, which says how they are packed.
+// The explorer: one quantity by epoch, a line per measure, means with 95 % bands, values at an epoch.
+// Its data come from explorer.py, which says how they are packed.
 (() => {
-  const root = document.getElementById("comparison");
+  const root = document.getElementById("explorer");
   if (!root) return;
-  const data = JSON.parse(document.getElementById("comparison-data").textContent);
+  const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const part = (name) => root.querySelector(`[data-part=${name}]`);
   const [group, setting, quantity, after, epoch] = ["group", "setting", "quantity", "after", "epoch"].map(part);
   const chart = part("chart");

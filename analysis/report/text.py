@@ -1,0 +1,62 @@
+"""Numbers as people read them, in tables and on the pages."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.quantities import ACCURACY, Quantity
+from analysis.verdicts import Number
+
+
+def number_text(number: Number) -> str:
+    """A difference and its interval, accuracies in percentage points."""
+    if number.effect is None:
+        return "no data"
+    scale, unit = (100, "pp") if number.unit == ACCURACY else (1, number.unit)
+    if number.interval is None:
+        return f"{signed(number.effect * scale)} {unit} (no interval)"
+    low, high = (signed(bound * scale) for bound in number.interval)
+    return f"{signed(number.effect * scale)} {unit} [{low}, {high}]"
+
+
+def difference_text(number: Number) -> str:
+    """A difference of two sources: a plain 0 where both agree in every pair."""
+    same = number.effect == 0 and number.interval in (None, (0, 0))
+    return "0" if same else number_text(number)
+
+
+def mean_text(row: NamedTuple, quantity: Quantity) -> str:
+    """A mean and its interval in a row of `tables.summary`, accuracies in percent."""
+    mean, low, high = (
+        getattr(row, f"{quantity.key}{end}") * quantity.scale for end in ("", "_low", "_high")
+    )
+    return short(mean) if np.isnan(low) else f"{short(mean)} [{short(low)}, {short(high)}]"
+
+
+def signed(value: float) -> str:
+    """Three significant digits with a sign."""
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def short(value: float) -> str:
+    """Three significant digits; a dash for NaN."""
+    return "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def plain(value: float | None) -> str:
+    """A number to sort by; empty for None and NaN."""
+    return "" if value is None or np.isnan(value) else f"{value:.6g}"
+
+
+FILTERS = {
+    "number": number_text,
+    "difference": difference_text,
+    "signed": signed,
+    "mean": mean_text,
+    "short": short,
+    "plain": plain,
+    "words": lambda name: name.replace("_", " "),
+}
+"""The filters of the templates."""
