@@ -131,17 +131,33 @@ def test_an_archive_is_checked_and_blocks_no_other_source(
 @pytest.mark.parametrize(
     ("table", "damage", "said"),
     [
-        ("history", lambda t, run: t[(t["run_id"] != run) | (t["epoch"] != 1)], "history has rows up to epoch"),
+        (
+            "history",
+            lambda t, run: t[(t["run_id"] != run) | (t["epoch"] != 1)],
+            "history has rows up to epoch",
+        ),
         ("history", lambda t, run: t[t["run_id"] != run], "history has no rows"),
-        ("history", lambda t, run: spoilt(t, run, "lr", 1e301), "row 1: lr must be a number or null"),
+        (
+            "history",
+            lambda t, run: spoilt(t, run, "lr", 1e301),
+            "row 1: lr must be a number or null",
+        ),
         ("cuts", lambda t, run: t[t["run_id"] != run], r"cuts has 0 of \d cuts"),
-        ("cuts", lambda t, run: spoilt(t, run, "epoch", 1.5), "cut 1: epoch must be a whole number"),
+        (
+            "cuts",
+            lambda t, run: spoilt(t, run, "epoch", 1.5),
+            "cut 1: epoch must be a whole number",
+        ),
         ("kept", lambda t, run: t[t["run_id"] != run], "cuts does not say for each conv"),
-        ("runs", lambda t, run: spoilt(t, run, "outcome", "splendid"), "outcome must be finished or diverged or coll"),
+        (
+            "runs",
+            lambda t, run: spoilt(t, run, "outcome", "splendid"),
+            "outcome must be finished or diverged or coll",
+        ),
         ("runs", lambda t, run: spoilt(t, run, "lr", 0.3), "its fields are those of"),
         ("runs", lambda t, run: spoilt(t, run, "lr", -1.0), "lr must be"),
     ],
-)  # fmt: skip
+)
 def test_a_run_of_an_archive_that_is_not_whole_is_left_out_alone(
     published, tmp_path, table, damage, said, capsys
 ):

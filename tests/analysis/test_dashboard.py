@@ -92,8 +92,9 @@ def test_filters_narrow_the_runs_down():
 
 def command(*arguments, code="pass", **environment):
     """`python -m analysis dashboard`, after a piece of code."""
-    script = f"import sys; {code}; from analysis.__main__ import main; sys.argv = ['analysis', 'dashboard', *sys.argv[1:]]"
-    line = [sys.executable, "-c", f"{script}; main()", *map(str, arguments)]
+    argv = "sys.argv = ['analysis', 'dashboard', *sys.argv[1:]]"
+    script = f"import sys; {code}; from analysis.__main__ import main; {argv}; main()"
+    line = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(
         line, capture_output=True, text=True, check=False, env=os.environ | environment
     )

@@ -20,9 +20,14 @@ from tests.support.simulate import World
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 WIDTHS = {"phone": {"width": 380, "height": 800}, "desktop": {"width": 1440, "height": 900}}
 SETTING = "cut after 4 epochs, rounds 3"
 ARCHS = ("vgg13", "resnet56")
@@ -270,8 +275,10 @@ def test_tables_sort_by_value_and_put_what_is_missing_last(page):
 
 
 def test_tables_filter_by_words(page):
-    box, field = (page.get_by_role(role, name=f"{text}Means by setting and measure", exact=True)
-                  for role, text in (("region", ""), ("searchbox", "Filter rows: ")))  # fmt: skip
+    box, field = (
+        page.get_by_role(role, name=f"{text}Means by setting and measure", exact=True)
+        for role, text in (("region", ""), ("searchbox", "Filter rows: "))
+    )
     field.fill("LOSS vgg13")
     rows = box.locator("tbody tr:visible").all_inner_texts()
     assert len(rows) == 2

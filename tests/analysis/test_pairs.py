@@ -101,6 +101,7 @@ def test_a_group_is_paired_as_it_would_be_alone(tmp_path):
         )
     thin = pair(table[table["seed"].eq(0) | table["measure"].ne("grasp")], "final_accuracy", *sides)
     assert thin.notes == (
-        "grasp is set aside: it has runs in only 33% of the pairs (resnet20 on digits, resnet56 on digits)",
+        "grasp is set aside: it has runs in only 33% of the pairs "
+        "(resnet20 on digits, resnet56 on digits)",
         "no run of l1 (vgg13 on digits)",
     )

@@ -205,7 +205,8 @@ def test_a_grid_without_runs_and_a_file_as_folder_are_one_line(tmp_path, monkeyp
 
 
 def test_parsing_needs_neither_pandas_nor_matplotlib_nor_torch():
-    program = "import analysis.__main__, sys; sys.exit(bool({'pandas', 'matplotlib', 'torch'} & set(sys.modules)))"
+    heavy = {"pandas", "matplotlib", "torch"}
+    program = f"import analysis.__main__, sys; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
     program = "import analysis.report.build, sweeps.grid, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -32,10 +32,12 @@ def test_coverage_counts_finished_and_expected_runs_per_cell(tmp_path):
         "none",
     ]
     texts = {
-        (row.arch, row.timing): [f"{cell.finished}/{cell.expected} {cell.state}" if cell.expected else "-" for cell in
-                                 (row.loss, row.grasp, row.none)]
+        (row.arch, row.timing): [
+            f"{cell.finished}/{cell.expected} {cell.state}" if cell.expected else "-"
+            for cell in (row.loss, row.grasp, row.none)
+        ]
         for row in table.itertuples()
-    }  # fmt: skip
+    }
     assert texts == {
         ("resnet56", "at initialisation"): ["3/3 whole", "3/3 whole", "-"],
         ("resnet56", "after 4 epochs"): ["3/3 whole", "2/3 partial", "-"],

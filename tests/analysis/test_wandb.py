@@ -258,7 +258,8 @@ def test_filters(records, server, pull):
     [
         (
             "mesure=loss",
-            "filter must be a JSON object, or FIELD=VALUE with a field among measure, .* got 'mesure=loss'",
+            "filter must be a JSON object, or FIELD=VALUE with a field among measure, .* "
+            "got 'mesure=loss'",
         ),
         (
             "prune_epoch=0,trained",

@@ -9,11 +9,17 @@ from benchmark.fields import assignment, field_value
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("seed", "3", 3), ("lr", "1e-3", 1e-3), ("width", "1", 1.0), ("measure", "loss", "loss"),
-        ("prune_epoch", "trained", "trained"), ("prune_epoch", "100000", 100_000), ("rounds", "161", 161),
-        ("rules", "2", 2), ("cell", "0123456789ab", "0123456789ab"),
+        ("seed", "3", 3),
+        ("lr", "1e-3", 1e-3),
+        ("width", "1", 1.0),
+        ("measure", "loss", "loss"),
+        ("prune_epoch", "trained", "trained"),
+        ("prune_epoch", "100000", 100_000),
+        ("rounds", "161", 161),
+        ("rules", "2", 2),
+        ("cell", "0123456789ab", "0123456789ab"),
     ],
-)  # fmt: skip
+)
 def test_a_text_becomes_the_value_of_the_field(name, text, value):
     found = field_value(name, text)
     assert (found, type(found)) == (value, type(value))

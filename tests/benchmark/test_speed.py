@@ -35,9 +35,13 @@ def test_every_part_is_timed_side_by_side(tmp_path):
     assert "vgg13" in run.stdout
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     assert {row["what"]: row["compared with"] for row in rows} == {
-        "train, 0% pruned": "naive", "train, 75% pruned": "dense", "evaluate": "naive", "score, g": "naive",
-        "score, Hg": "naive", "score, all": "Hg",
-    }  # fmt: skip
+        "train, 0% pruned": "naive",
+        "train, 75% pruned": "dense",
+        "evaluate": "naive",
+        "score, g": "naive",
+        "score, Hg": "naive",
+        "score, all": "Hg",
+    }
     for row in rows:
         assert row["ours"] > 0
         assert row["theirs"] > 0
@@ -78,8 +82,11 @@ def test_memory_is_that_of_a_process_of_its_own(tmp_path):
 def test_naive_loops_compute_the_same():
     net, (images, labels) = tiny_net("resnet20"), tiny_images(12)
     plain = naive.plain(net)
-    assert not any(type(module).__module__.startswith("benchmark.models._net") for module in plain.modules() if
-                   isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d))  # fmt: skip
+    assert not any(
+        type(module).__module__.startswith("benchmark.models._net")
+        for module in plain.modules()
+        if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d)
+    )
     g = gradients(net, images, labels, (5.0,)).mean
     for ours, theirs in zip(
         g[5.0].values(), naive.gradient(plain, images, labels, 5.0), strict=True
@@ -93,9 +100,14 @@ def test_naive_loops_compute_the_same():
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [(("--archs", "vgg99"), "archs"), (("--parts", "flight"), "parts"), (("--ratios", "1.5"), "ratios"),
-     (("--precision", "int8"), "precision"), (("--repeats", "0"), "repeats")],
-)  # fmt: skip
+    [
+        (("--archs", "vgg99"), "archs"),
+        (("--parts", "flight"), "parts"),
+        (("--ratios", "1.5"), "ratios"),
+        (("--precision", "int8"), "precision"),
+        (("--repeats", "0"), "repeats"),
+    ],
+)
 def test_bad_input_is_one_line(arguments, word):
     run = speed(*arguments)
     assert run.returncode == 2

@@ -70,7 +70,8 @@ def test_a_folder_with_another_runs_configuration(record, tmp_path):
 
 def test_a_run_of_flowprune_0_1_is_refused(record):
     write_json(record.config_file, {**record.config().to_dict()})
-    said = f"run folder {record.folder} was made by flowprune 0.1, which had other definitions: move it away"
+    made = "was made by flowprune 0.1, which had other definitions"
+    said = f"run folder {record.folder} {made}: move it away"
     assert refused("analysis", record.folder.parent).startswith(said)
     write_json(record.config_file, {"rules": RULES + 1, **RunConfig().to_dict()})
     assert refused("analysis", record.folder.parent) == (

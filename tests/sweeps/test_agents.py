@@ -25,10 +25,17 @@ from tests.benchmark.test_tracker import assert_complete
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 PATIENCE = 500
 TINY = {
-    "measure": {"values": ["magnitude", "loss"]}, "prune_epoch": {"values": [1, 3]}, "seed": {"values": [0, 1]},
-    "rounds": {"value": 2}, "epochs": {"value": 8}, "width": {"value": 0.0625}, "train_limit": {"value": 400},
-    "score_samples": {"value": 60}, "probe_samples": {"value": 30}, "score_all": {"value": False},
-}  # fmt: skip
+    "measure": {"values": ["magnitude", "loss"]},
+    "prune_epoch": {"values": [1, 3]},
+    "seed": {"values": [0, 1]},
+    "rounds": {"value": 2},
+    "epochs": {"value": 8},
+    "width": {"value": 0.0625},
+    "train_limit": {"value": 400},
+    "score_samples": {"value": 60},
+    "probe_samples": {"value": 30},
+    "score_all": {"value": False},
+}
 
 pytestmark = pytest.mark.cluster
 
@@ -66,8 +73,12 @@ class Agent:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "wandb", "agent", "--forward-signals", name],
-                cwd=place, env=os.environ | {"PATH": path}, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                cwd=place,
+                env=os.environ | {"PATH": path},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def child(self, run):
         """The process of a run of the server, if this agent started it."""

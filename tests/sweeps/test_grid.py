@@ -20,9 +20,18 @@ from tests.support.commands import command
 from tests.sweeps.test_sweeps import SWEEPS, write
 
 AUTHORS = {
-    "magnitude", "l1", "bn_scale", "loss", "taylor", "loss_biased", "loss_biased_init", "fisher", "fisher_bn", "grasp",
+    "magnitude",
+    "l1",
+    "bn_scale",
+    "loss",
+    "taylor",
+    "loss_biased",
+    "loss_biased_init",
+    "fisher",
+    "fisher_bn",
+    "grasp",
     "grad_preservation",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +81,13 @@ def test_the_demo_is_what_the_readme_says():
     grid = grids.load(SWEEPS / "demo.yaml")
     assert len(grid.configs) == 33
     assert {config.measure for config in grid.configs} == {
-        "none", "magnitude", "loss", "grasp", "grad_preservation", "random",
-    }  # fmt: skip
+        "none",
+        "magnitude",
+        "loss",
+        "grasp",
+        "grad_preservation",
+        "random",
+    }
 
 
 def test_the_paper_grid_is_full(paper):

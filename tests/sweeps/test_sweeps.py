@@ -19,9 +19,13 @@ from tests.support.simulate import World, simulate
 
 SWEEPS = Path(grids.__file__).parent
 TINY = {
-    "width": {"value": 0.0625}, "epochs": {"value": 2}, "train_limit": {"value": 60},
-    "score_samples": {"value": 20}, "probe_samples": {"value": 20}, "ratio": {"value": 0.5},
-}  # fmt: skip
+    "width": {"value": 0.0625},
+    "epochs": {"value": 2},
+    "train_limit": {"value": 60},
+    "score_samples": {"value": 20},
+    "probe_samples": {"value": 20},
+    "ratio": {"value": 0.5},
+}
 FLAGS = ["--wandb", "disabled", "--device", "cpu", "--threads", "1"]
 
 
@@ -115,18 +119,36 @@ def test_status_as_json_has_each_run(states):
     document = json.loads(result.stdout)
     found = document["runs"]
     assert [(run["state"], run["epoch"]) for run in found] == [
-        ("finished", 5), ("collapsed", 5), ("diverged", 3), ("failed", 5),
-        ("running", 3), ("stopped", 1), ("missing", 0), ("missing", 0),
-    ]  # fmt: skip
+        ("finished", 5),
+        ("collapsed", 5),
+        ("diverged", 3),
+        ("failed", 5),
+        ("running", 3),
+        ("stopped", 1),
+        ("missing", 0),
+        ("missing", 0),
+    ]
     assert document["states"] == {
-        "finished": 1, "collapsed": 1, "diverged": 1, "failed": 1, "running": 1, "stopped": 1, "missing": 2,
-    }  # fmt: skip
+        "finished": 1,
+        "collapsed": 1,
+        "diverged": 1,
+        "failed": 1,
+        "running": 1,
+        "stopped": 1,
+        "missing": 2,
+    }
     assert (document["grid"], document["complete"]) == ("g", False)
     config = grids.load(path).configs[3]
     assert found[3] == {
-        "run_id": config.run_id, "cell": config.cell, "label": config.label, "state": "failed", "epoch": 5, "total": 5,
-        "error": ERROR, "log": ["line 16", "line 17", "line 18", "line 19", ERROR],
-    }  # fmt: skip
+        "run_id": config.run_id,
+        "cell": config.cell,
+        "label": config.label,
+        "state": "failed",
+        "epoch": 5,
+        "total": 5,
+        "error": ERROR,
+        "log": ["line 16", "line 17", "line 18", "line 19", ERROR],
+    }
     assert all(
         (run["error"], run["log"], run["total"]) == (None, [], 5)
         for run in found
