@@ -32,6 +32,10 @@ GRIDS = {
         simulate.grid(timings=[0, "trained"], rounds=[1, 3], seeds=[0, 1]),
         World(),
     ),
+    "one setting without its dense control": (
+        [*simulate.grid(), *simulate.grid(measures=["loss"], epochs=7, dense=False)],
+        World(),
+    ),
     "flow seldom, one measure diverged": (
         simulate.grid(),
         World(diverged=("grasp",), flow_every=4),

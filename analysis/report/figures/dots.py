@@ -68,6 +68,9 @@ def _rows(
     ax: Axes, runs: pd.DataFrame, measures: list[str], quantity: Quantity, full: str | None
 ) -> None:
     """The runs of each measure, their mean and its interval, one row below the other."""
+    runs = runs.dropna(subset=["value"])
+    if runs.empty:
+        return
     colors = runs["measure"].map(lambda measure: style.look(measure).color)
     faces = colors if full is None else colors.mask(runs[full] == 0, "white")
     places = runs["measure"].map(measures.index) + 0.26
