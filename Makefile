@@ -4,7 +4,7 @@ READY := .venv/.ready
 
 unexport PYTHONDONTWRITEBYTECODE  # importing torch takes three times as long without its bytecode
 
-.PHONY: demo report test slow cluster lint clean
+.PHONY: demo report test slow cluster gpu lint clean
 
 demo: $(READY)  ## the demo grid on real digits, then its report
 	$(BIN)/python -m sweeps run sweeps/demo.yaml --runs runs --wandb offline
@@ -21,6 +21,9 @@ slow: $(READY)
 
 cluster: $(READY)  ## real W&B agents and a Ray cluster of two nodes, on this machine
 	$(BIN)/python -m pytest -m cluster --numprocesses 0 --timeout 900
+
+gpu: $(READY)  ## everything to measure on a new GPU, within five minutes
+	$(BIN)/python -m benchmark.perf.gpu --seconds 300 --out gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,48 +1,55 @@
-"""The cost of a net: filters, parameters and multiply-accumulates, without masked filters."""
+"""The cost of a net: filters, parameters and multiply-accumulates of what is live.
+
+Masked filters are not counted, nor the channels of a stream that no conv writes any more.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
-from benchmark.flow import evaluating
-from benchmark.models import Net
+from benchmark.models import Net, build
+from benchmark.pruning.masks import stream_keep
+
+IMAGE_CHANNELS = 3
+NORM_PARAMETERS = 2
+"""Of a channel: scale and shift."""
 
 
 def cost(model: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
     """`net/filters` (live filters of the prunable layers), `net/params`, and `net/macs` (forward,
     for one image of this height and width)."""
-    live = {name: int(model.mask(name).sum()) for name in model.convs}
-    params = sum(p.numel() for p in model.parameters())
-    macs = _macs(model, size)
-    total = macs[model.head]
-    for name in model.convs:
-        masked = model.plan[name] - live[name]
-        params -= masked * (model.get_submodule(name).weight[0].numel() + 2)
-        total += macs[name] * live[name] // model.plan[name]
+    masks = model.masks()
+    live = {name: int(mask.sum()) for name, mask in masks.items()}
+    channels = {stream: int(keep.sum()) for stream, keep in stream_keep(model, masks).items()}
+    pixels = output_pixels(model.arch, size)
+    head = model.num_classes * channels[model.head_reads]
+    params, macs = head + model.num_classes, head
+    for name, conv in model.convs.items():
+        inputs = 1 if conv.depthwise else channels.get(conv.reads, IMAGE_CHANNELS)
+        weights = live[name] * inputs * model.get_submodule(name).weight[0, 0].numel()
+        params += weights + NORM_PARAMETERS * live[name]
+        macs += weights * pixels[name]
     filters = sum(live[name] for name, conv in model.convs.items() if conv.prunable)
-    return {"net/filters": filters, "net/params": params, "net/macs": total}
+    return {"net/filters": filters, "net/params": params, "net/macs": macs}
 
 
+@cache
 @torch.no_grad()
-def _macs(model: Net, size: tuple[int, int]) -> dict[str, int]:
-    """Multiply-accumulates of each layer, which uses a weight once per output pixel.
+def output_pixels(arch: str, size: tuple[int, int]) -> dict[str, int]:
+    """{conv name: pixels of its output for one image of this height and width}, from one forward
+    pass of a narrow net of this architecture.
 
-    Torch's FLOP counter gives the same numbers, but imports torch's compiler, which takes longer
-    than to import torch.
+    Torch's FLOP counter would give the multiply-accumulates, but imports torch's compiler, which
+    takes longer than to import torch.
     """
-    macs = {}
-    layers = {name: model.get_submodule(name) for name in (*model.convs, model.head)}
-    hooks = [
-        layer.register_forward_hook(
-            lambda layer, _, out, name=name: macs.update(
-                {name: layer.weight.numel() * out[0, 0].numel()}
-            )
+    with torch.random.fork_rng(devices=[]):
+        net = build(arch, width=1e-9).eval()
+    pixels = {}
+    for name in net.convs:
+        net.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: pixels.update({name: out[0, 0].numel()})
         )
-        for name, layer in layers.items()
-    ]
-    parameter = next(model.parameters())
-    with evaluating(model):
-        model(torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype))
-    for hook in hooks:
-        hook.remove()
-    return macs
+    net(torch.zeros(1, 3, *size))
+    return pixels

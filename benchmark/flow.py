@@ -26,8 +26,12 @@ M = TypeVar("M", bound=nn.Module)
 Vectors = dict[str, torch.Tensor]
 """One tensor per trainable parameter, by name."""
 
+TEST_BATCH, TEST_BATCH_CPU = 2500, 256
+"""Number of images tested on at once."""
 STATISTICS_BATCH = 128
 """Images per batch for fresh batch-norm statistics."""
+FLOW_BATCH = 512
+"""Images at once for the gradient flow on a GPU."""
 GRADIENT_BATCH, HESSIAN_BATCH = 64, 32
 """Most images at once on a CPU, so that graphs stay in the cache and below 1.3 GB. A GPU computes
 whole batches."""
@@ -211,9 +215,10 @@ def measure_flow(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, temperature: float
 ) -> Flow:
     """All flow quantities of `model` on a probe set (uint8 [N, H, W, 3], int64 [N])."""
-    passed = gradients(model, images, labels, (temperature,))
+    batch_size = 128 if images.device.type == "cpu" else FLOW_BATCH
+    passed = gradients(model, images, labels, (temperature,), batch_size=batch_size)
     g = passed.mean[temperature]
-    hg = hessian_gradients(model, images, labels, passed.mean)[temperature]
+    hg = hessian_gradients(model, images, labels, passed.mean, batch_size=batch_size)[temperature]
     theta = {name: p.detach() for name, p in parameters(model).items()}
     numbers = {
         "loss": passed.loss,
@@ -234,9 +239,13 @@ def evaluate(
     labels: torch.Tensor,
     temperature: float,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> tuple[float, float]:
-    """Mean loss of logits / T, and accuracy, over uint8 images [N, H, W, 3]."""
+    """Mean loss of logits / T, and accuracy, over uint8 images [N, H, W, 3].
+
+    batch_size: None takes what is fast on the device.
+    """
+    batch_size = batch_size or (TEST_BATCH_CPU if images.device.type == "cpu" else TEST_BATCH)
     loss_sum = correct = torch.zeros((), device=images.device, dtype=torch.float64)
     with evaluating(model):
         for x, y, share in _batches(model, images, labels, batch_size):

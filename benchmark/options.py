@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 MOST_THREADS = 1024
+MOST_SECONDS = 86400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +45,16 @@ class Options:
     """Measure the gradient flow every so many epochs."""
     score_all: bool = False
     """Also record the scores of every other measure at each cut."""
+    checkpoint_seconds: float = 30.0
+    """A run that is killed loses at most so many seconds of training (0: no finished epoch)."""
 
     def __post_init__(self) -> None:
         require_one_of("wandb", self.wandb, MODES)
         require(self.flow_every >= 1, "flow_every", self.flow_every, "at least 1")
         allowed = f"from 1 to {MOST_THREADS}"
         require(1 <= self.threads <= MOST_THREADS, "threads", self.threads, allowed)
+        seconds = self.checkpoint_seconds
+        require(0 <= seconds < MOST_SECONDS, "checkpoint_seconds", seconds, "from 0 to a day")
 
     def torch_device(self) -> torch.device:
         """The device to train on. Raises `UserError` for one that does not exist."""
@@ -76,19 +82,27 @@ class Options:
 
         if sys.platform == "linux":
             _keep_memory()
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # equal bits on any stream
         torch.set_num_threads(self.threads)
+        if self.device != "cpu" and (device := self.torch_device()).index is not None:
+            torch.cuda.set_device(device)  # streams and graphs belong to the current one
 
     @contextmanager
-    def own_threads(self) -> Iterator[None]:
-        """Set torch's number of threads to `threads` for a block."""
+    def applied(self) -> Iterator[None]:
+        """For a block: torch's number of threads, the device as CUDA's current one, and kernels of
+        cuDNN that give the same bits each time."""
         import torch
 
-        before = torch.get_num_threads()
+        device, cudnn = self.torch_device(), torch.backends.cudnn
+        before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
         torch.set_num_threads(self.threads)
+        cudnn.deterministic, cudnn.benchmark = True, False
         try:
-            yield
+            with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+                yield
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(before[0])
+            cudnn.deterministic, cudnn.benchmark = before[1:]
 
 
 def _keep_memory() -> None:

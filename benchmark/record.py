@@ -224,6 +224,12 @@ class DenseFolder:
         """Whether a run starts from that state."""
         return self._mark(epoch).exists()
 
+    def drop_before(self, epoch: int) -> None:
+        """Remove the earlier states that no run starts from."""
+        for path in self.folder.glob("epoch-*.pt"):
+            if path < self.state_file(epoch) and not path.with_suffix(".wanted").exists():
+                remove(path)
+
     def _mark(self, epoch: int) -> Path:
         return self.state_file(epoch).with_suffix(".wanted")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from benchmark.config import RunConfig
 from benchmark.cost import cost
@@ -16,7 +17,7 @@ from benchmark.provenance import environment
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
 from benchmark.tracking.tracker import Tracker, replay, require_key, tracked
-from benchmark.training.checkpoint import load, save
+from benchmark.training.checkpoint import Checkpoints, load
 from benchmark.training.cut import CutError, make_cut
 from benchmark.training.dense import dense_state, start
 from benchmark.training.epoch import advance
@@ -50,7 +51,7 @@ def run(
     are not installed, and for data or records that do not fit.
     """
     config.check_components()
-    with options.own_threads():
+    with options.applied():
         return _execute(config.canonical(), options, watch, wait)
 
 
@@ -88,7 +89,6 @@ def _execute(config: RunConfig, options: Options, watch: Watch, wait: bool) -> d
                 state = _begin(run, wait)
             record.restore(state.history, state.cuts)
             outcome = _train(run, state, tracker)
-            tracker.log(state.history[-1], _cut_at(state, state.epoch))
             summary = _summary(run, state, outcome)
             record.finish(summary)
             tracker.finish(summary)
@@ -132,19 +132,53 @@ def _begin(run: _Run, wait: bool) -> State:
             flow_every=run.options.flow_every,
             report=run.report,
             wait=wait,
+            checkpoint_seconds=run.options.checkpoint_seconds,
         )
     return start(config, problem)
 
 
+class _Mirror:
+    """Sends a tracker each row once, with the cut made at its epoch."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker, self._sent = tracker, 0
+
+    def send(self, history: Sequence[dict], cuts: Sequence[dict]) -> None:
+        """Send the rows that the tracker does not have yet."""
+        made = {cut["epoch"]: cut for cut in cuts}
+        for row in history[self._sent :]:
+            self._tracker.log(row, made.get(row["epoch"]))
+        self._sent = max(self._sent, len(history))
+
+
 def _train(run: _Run, state: State, tracker: Tracker) -> str:
-    """Train and cut until the end; returns the outcome. The tracker gets all rows but the last."""
+    """Train and cut until the end; returns the outcome.
+
+    The tracker gets a row when a checkpoint has it, so that a run that is killed never computes it
+    again, and the last ones at the end.
+    """
+    config, record, mirror = run.config, run.record, _Mirror(tracker)
+    mirror.send(state.history[:-1], state.cuts)
+    with Checkpoints(config, run.problem.digest, run.options.checkpoint_seconds) as checkpoints:
+
+        def keep(*, due: bool = False) -> None:
+            file, previous = record.checkpoint_files
+            rows, cuts = state.history[:-1], list(state.cuts)
+            sent = partial(mirror.send, rows, cuts)
+            checkpoints.keep(state, file, previous=previous, due=due, then=sent)
+
+        outcome = _epochs(run, state, keep)
+    mirror.send(state.history, state.cuts)
+    return outcome
+
+
+def _epochs(run: _Run, state: State, keep: Callable[..., None]) -> str:
+    """The loop over epochs; `keep` gets a state to checkpoint after each cut and each epoch."""
     config, record, timetable = run.config, run.record, schedule(run.config)
-    for row in state.history[:-1]:
-        tracker.log(row, _cut_at(state, row["epoch"]))
     for epoch in range(state.epoch, timetable.total):
         if _diverged(state):
             break
-        if epoch in timetable.cuts:
+        if epoch in timetable.cuts[len(state.cuts) :]:
             scores_file = record.scores_folder / f"cut-{len(state.cuts) + 1:02d}.npz"
             try:
                 cut = make_cut(
@@ -153,14 +187,12 @@ def _train(run: _Run, state: State, tracker: Tracker) -> str:
             except CutError as failure:
                 return str(failure)
             record.append_cut(cut)
+            keep(due=True)
         row = advance(
             state, run.problem, config, timetable.lr(epoch), flow_every=run.options.flow_every
         )
         record.append_epoch(row)
-        checkpoint, previous = record.checkpoint_files
-        save(checkpoint, state, config, run.problem.digest, previous=previous)
-        # not earlier: a process that is killed before it has a checkpoint makes the cut again
-        tracker.log(state.history[-2], _cut_at(state, epoch))
+        keep()
         run.report(state)
     return DIVERGED if _diverged(state) else FINISHED
 
@@ -168,10 +200,6 @@ def _train(run: _Run, state: State, tracker: Tracker) -> str:
 def _diverged(state: State) -> bool:
     loss = state.history[-1]["train/loss"]
     return loss is not None and not math.isfinite(loss)
-
-
-def _cut_at(state: State, epoch: int) -> dict | None:
-    return next((cut for cut in state.cuts if cut["epoch"] == epoch), None)
 
 
 def _summary(run: _Run, state: State, outcome: str) -> dict:
@@ -189,5 +217,6 @@ def _summary(run: _Run, state: State, outcome: str) -> dict:
         "data": run.problem.digest,
         **environment(),
         "device": run.options.device_name(),
+        "eager": state.eager,
         "seconds": state.seconds,
     }

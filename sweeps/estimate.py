@@ -12,13 +12,18 @@ from torch.nn.functional import cross_entropy
 
 from benchmark import data, registry
 from benchmark.config import RunConfig
+from benchmark.flow import tf32
+from benchmark.models import Net, layout
 from benchmark.options import Options
 from benchmark.training.problem import check_fits
 from benchmark.training.state import initial_net, prepared
+from benchmark.training.step import EAGER, make_optimizer, step_kind
 
 FEW, MORE = 2, 16
 """Images of the two steps that are timed on a CPU, from which the time of a whole batch is
 extrapolated. A GPU is timed with whole batches."""
+REPLAYED = 50
+"""Steps that are timed on a GPU."""
 
 
 def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
@@ -58,12 +63,13 @@ def train_size(dataset: str, root: Path) -> TrainSize:
 
 
 def seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) -> float:
-    """Seconds of a forward and a backward pass per image.
+    """Seconds of a training step per image.
 
-    The update of the weights, some percent of a step, is left out: an optimizer makes torch import
-    its compiler, which takes longer than the rest.
+    A CPU is timed without the update of the weights, which is some percent of a step.
     """
-    net = prepared(initial_net(config, size.classes), device)
+    net = prepared(initial_net(config, size.classes), device, config.precision)
+    if device.type == "cuda":
+        return _seconds_on_gpu(net, config, size, device)
 
     def step(images: int) -> float:
         x = torch.randn(images, 3, size.height, size.width, device=device)
@@ -75,11 +81,24 @@ def seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) 
         return now(device) - start
 
     batch = config.batch_size
-    if device.type == "cuda":
-        return min(step(batch) for _ in range(2)) / batch
     step(FEW)  # the first is slower
     few, more = step(FEW), step(MORE)
     return (few + max(more - few, 0) * (batch - FEW) / (MORE - FEW)) / batch
+
+
+def _seconds_on_gpu(net: Net, config: RunConfig, size: TrainSize, device: torch.device) -> float:
+    """Of steps as a run takes them, replayed after some eager ones."""
+    shape = config.batch_size, 3, size.height, size.width
+    x = torch.randn(shape, device=device).to(memory_format=layout(net, device, config.precision))
+    y = torch.zeros(config.batch_size, dtype=torch.long, device=device)
+    step = step_kind(device)(net, make_optimizer(net, config), config)
+    with tf32(config.precision == "tf32"):
+        for _ in range(EAGER + 2):
+            step(x, y)
+        start = now(device)
+        for _ in range(REPLAYED):
+            step(x, y)
+        return (now(device) - start) / REPLAYED / config.batch_size
 
 
 def now(device: torch.device) -> float:

@@ -63,7 +63,12 @@ def tiny_run(**fields: object) -> RunConfig:
 @pytest.fixture
 def options(tmp_path: Path) -> Options:
     return Options(
-        runs=tmp_path / "runs", data=tmp_path / "data", wandb="disabled", device="cpu", threads=1
+        runs=tmp_path / "runs",
+        data=tmp_path / "data",
+        wandb="disabled",
+        device="cpu",
+        threads=1,
+        checkpoint_seconds=0,
     )
 
 

@@ -63,13 +63,14 @@ def epoch_batches(
 
     augment_seed: of random crops and flips; None for neither.
     """
-    order = torch.randperm(len(images), generator=generator(order_seed)).to(images.device)
+    order = torch.randperm(len(images), generator=generator(order_seed)).to(torch.int32)
+    order = order.to(images.device)
     crops = None if augment_seed is None else _crops(images, augment_seed)
     for start in range(0, len(images), batch_size):
-        chosen = order[start : start + batch_size]
+        chosen = order[start : start + batch_size].long()
         batch = images[chosen]
         if crops:
-            batch = _crop(batch, *(indices[start : start + batch_size] for indices in crops))
+            batch = _crop(batch, *(drawn[start : start + batch_size] for drawn in crops))
         yield normalise(batch), labels[chosen]
 
 
@@ -78,18 +79,23 @@ def augmented(images: torch.Tensor, seed: int) -> torch.Tensor:
     return _crop(images, *_crops(images, seed))
 
 
-def _crops(images: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random rows [N, H] and columns [N, W] of the padded images; columns in reverse order flip an
-    image."""
-    (count, height, width), draw = images.shape[:3], generator(seed)
+def _crops(images: torch.Tensor, seed: int) -> tuple[torch.Tensor, ...]:
+    """The first row and column of each crop (uint8 [N]), and whether it is flipped (bool [N]), on
+    the device: few bytes are sent there."""
+    count, draw = len(images), generator(seed)
     top, left = (torch.randint(0, 2 * PADDING + 1, (count, 1), generator=draw) for _ in range(2))
     flip = torch.rand(count, 1, generator=draw) < 0.5
-    columns = torch.arange(width)
-    columns = left + torch.where(flip, columns.flip(0), columns)
-    return (top + torch.arange(height)).to(images.device), columns.to(images.device)
+    drawn = (top.to(torch.uint8), left.to(torch.uint8), flip)
+    return tuple(column.flatten().to(images.device) for column in drawn)
 
 
-def _crop(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+def _crop(
+    images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor
+) -> torch.Tensor:
+    height, width = images.shape[1:3]
+    rows, columns = (torch.arange(n, device=images.device) for n in (height, width))
+    columns = torch.where(flip[:, None], columns.flip(0), columns)
+    rows, columns = top.long()[:, None] + rows, left.long()[:, None] + columns
     padded = pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
     first = torch.arange(len(images), device=images.device)[:, None, None]
     return padded[first, rows[:, :, None], columns[:, None, :]]

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from benchmark import registry
 from benchmark.errors import UserError, one_line, require
+from benchmark.models._layout import layout, multiple
 from benchmark.models._net import BatchNorm2d, Conv, Net, check_entries, scaled
 
-__all__ = ["BatchNorm2d", "Conv", "Net", "build", "check_entries", "default_plan", "load_authors"]
+__all__ = [
+    "BatchNorm2d", "Conv", "Net", "build", "check_entries", "default_plan", "layout",
+    "load_authors", "multiple",
+]  # fmt: skip
 
 
 def default_plan(arch: str, width: float = 1.0) -> dict[str, int]:

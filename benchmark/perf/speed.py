@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -40,10 +40,11 @@ class Speed:
     ratios: tuple[float, ...] = (0.0, 0.75)
     """Fractions of the filters pruned (by magnitude, in the untrained net) before training is
     timed."""
-    steps: int = 4
-    """Training steps of 128 images at a time."""
-    images: int = 512
-    """Images to evaluate and to score on; the digits are repeated as often as needed."""
+    steps: int | None = None
+    """Training steps of 128 images at a time (unless told: 4 on a CPU, 100 on a GPU)."""
+    images: int | None = None
+    """Images to evaluate and to score on; the digits are repeated as often as needed (unless told:
+    512 on a CPU, 10000 on a GPU)."""
     repeats: int = 3
     """How often each is timed, in turn."""
     precision: str = "float32"
@@ -62,9 +63,10 @@ def execute(command: Speed) -> None:
 
     from benchmark.perf.contests import NEEDS, Bench, peak_memory
 
-    check(command)
     options = Options(device=command.device, threads=command.threads)
     options.prepare()
+    command = sized(command, options.torch_device().type)
+    check(command)
     console, device = Console(), options.device_name()
     console.print(
         f"width {command.width:g}, {command.precision}, {device}, n = {command.repeats}, medians"
@@ -82,6 +84,16 @@ def execute(command: Speed) -> None:
     show(console, rows, memory)
     if command.json:
         command.json.write_text(json.dumps(document(command, device, rows, memory), indent=1))
+
+
+def sized(command: Speed, device: str) -> Speed:
+    """The command with sizes that take about a second on this type of device."""
+    steps, images = (100, 10_000) if device == "cuda" else (4, 512)
+    return replace(
+        command,
+        steps=steps if command.steps is None else command.steps,
+        images=images if command.images is None else command.images,
+    )
 
 
 def check(command: Speed) -> None:

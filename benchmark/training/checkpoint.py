@@ -1,13 +1,19 @@
-"""Checkpoints: the state of a run in a file."""
+"""Checkpoints: the state of a run in a file, written beside training from a copy."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import pickle
+import time
 import warnings
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 
@@ -19,7 +25,7 @@ from benchmark.models import build
 from benchmark.training.state import State, prepared
 from benchmark.training.step import make_optimizer
 
-FORMAT = 2
+FORMAT = 3
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 """Errors of a full or a failing GPU; they do not mean that the file is bad."""
 
@@ -35,13 +41,113 @@ UNUSABLE = (
 """Errors that reading a file raises if it is not a checkpoint of the run."""
 
 
+@dataclass
+class _Copy:
+    """A copy of a state, and where it is to be written."""
+
+    content: dict
+    path: Path
+    previous: Path | None
+    then: Callable[[], None]
+    arrived: torch.cuda.Event | None
+    """When the copies from the GPU are complete (None on a CPU)."""
+
+    def write(self) -> None:
+        if self.arrived:
+            self.arrived.synchronize()
+        buffer = io.BytesIO()
+        torch.save(self.content, buffer)
+        write_atomically(self.path, buffer.getvalue(), self.previous)
+        self.then()
+
+
 def save(
     path: Path, state: State, config: RunConfig, data: str, *, previous: Path | None = None
 ) -> None:
-    """Write a checkpoint, atomically; the one that it replaces is kept as `previous`.
+    """Write a checkpoint at once, atomically; the one that it replaces is kept as `previous`.
 
     data: the digest of the data set.
     """
+    _Copy(_content(state, config, data), path, previous, lambda: None, _event(state)).write()
+
+
+class Checkpoints:
+    """Writes the states of a run in a thread, at least every `seconds`, as a context.
+
+    `keep` copies a state after each epoch. A copy is written when it is due; if an exception ends
+    the context (Ctrl-C, SIGTERM), the last copy is written too. With seconds = 0 each copy is
+    written before `keep` returns. data: the digest of the data set.
+    """
+
+    def __init__(self, config: RunConfig, data: str, seconds: float) -> None:
+        self._config, self._data, self._seconds = config, data, seconds
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._last: _Copy | None = None
+        self._written = time.monotonic()
+
+    def keep(
+        self,
+        state: State,
+        path: Path,
+        *,
+        previous: Path | None = None,
+        due: bool = False,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Copy a state for `path`, atomically written now if it is due or time has passed.
+
+        previous: where the file that it replaces is kept. then: called when it is written. Raises
+        the error of an earlier write.
+        """
+        content = _content(state, self._config, self._data)
+        self._last = _Copy(content, path, previous, then, _event(state))
+        if due or time.monotonic() - self._written >= self._seconds:
+            self._write(self._last)
+
+    def _write(self, copy: _Copy) -> None:
+        self.wait()
+        self._last, self._written = None, time.monotonic()
+        self._writing = self._pool.submit(copy.write)
+        if self._seconds == 0:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written. Raises the error of the last write."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        with self._pool:
+            if kind and self._last:
+                self._write(self._last)
+            self.wait()
+
+
+def _event(state: State) -> torch.cuda.Event | None:
+    device = next(state.model.parameters()).device
+    return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+
+
+def _copied(value: object) -> object:
+    """A copy of nested dictionaries, with tensors on the CPU; those of a GPU are on the way."""
+    if isinstance(value, torch.Tensor):
+        pinned = value.device.type == "cuda"
+        copy = torch.empty_like(value, device="cpu", pin_memory=pinned)
+        return copy.copy_(value, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+def _content(state: State, config: RunConfig, data: str) -> dict:
+    """What a checkpoint holds, as a copy that training does not change."""
     model = state.model
     content = {
         "format": FORMAT,
@@ -51,17 +157,17 @@ def save(
         "num_classes": model.num_classes,
         "plan": model.plan,
         "original": model.original,
-        "masks": {name: mask.cpu() for name, mask in model.masks().items()},
+        "masks": model.masks(),
         "model": model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "origin": state.origin,
         "seconds": state.seconds,
         "history": state.history,
         "cuts": state.cuts,
+        "ranked": state.ranked,
+        "eager": state.eager,
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue(), previous)
+    return _copied(content)
 
 
 def load(path: Path, config: RunConfig, device: torch.device, data: str) -> State | None:
@@ -112,13 +218,22 @@ def _read(path: Path) -> dict:
 def _restored(content: dict, config: RunConfig, device: torch.device) -> State:
     if content["run_id"] != config.run_id:
         raise _UnusableError(f"it belongs to run {content['run_id']}")
-    model = prepared(build(config.arch, content["num_classes"], plan=content["plan"]), device)
+    net = build(config.arch, content["num_classes"], plan=content["plan"])
+    model = prepared(net, device, config.precision)
     model.original = dict(content["original"])
     model.load_state_dict(content["model"])
     for name, mask in content["masks"].items():
         model.set_mask(name, mask.to(device))
     optimizer = make_optimizer(model, config)
     optimizer.load_state_dict(content["optimizer"])
+    ranked = content.get("ranked", {})  # formats up to 2 have none
     return State(
-        model, optimizer, content["origin"], content["seconds"], content["history"], content["cuts"]
+        model,
+        optimizer,
+        content["origin"],
+        content["seconds"],
+        content["history"],
+        content["cuts"],
+        ranked={m: {c: s.to(device) for c, s in layers.items()} for m, layers in ranked.items()},
+        eager=content.get("eager", ""),
     )

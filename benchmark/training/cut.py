@@ -15,7 +15,7 @@ from benchmark.files import sync, write_atomically
 from benchmark.flow import Flow, dot, gradients, measure_flow, parameters, with_statistics_of
 from benchmark.measures import MEASURES
 from benchmark.measures._scoring import Scores, score_all
-from benchmark.models import Net
+from benchmark.models import Net, multiple
 from benchmark.pruning import Shrunk, select, shrink
 from benchmark.pruning.masks import mask_filters
 from benchmark.pruning.ranks import agreement
@@ -64,8 +64,9 @@ def make_cut(
     if not all((mask & live[name]).any() for name, mask in keep.items()):
         raise CutError(COLLAPSED)
     _write_scores(scores_file, scores)
-    shrunk = shrink(model, keep)
-    pruned = prepared(shrunk.net, probe.images.device)
+    device = probe.images.device
+    shrunk = shrink(model, keep, multiple=multiple(device, config.precision))
+    pruned = prepared(shrunk.net, device, config.precision)
     after = measure_flow(pruned, probe.images, probe.labels, temperature)
     _restore_statistics(shrunk, trained)
     refreshed = with_statistics_of(pruned, scoring.images)
@@ -177,7 +178,7 @@ def _adopt(state: State, shrunk: Shrunk, scores: dict[str, Scores], config: RunC
         measure: {name: layer[filters[name].to(layer.device)] for name, layer in layers.items()}
         for measure, layers in scores.items()
     }
-    state.model, state.optimizer, state.step = net, optimizer, None
+    state.model, state.optimizer, state.step, state.cost = net, optimizer, None, None
 
 
 def _write_scores(path: Path, scores: dict[str, Scores]) -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmark.config import RunConfig
-from benchmark.files import remove, remove_temporaries
+from benchmark.files import remove_temporaries
 from benchmark.locks import BusyError, held
 from benchmark.record import DenseFolder
 from benchmark.schedule import step_lr
-from benchmark.training.checkpoint import load, save
+from benchmark.training.checkpoint import Checkpoints, load
 from benchmark.training.epoch import advance, log_epoch
 from benchmark.training.problem import Problem
 from benchmark.training.state import State, fresh
@@ -44,6 +45,7 @@ def dense_state(
     flow_every: int,
     report: Report,
     wait: bool,
+    checkpoint_seconds: float = 0,
 ) -> State:
     """The state after `until` dense epochs, from the shared folder; trained if it is not there.
 
@@ -56,7 +58,7 @@ def dense_state(
             return state
         with contextlib.suppress(BusyError), held(folder.lock_file, wait=False):
             remove_temporaries(folder.folder)
-            _train(folder, dense, problem, until, flow_every, report)
+            _train(folder, dense, problem, until, flow_every, report, checkpoint_seconds)
             continue
         if not wait:
             raise BusyError(f"the dense phase {folder.folder} is trained by another process")
@@ -70,15 +72,17 @@ def _train(
     until: int,
     flow_every: int,
     report: Report,
+    checkpoint_seconds: float,
 ) -> None:
     state = None
     while not state and (nearest := folder.nearest(until)):
         state = load(nearest, dense, problem.train.images.device, problem.digest)
     state = state or start(dense, problem)
-    while state.epoch < until:
-        before, lr = folder.state_file(state.epoch), step_lr(dense.lr, state.epoch, dense.epochs)
-        advance(state, problem, dense, lr, flow_every=flow_every)
-        save(folder.state_file(state.epoch), state, dense, problem.digest)
-        if not folder.wanted(state.epoch - 1):
-            remove(before)
-        report(state)
+    with Checkpoints(dense, problem.digest, checkpoint_seconds) as checkpoints:
+        while state.epoch < until:
+            lr = step_lr(dense.lr, state.epoch, dense.epochs)
+            advance(state, problem, dense, lr, flow_every=flow_every)
+            file, epoch = folder.state_file(state.epoch), state.epoch
+            due = epoch == until or folder.wanted(epoch)
+            checkpoints.keep(state, file, due=due, then=partial(folder.drop_before, epoch))
+            report(state)

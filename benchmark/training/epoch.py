@@ -57,12 +57,20 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
         mean_loss, accuracy = (total / len(labels) for total in step.sums.tolist())
     seconds = time.perf_counter() - start
     state.seconds += seconds
+    state.eager = state.eager or step.refused
     return {
         "train/loss": mean_loss,
         "train/accuracy": accuracy,
         "lr": lr,
         "time/images_per_second": len(labels) / seconds,
     }
+
+
+def _cost(state: State, problem: Problem) -> dict[str, int]:
+    """The cost of the net, computed once until the next cut."""
+    if state.cost is None:
+        state.cost = cost(state.model, problem.size)
+    return state.cost
 
 
 def log_epoch(
@@ -74,7 +82,7 @@ def log_epoch(
     test = problem.test if epoch == schedule(config).total else problem.quick_test or problem.test
     loss, accuracy = evaluate(state.model, test.images, test.labels, config.temperature)
     row = dict.fromkeys(HISTORY_KEYS) | {"epoch": epoch, **trained}
-    row |= {"test/loss": loss, "test/accuracy": accuracy, **cost(state.model, problem.size)}
+    row |= {"test/loss": loss, "test/accuracy": accuracy, **_cost(state, problem)}
     if flow:
         probe = problem.probe
         model = with_statistics_of(state.model, probe.images)

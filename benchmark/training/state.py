@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from benchmark.config import RunConfig, stream_seed
-from benchmark.models import Net, build
+from benchmark.models import Net, build, layout
 from benchmark.pruning import Shrunk
 from benchmark.training.step import Step, make_optimizer
 
@@ -27,8 +27,11 @@ class State:
     cuts: list[dict] = field(default_factory=list)
     """The rows of all cuts so far."""
     ranked: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    """{measure: {conv name: scores [filters]}} of a cut until the next epoch is trained. It is not
-    saved, because a run that is stopped in between makes the cut again."""
+    """{measure: {conv name: scores [filters]}} of a cut until the next epoch is trained."""
+    eager: str = ""
+    """Why steps on a GPU were taken eagerly, if some were (see `ReplayedStep`)."""
+    cost: dict[str, int] | None = None
+    """The cost of `model`, once it is known; not saved."""
     step: Step | None = None
     """The step of the epochs since the last cut; not saved."""
 
@@ -41,7 +44,7 @@ class State:
 def fresh(config: RunConfig, num_classes: int, device: torch.device) -> State:
     """The state before training, with initial weights that depend on (arch, width, data set, seed)
     alone."""
-    model = prepared(initial_net(config, num_classes), device)
+    model = prepared(initial_net(config, num_classes), device, config.precision)
     origin = {name: torch.arange(filters) for name, filters in model.plan.items()}
     return State(model, make_optimizer(model, config), origin)
 
@@ -77,9 +80,9 @@ def initial_weights(config: RunConfig, state: State) -> dict[str, torch.Tensor]:
     return weights
 
 
-def prepared(model: Net, device: torch.device) -> Net:
-    """The net on its device, channels last in memory."""
-    return model.to(device).to(memory_format=torch.channels_last)
+def prepared(model: Net, device: torch.device, precision: str = "float32") -> Net:
+    """The net on its device, in the layout that is fast there."""
+    return model.to(device).to(memory_format=layout(model, device, precision))
 
 
 def carry_momentum(state: State, shrunk: Shrunk, optimizer: torch.optim.Optimizer) -> None:

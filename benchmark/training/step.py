@@ -10,12 +10,13 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from benchmark.config import RunConfig
-from benchmark.errors import one_line
+from benchmark.errors import is_out_of_memory, one_line
 
 EAGER = 3
 """Number of eager steps before one is captured; they allocate the memory that a step needs."""
@@ -49,6 +50,9 @@ def make_optimizer(model: torch.nn.Module, config: RunConfig) -> SGD:
 class Step:
     """Forward pass, loss, backward pass and update of one batch, in place."""
 
+    refused = ""
+    """Why CUDA refused to capture the step (empty: it did not)."""
+
     def __init__(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig
     ) -> None:
@@ -76,8 +80,8 @@ class ReplayedStep(Step):
     """A step on a GPU that is captured after a few eager steps, and again when the learning rate
     changes.
 
-    Batches that are not of `batch_size` are trained on eagerly. If CUDA cannot capture a step, all
-    batches are, after a warning.
+    Batches that are not of `batch_size` are trained on eagerly. If CUDA refuses to capture a step,
+    all batches are, after a warning, and the record says so. A GPU that is full raises.
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class ReplayedStep(Step):
             self.lr, self.replay, self.eager = lr, None, EAGER
         if self.eager:
             self.eager -= 1
-            on_the_side(lambda: eager_step(x, y))
+            on_the_side(lambda: eager_step(x, y), x.device)
             return
         if self.replay is None:
             self.x, self.y = torch.empty_like(x), torch.empty_like(y)
@@ -112,30 +116,48 @@ class ReplayedStep(Step):
             Step.__call__(self, self.x, self.y)
 
         try:
-            return captured(step)
+            return captured(step, side_stream(self.x.device))
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self.refused = one_line(error)
             what = f"a training step of {self.config.arch}"
-            warnings.warn(f"CUDA cannot capture {what}: {one_line(error)}", stacklevel=4)
+            warnings.warn(f"CUDA cannot capture {what}: {self.refused}", stacklevel=4)
             return step
 
 
-def on_the_side(step: Callable[[], None]) -> None:
-    """Run a step on another stream, as a capture does, so that both find the same memory."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a device for warming up and capturing: memory and workspaces are kept per
+    stream."""
+    return torch.cuda.Stream(device)
+
+
+def on_the_side(step: Callable[[], None], device: torch.device) -> None:
+    """Run a step on the stream on which it will be captured, so that both find the same memory."""
+    stream, here = side_stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(here)
     with torch.cuda.stream(stream):
         step()
-    torch.cuda.current_stream().wait_stream(stream)
+    here.wait_stream(stream)
 
 
-def captured(step: Callable[[], None]) -> Callable[[], None]:
+def captured(step: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
     """Capture a step without computing anything; returns the function that runs its kernels.
 
-    Raises `RuntimeError` if CUDA cannot capture it.
+    Raises `RuntimeError` if CUDA cannot capture it, or if nothing was captured (torch only warns
+    then, and a replay would train nothing).
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*CUDA Graph is empty", category=UserWarning)
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                step()
+        except UserWarning as empty:
+            raise AssertionError(
+                "the step was captured on another device than it runs on"
+            ) from empty
     return graph.replay
 
 

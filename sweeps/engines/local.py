@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 from benchmark.config import RunConfig
 from benchmark.options import Options
 from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
-from sweeps.engines.worker import Epoch, Event, Ready, work
+from sweeps.engines.worker import Epoch, Event, Failed, Leaving, Ready, work
 from sweeps.placement import placement
 
 START_SECONDS = 120.0
@@ -21,7 +21,8 @@ class LocalEngine:
     """`workers` processes (0: `per_gpu` on each GPU, or one per core if there is none).
 
     `per_gpu` 0 means as many as fit. A worker that dies, or finishes no epoch within `epoch_limit`
-    seconds (0: no limit), is replaced.
+    seconds (0: no limit), is replaced. A worker that runs out of memory is not, while another one
+    is left on its device.
     """
 
     ahead = 0
@@ -55,10 +56,20 @@ class LocalEngine:
         busy = {worker.pipe: worker for worker in self.pool if worker.job}
         ready = [busy[pipe] for pipe in wait(list(busy), timeout=TICK_SECONDS)]
         events = [worker.receive() for worker in ready]
+        for worker, event in zip(ready, events, strict=True):
+            if isinstance(event, Failed) and event.memory:
+                self._retire(worker)
         if self.epoch_limit:
             quiet = [worker for worker in busy.values() if worker not in ready]
             events += [w.give_up(self.epoch_limit) for w in quiet if w.silent(self.epoch_limit)]
         return [event for event in events if not isinstance(event, Ready)]
+
+    def _retire(self, worker: Worker) -> None:
+        """End a worker whose device is too small for all of them."""
+        device = worker.options.device
+        if sum(other.options.device == device for other in self.pool) > 1:
+            self.pool.remove(worker)
+            worker.kill()
 
     def stop(self) -> None:
         """Stop the workers; those that do not stop in time are killed."""
@@ -81,7 +92,7 @@ class Worker:
         self.process.start()
         theirs.close()
         self.job: Job | None = None
-        self.ready = False
+        self.ready = self.leaving = False
         self.heard = time.monotonic()
 
     def give(self, job: Job) -> None:
@@ -101,8 +112,13 @@ class Worker:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             memory = ", probably out of memory" if status == -9 else ""
             return self._failed(f"the worker died ({how}{memory})")
+        if isinstance(event, Leaving):
+            self.leaving = True
+            return Ready()
         if not isinstance(event, (Epoch, Ready)):
             self.job = None
+            if self.leaving:
+                self.process.join()
         return event
 
     def silent(self, limit: float) -> bool:

@@ -86,7 +86,9 @@ class RayEngine:
             device="cuda" if gpu else "cpu",
         )
         self.unit, self.amount = ("GPU", 1 / (per_gpu or 1)) if gpu else ("CPU", options.threads)
-        need = {"num_gpus": self.amount, "num_cpus": 0} if gpu else {"num_cpus": self.amount}
+        # one process per run on a GPU: CUDA may fail for good, and its memory is given back
+        of_gpu = {"num_gpus": self.amount, "num_cpus": 0, "max_calls": 1}
+        need = of_gpu if gpu else {"num_cpus": self.amount}
         self.remote = ray.remote(num_returns=2, max_retries=0, **need)(_execute)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.told = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})

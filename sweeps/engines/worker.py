@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 from benchmark.cli import UNWRITABLE
 from benchmark.config import RunConfig
-from benchmark.errors import ShortageError, UserError
+from benchmark.errors import ShortageError, UserError, is_out_of_memory
 from benchmark.locks import BusyError
 from benchmark.options import Options
 from benchmark.record import Record
@@ -45,6 +46,8 @@ class Failed:
     error: str
     again: bool
     """Whether another attempt may succeed."""
+    memory: bool = False
+    """Whether memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class Ready:
     """The process has imported what runs need, and waits for the first one."""
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """The process ends after the next event, because its GPU does not work any more."""
+
+
 GONE = BrokenPipeError, ConnectionResetError
 """Raised by a pipe whose other end is closed (the second: while events in it were unread)."""
 Event = Epoch | Done | Failed | Waits | Unwritable
@@ -84,9 +92,32 @@ def work(pipe: Connection, options: Options) -> None:
     try:
         pipe.send(Ready())
         while True:
-            pipe.send(attempt(pipe.recv(), options, pipe.send))
+            event = attempt(pipe.recv(), options, pipe.send)
+            usable = gpu_works()
+            if not usable:
+                pipe.send(Leaving())
+            pipe.send(event)
+            if not usable:
+                os._exit(1)  # CUDA's own clean-up would fail
     except (EOFError, *GONE):  # the driver has died, or is about to send SIGTERM
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def gpu_works() -> bool:
+    """Give back the memory that a run took on the GPU; whether the process can still use it.
+
+    After some errors (an illegal memory access, say) all later calls of CUDA in a process fail.
+    """
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return True
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _stop(*_: object) -> NoReturn:
@@ -117,4 +148,4 @@ def attempt(config: RunConfig, options: Options, tell: Callable[[Epoch], None]) 
             record.start(config)
         record.fail(message, traceback.format_exc())
         again = isinstance(error, ShortageError) or not isinstance(error, UserError)
-        return Failed(config.run_id, message, again)
+        return Failed(config.run_id, message, again, is_out_of_memory(error))

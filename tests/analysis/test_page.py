@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from analysis import compare
 from analysis.claims import CLAIMS
@@ -17,6 +16,9 @@ from analysis.settings import named
 from analysis.stats import mean_interval
 from tests.support import simulate
 from tests.support.simulate import World
+
+pytest.importorskip("playwright")  # on a machine for `pytest -m gpu` alone
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (

@@ -31,7 +31,8 @@ def undisturbed(tmp_path_factory):
     """What the run comes to, and its operations on files."""
     from benchmark.options import Options
 
-    there = Options(runs=tmp_path_factory.mktemp("undisturbed"), wandb="disabled", device="cpu")
+    runs = tmp_path_factory.mktemp("undisturbed")
+    there = Options(runs=runs, wandb="disabled", device="cpu", checkpoint_seconds=0)
     disk = Disk()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "os", disk)
@@ -97,6 +98,20 @@ def test_a_crash_at_some_operations(fate, undisturbed, options, monkeypatch):
 @pytest.mark.parametrize("fate", FATES)
 def test_a_crash_at_every_operation(fate, undisturbed, options, monkeypatch):
     check(range(len(undisturbed[1])), fate, undisturbed, options, monkeypatch)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_crash_between_rare_checkpoints(fate, undisturbed, options, monkeypatch):
+    """Checkpoints are written beside training here, after cuts alone."""
+    rare = dataclasses.replace(options, runs=options.runs / "rare", checkpoint_seconds=3600)
+    disk = Disk()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "os", disk)
+        run(CONFIG, rare)
+    assert science(CONFIG, rare) == undisturbed[0]
+    assert len(disk.log) < len(undisturbed[1])
+    start = list(FATES).index(fate)
+    check(range(start, len(disk.log), 19), fate, (undisturbed[0], disk.log), rare, monkeypatch)
 
 
 @pytest.mark.parametrize("fate", FATES)

@@ -483,6 +483,22 @@ def test_crops_and_flips_are_those_of_the_padded_image():
     assert 3 < flips < 17
 
 
+def test_an_epoch_has_the_numbers_of_indices_drawn_in_full():
+    """The draws are those of flowprune 0.1, which sent rows and columns of all images."""
+    images, labels = torch.from_numpy(pixels(10)), torch.arange(10)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(5))
+    draw = torch.Generator().manual_seed(6)
+    top, left = (torch.randint(0, 9, (10, 1), generator=draw) for _ in range(2))
+    flip = torch.rand(10, 1, generator=draw) < 0.5
+    rows = top + torch.arange(32)
+    columns = left + torch.where(flip, torch.arange(31, -1, -1), torch.arange(32))
+    padded = torch.nn.functional.pad(images[order], (0, 0, 4, 4, 4, 4))
+    expected = padded[torch.arange(10)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    batches = list(epoch_batches(images, labels, batch_size=4, order_seed=5, augment_seed=6))
+    assert torch.equal(torch.cat([x for x, _ in batches]), normalise(expected))
+    assert torch.equal(torch.cat([y for _, y in batches]), labels[order])
+
+
 def test_order_and_augmentation_follow_their_own_seeds():
     images, labels = torch.from_numpy(pixels(20)), torch.arange(20)
     a, b, c = (

@@ -15,6 +15,7 @@ from benchmark.run import run
 from benchmark.training import epoch as train
 from benchmark.training import step as steps
 from sweeps.placement import memory
+from tests.benchmark.test_run import science
 from tests.conftest import tiny_images, tiny_net, tiny_run
 
 pytestmark = [
@@ -60,17 +61,25 @@ def test_masked_equals_compact(arch):
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_a_run_comes_to_its_end_and_is_the_same_again(options, tmp_path, precision):
-    config, summaries = (
-        tiny_run(measure="grasp", prune_epoch=1, rounds=2, epochs=4, precision=precision),
-        [],
+def test_a_run_has_the_same_bits_again_and_when_it_is_resumed(options, tmp_path, precision):
+    config = tiny_run(
+        measure="grasp", prune_epoch=1, rounds=2, epochs=5, precision=precision, train_limit=200
     )
-    for name in ("one", "other"):
+
+    def stop(progress):
+        if progress.row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    histories = []
+    for name in ("one", "other", "resumed"):
         there = dataclasses.replace(options, device="cuda", runs=tmp_path / name)
-        summaries.append(run(config, there))
-        assert Record(there.runs / config.run_id).finished
-    assert summaries[0]["outcome"] == "finished"
-    assert summaries[0]["train/loss"] == pytest.approx(summaries[1]["train/loss"], rel=1e-3)
+        if name == "resumed":
+            with pytest.raises(KeyboardInterrupt):
+                run(config, there, stop)
+        summary = run(config, there)
+        assert (summary["outcome"], summary["eager"]) == ("finished", "")
+        histories.append(science(config, there))
+    assert histories[0] == histories[1] == histories[2]
 
 
 @pytest.mark.parametrize("arch", ARCHES)

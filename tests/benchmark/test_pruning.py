@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, relu
 
 from benchmark import registry
+from benchmark.config import PRECISIONS
 from benchmark.cost import cost
+from benchmark.data._batches import normalise
 from benchmark.errors import UserError
 from benchmark.measures import score
-from benchmark.models import Conv, Net, build
+from benchmark.models import Conv, Net, build, layout, multiple
 from benchmark.pruning import compact, masked, select, shrink
 from benchmark.schedule import kept_fraction
-from tests.conftest import tiny_net
+from tests.conftest import tiny_images, tiny_net
 
 ARCHES = registry.names("models")
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}  # float64
@@ -217,3 +219,38 @@ def test_keeps_that_do_not_fit_are_refused():
         masked(net, keep | {"layers.0.conv1": ~keep["conv1"]})
     with pytest.raises(UserError, match="at least one live filter"):
         masked(net, keep | {"layers.12.conv2": torch.zeros(128, dtype=torch.bool)})
+
+
+@pytest.mark.parametrize("arch", ["vgg13", "mobilenet_v1", "resnet20"])
+def test_padded_widths_change_neither_the_net_nor_its_cost(arch):
+    """Padding is of masked filters: zero in all steps of SGD, and never counted."""
+    net = tiny_net(arch, dtype=torch.float64)
+    images, labels = tiny_images(8)
+    x = normalise(images, torch.float64)
+    keep = select(net, score(net, "loss", images, labels), 0.6)
+    nets = [shrink(net, keep, multiple=multiple).net.train() for multiple in (1, 8)]
+    assert all(width % 8 == 0 or width < 8 for width in nets[1].plan.values())
+    assert nets[0].plan != nets[1].plan
+    optimizers = [torch.optim.SGD(n.parameters(), 0.1, 0.9, weight_decay=1e-2) for n in nets]
+    for _ in range(3):
+        outputs = []
+        for one, optimizer in zip(nets, optimizers, strict=True):
+            optimizer.zero_grad()
+            outputs.append(one(x))
+            torch.nn.functional.cross_entropy(outputs[-1], labels).backward()
+            optimizer.step()
+        torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
+    assert cost(nets[0]) == cost(nets[1])
+    for name, mask in nets[1].masks().items():
+        assert all(not parameter[~mask].any() for parameter in nets[1].filter_parameters(name))
+
+
+def test_layouts_and_widths_are_those_of_the_device():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    mobile, vgg = tiny_net("mobilenet_v1"), tiny_net("vgg13")
+    last, whole = torch.channels_last, torch.contiguous_format
+    assert [layout(mobile, cpu, p) for p in PRECISIONS] == [last] * 3
+    assert [layout(vgg, gpu, p) for p in PRECISIONS] == [last] * 3
+    assert [layout(mobile, gpu, p) for p in PRECISIONS] == [whole, whole, last]
+    assert [multiple(gpu, p) for p in PRECISIONS] == [1, 8, 8]
+    assert multiple(cpu, "bf16") == 1

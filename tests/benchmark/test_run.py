@@ -288,8 +288,8 @@ def test_a_cut_that_empties_a_layer_ends_the_run_as_collapsed(options, monkeypat
 def test_a_cut_behind_which_nothing_gets_a_gradient_ends_the_run_as_collapsed(options, monkeypatch):
     shrink = cut_module.shrink
 
-    def dead(net, keep):
-        shrunk = shrink(net, keep)
+    def dead(net, keep, **how):
+        shrunk = shrink(net, keep, **how)
         torch.nn.init.zeros_(shrunk.net.get_submodule(shrunk.net.head).weight)
         return shrunk
 

@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 import pytest
@@ -7,7 +8,7 @@ from benchmark.errors import UserError
 from benchmark.training import checkpoint as checkpoints
 from benchmark.training import state as states
 from benchmark.training.cut import make_cut
-from benchmark.training.epoch import train_epoch
+from benchmark.training.epoch import advance, train_epoch
 from benchmark.training.problem import make_problem
 from benchmark.training.state import carry_momentum, initial_weights
 from benchmark.training.step import make_optimizer
@@ -46,6 +47,54 @@ def test_checkpoint_round_trip(tmp_path):
     )
     assert loaded.model.original == state.model.original
     assert loaded.cuts == state.cuts
+
+
+def test_copies_are_written_when_due_and_the_last_one_when_interrupted(tmp_path):
+    config, _, state = trained(tmp_path)
+    state.history = [{"epoch": 0}]
+    written, file = [], tmp_path / "state.pt"
+
+    def keep(due=False):
+        epoch = state.epoch
+        kept.keep(state, file, due=due, then=lambda: written.append(epoch))
+        state.history.append({"epoch": len(state.history)})
+        next(state.model.parameters()).data += 1
+
+    with checkpoints.Checkpoints(config, DATA, 3600) as kept:
+        keep()
+        keep(due=True)
+        kept.wait()
+        keep()
+    assert written == [1]
+    weight = next(state.model.parameters()).detach().clone()
+    kept = checkpoints.Checkpoints(config, DATA, 3600)
+    with contextlib.suppress(KeyboardInterrupt), kept:
+        keep()
+        raise KeyboardInterrupt
+    assert written == [1, 3]
+    loaded = checkpoints.load(file, config, CPU, DATA)
+    assert loaded.epoch == 3
+    assert torch.equal(next(loaded.model.parameters()), weight)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path):
+    config, _, state = trained(tmp_path)
+    nowhere = tmp_path / "nowhere" / "state.pt"
+    kept = checkpoints.Checkpoints(config, DATA, 3600)
+    with pytest.raises(FileNotFoundError), kept:
+        kept.keep(state, nowhere, due=True)
+
+
+def test_a_cut_is_not_made_again_after_its_checkpoint(tmp_path):
+    config, problem, state = trained(tmp_path, measure="loss", rounds=1)
+    state.history = [{"epoch": 0}, {"epoch": 1}]
+    make_cut(state, problem, config, tmp_path / "scores.npz", score_every=True)
+    checkpoints.save(tmp_path / "state.pt", state, config, DATA)
+    loaded = checkpoints.load(tmp_path / "state.pt", config, CPU, DATA)
+    rows = [advance(s, problem, config, 0.1, flow_every=1) for s in (state, loaded)]
+    timeless = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+    assert timeless[0] == timeless[1]
+    assert timeless[0]["moved/loss"] is not None
 
 
 def test_initial_weights_follow_the_filters_through_cuts(tmp_path):
@@ -130,7 +179,7 @@ def test_a_corrupt_checkpoint_is_set_aside(checkpoint, damage):
 def test_a_full_gpu_says_nothing_of_a_checkpoint(checkpoint, monkeypatch):
     config, path = checkpoint
 
-    def full(model, device):
+    def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(checkpoints, "prepared", full)
@@ -151,7 +200,7 @@ def test_a_checkpoint_of_a_newer_version_is_left_alone(checkpoint):
     config, path = checkpoint
     torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
     with pytest.raises(
-        UserError, match="has format 99, this version reads up to 2: update flowprune"
+        UserError, match="has format 99, this version reads up to 3: update flowprune"
     ):
         checkpoints.load(path, config, CPU, DATA)
     assert path.exists()

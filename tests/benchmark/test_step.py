@@ -1,5 +1,9 @@
 """Replayed steps around a capture that only runs the step again; `test_gpu` has the real one."""
 
+import contextlib
+import dataclasses
+import warnings
+
 import pytest
 import torch
 
@@ -20,11 +24,11 @@ class Log:
     def __init__(self) -> None:
         self.aside = self.captured = self.replayed = 0
 
-    def on_the_side(self, step):
+    def on_the_side(self, step, device):
         self.aside += 1
         step()
 
-    def capture(self, step):
+    def capture(self, step, stream):
         self.captured += 1
 
         def replay():
@@ -40,6 +44,7 @@ def log(monkeypatch):
     monkeypatch.setattr(train, "step_kind", lambda device: ReplayedStep)
     monkeypatch.setattr(steps, "on_the_side", log.on_the_side)
     monkeypatch.setattr(steps, "captured", log.capture)
+    monkeypatch.setattr(steps, "side_stream", lambda device: None)
     return log
 
 
@@ -72,7 +77,7 @@ def test_a_run_of_replayed_steps_has_the_numbers_of_eager_ones(options, log, mon
 
 @pytest.mark.slow
 def test_what_cannot_be_captured_is_trained_eagerly_and_said(options, log, monkeypatch):
-    def refuse(step):
+    def refuse(step, stream):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
     wanted = history(options, "replayed")
@@ -82,6 +87,81 @@ def test_what_cannot_be_captured_is_trained_eagerly_and_said(options, log, monke
         match="CUDA cannot capture a training step of vgg13: operation not permitted when",
     ):
         assert history(options, "refused") == wanted
+    summaries = [
+        Record(options.runs / name / CONFIG.run_id).summary() for name in ("replayed", "refused")
+    ]
+    assert summaries[0]["eager"] == ""
+    assert summaries[1]["eager"] == "operation not permitted when stream is capturing"
+
+
+def test_a_gpu_that_is_full_is_no_step_that_cannot_be_captured(options, log, monkeypatch):
+    def full(step, stream):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(steps, "captured", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        history(options, "full")
+
+
+class Cuda:
+    """Streams, and graphs that capture what runs on the stream of the device that they are on."""
+
+    def __init__(self, empty=False):
+        self.empty, self.streams, self.captured_on, self.waited = empty, [], [], []
+
+    def Stream(self, device=None):  # noqa: N802
+        self.streams.append(device)
+        return self.Wait(self, device)
+
+    @dataclasses.dataclass
+    class Wait:
+        cuda: object
+        device: object
+
+        def wait_stream(self, other):
+            self.cuda.waited.append((self.device, other.device))
+
+    def current_stream(self, device):
+        return self.Wait(self, ("current", device))
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        yield
+
+    class CUDAGraph:
+        def replay(self):
+            return None
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream):
+        self.captured_on.append(stream.device)
+        yield
+        if self.empty:
+            warnings.warn(
+                "The CUDA Graph is empty. This usually means that the graph was attempted to be "
+                "captured on wrong device or stream.",
+                stacklevel=2,
+            )
+
+
+def test_each_device_has_one_stream_for_warming_up_and_capturing(monkeypatch):
+    cuda = Cuda()
+    monkeypatch.setattr(steps.torch, "cuda", cuda)
+    steps.side_stream.cache_clear()
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    for device in (first, second, first):
+        steps.on_the_side(lambda: None, device)
+        steps.captured(lambda: None, steps.side_stream(device))
+    assert cuda.streams == [first, second]
+    assert cuda.captured_on == [first, second, first]
+    assert (first, ("current", first)) in cuda.waited
+    steps.side_stream.cache_clear()
+
+
+def test_an_empty_graph_is_an_error(monkeypatch):
+    monkeypatch.setattr(steps.torch, "cuda", Cuda(empty=True))
+    with pytest.raises(AssertionError, match="another device"):
+        steps.captured(lambda: None, Cuda().Stream(torch.device("cuda:1")))
 
 
 def test_steps_are_replayed_on_a_gpu_alone():

@@ -20,6 +20,7 @@ from benchmark.run import run
 from sweeps.grid import load
 from tests.benchmark.test_run import record_of, science
 from tests.conftest import tiny_run
+from tests.sweeps.test_sweeps import FLAGS
 
 KILLS = 20
 RUNS = {
@@ -100,7 +101,7 @@ class Driver:
         self.log = runs.with_suffix(".log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*line, "--wandb", "disabled", "--device", "cpu", "--threads", "1"],
+                [*line, *FLAGS],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 

@@ -121,3 +121,22 @@ def test_help_imports_nothing_heavy(line):
     )
     assert "usage:" in result.stdout
     assert result.stdout.splitlines()[-1] == "heavy:"
+
+
+BLOCK = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"wandb", "playwright", "ray", "wandb_workspaces"}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Missing())
+import pytest
+sys.exit(pytest.main(["-m", "gpu", "-q", "--collect-only", "-n", "0", "-p", "no:cacheprovider"]))
+"""
+
+
+@pytest.mark.slow
+def test_the_tests_of_a_gpu_need_neither_wandb_nor_a_browser():
+    done = subprocess.run([sys.executable, "-c", BLOCK], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    assert "test_gpu" in done.stdout

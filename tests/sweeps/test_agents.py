@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-import wandb
 import yaml
 
 from analysis.claims import judge_all
@@ -35,6 +34,7 @@ TINY = {
     "score_samples": {"value": 60},
     "probe_samples": {"value": 30},
     "score_all": {"value": False},
+    "checkpoint_seconds": {"value": 0},
 }
 
 pytestmark = pytest.mark.cluster
@@ -160,6 +160,8 @@ def test_agents_finish_a_grid_though_two_of_them_are_killed(server, place):
     lost = wait_for(in_the_middle, [first])
     first.kill(first.child(lost))
     lost.state = "crashed"  # as W&B finds out after minutes without a sign of life
+    import wandb
+
     wandb.Api().run(f"{lost.entity}/{lost.project}/{lost.name}").delete()
 
     second, third = Agent(place, grid), Agent(place, grid)

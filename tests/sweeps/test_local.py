@@ -9,13 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
+from benchmark.options import Options
 from benchmark.record import Record
 from sweeps.engines import local
-from sweeps.engines.worker import Ready, work
+from sweeps.engines import worker as worker_module
+from sweeps.engines.jobs import Job
+from sweeps.engines.worker import Failed, Leaving, Ready, work
 from sweeps.grid import load
 from tests.conftest import tiny_run
 from tests.support.commands import command
@@ -159,7 +165,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, grid, program):
     assert full.returncode == 2, full.stderr
     assert full.stderr.count("\n") == 1
     assert "File too large" in full.stderr
-    assert len(Record(runs / config.run_id).history()) == 2
+    assert len(Record(runs / config.run_id).history()) == 1
     assert command(*line).returncode == 0
     assert not list((runs / config.run_id).glob(".*"))
 
@@ -199,3 +205,72 @@ def test_a_driver_that_is_gone_ends_the_worker_also_with_events_unread(options):
     ours.close()
     process.join(60)
     assert process.exitcode == 0
+
+
+def pool(devices):
+    """An engine whose workers are pipes: (engine, the other ends)."""
+    engine, ends = object.__new__(local.LocalEngine), []
+    engine.epoch_limit, engine.pool = 0, []
+    for device in devices:
+        worker = object.__new__(local.Worker)
+        worker.options, worker.leaving = Options(device=device), False
+        worker.pipe, theirs = multiprocessing.Pipe()
+        worker.job, worker.heard = Job(tiny_run()), time.monotonic()
+        worker.process = SimpleNamespace(kill=lambda: None, join=lambda timeout=None: None)
+        engine.pool.append(worker)
+        ends.append(theirs)
+    return engine, ends
+
+
+def test_a_worker_without_memory_is_taken_off_its_device_but_not_the_last_one():
+    engine, ends = pool(["cuda:0", "cuda:0", "cuda:1"])
+    full = Failed(tiny_run().run_id, "CUDA out of memory", again=True, memory=True)
+    for end, slots in zip(ends, (2, 2, 2), strict=True):
+        end.send(full)
+        assert engine.events() == [full]
+        assert engine.slots() == slots
+    ordinary = replace(full, memory=False)
+    engine, ends = pool(["cuda:0", "cuda:0"])
+    ends[0].send(ordinary)
+    assert engine.events() == [ordinary]
+    assert engine.slots() == 2
+
+
+def test_a_worker_whose_gpu_fails_for_good_ends_after_its_event(options, monkeypatch, tmp_path):
+    """CUDA's calls fail in such a process: the driver starts another one for the next run."""
+    ended, sent = [], []
+    pipe = SimpleNamespace(send=sent.append, recv=iter(["a run"]).__next__)
+    monkeypatch.setattr(worker_module, "attempt", lambda *_: Failed("id", "illegal access", True))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    def poisoned():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def leave(status):
+        ended.append(status)
+        raise EOFError
+
+    monkeypatch.setattr(torch.cuda, "synchronize", poisoned)
+    monkeypatch.setattr(worker_module.os, "_exit", leave)
+    monkeypatch.setattr(worker_module.signal, "signal", lambda *_: None)
+    work(pipe, options)
+    assert [type(event) for event in sent] == [Ready, Leaving, Failed]
+    assert ended == [1]
+    engine, (end, *_) = pool(["cuda:0"])
+    joined = []
+    engine.pool[0].process.join = lambda timeout=None: joined.append(1)
+    end.send(Leaving())
+    end.send(sent[-1])
+    assert engine.events() == []
+    assert engine.events() == [sent[-1]]
+    assert joined == [1]
+
+
+def test_memory_is_given_back_after_each_run(monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: called.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("empty_cache"))
+    assert worker_module.gpu_works()
+    assert called == ["synchronize", "empty_cache"]

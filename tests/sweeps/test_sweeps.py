@@ -19,14 +19,10 @@ from tests.support.simulate import World, simulate
 
 SWEEPS = Path(grids.__file__).parent
 TINY = {
-    "width": {"value": 0.0625},
-    "epochs": {"value": 2},
-    "train_limit": {"value": 60},
-    "score_samples": {"value": 20},
-    "probe_samples": {"value": 20},
-    "ratio": {"value": 0.5},
-}
-FLAGS = ["--wandb", "disabled", "--device", "cpu", "--threads", "1"]
+    "width": {"value": 0.0625}, "epochs": {"value": 2}, "train_limit": {"value": 60},
+    "score_samples": {"value": 20}, "probe_samples": {"value": 20}, "ratio": {"value": 0.5},
+}  # fmt: skip
+FLAGS = ["--wandb", "disabled", "--device", "cpu", "--threads", "1", "--checkpoint-seconds", "0"]
 
 
 def write(path, **parameters):
