@@ -23,10 +23,12 @@ are never mixed."""
 
 CUT_FIELDS = (
     "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum",
-    "score_samples", "score_bn",
+    "score_samples", "score_bn", "budget", "allocation", "grouping",
 )  # fmt: skip
 """Fields that only a cut reads: they do not matter to a run without cuts."""
 
+EXACT_FIELDS = ("budget", "allocation", "grouping")
+"""Fields of the rules `exact`."""
 MOST = 2**31 - 1
 """The largest whole number of a field that has no entry in `LARGEST`."""
 MOST_BYTES = 4096
@@ -44,6 +46,9 @@ CHOICES = {
     "cut_momentum": ("reset", "carry"),
     "precision": PRECISIONS,
     "score_bn": STATISTICS,
+    "budget": ("filters", "params", "macs"),
+    "allocation": ("global", "uniform", "magnitude"),
+    "grouping": ("filter", "stream"),
 }
 LEAST = {
     **dict.fromkeys(("rounds", "epochs", "batch_size", "score_samples", "probe_samples"), 1),
@@ -67,7 +72,16 @@ class RunConfig:
     width: float = 1.0
     """Factor on the number of filters of every layer (at least 8 stay)."""
     ratio: float = 0.75
-    """Fraction of the prunable filters that all cuts together remove, between 0 and 1."""
+    """Fraction of `budget` that all cuts together remove, between 0 and 1."""
+    budget: str = "filters"
+    """What `ratio` is a share of: filters (of the prunable layers), params or macs of the dense
+    net."""
+    allocation: str = "global"
+    """How much each layer keeps: global (one ranking), uniform (the same share), or magnitude (as
+    much as `magnitude` would keep; inside a layer the measure decides)."""
+    grouping: str = "filter"
+    """What is removed at once: a filter, or a channel of a residual stream with all filters that
+    write it (stream)."""
     prune_epoch: int | str = 0
     """Epochs of dense training before the first cut (0: at initialisation), or `trained`: all of
     them, then restart."""
@@ -132,6 +146,7 @@ class RunConfig:
         require(0 < self.ratio < 1, "ratio", self.ratio, "between 0 and 1, both excluded")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         if self.measure != "none":
+            check_rules_of(self.protocol, {name: getattr(self, name) for name in EXACT_FIELDS})
             self._check_timing()
 
     def _check_timing(self) -> None:
@@ -159,10 +174,14 @@ class RunConfig:
         if self.measure == "none":
             return self.dense()
         epoch, retrain = _timing(self)
-        statistics = "running" if self.protocol == "paper" else self.score_bn
-        if (epoch, retrain, statistics) == (self.prune_epoch, self.retrain, self.score_bn):
+        matters = {"prune_epoch": epoch, "retrain": retrain}
+        if self.protocol == "paper":
+            matters["score_bn"] = "running"
+        if self.measure == "magnitude" and self.allocation == "magnitude":
+            matters["allocation"] = "global"
+        if all(getattr(self, name) == value for name, value in matters.items()):
             return self
-        return dataclasses.replace(self, prune_epoch=epoch, retrain=retrain, score_bn=statistics)
+        return dataclasses.replace(self, **matters)
 
     def dense(self) -> RunConfig:
         """The dense control of this run: the same run without cuts."""
@@ -191,8 +210,16 @@ class RunConfig:
     def label(self) -> str:
         """A name for people, such as `loss vgg13 digits p0.75 @2x5 s0`."""
         run = self.canonical()
-        cuts = "" if run.measure == "none" else f" p{run.ratio:g} @{run.prune_epoch}x{run.rounds}"
-        return f"{run.measure} {run.arch} {run.dataset}{cuts} s{run.seed}"
+        if run.measure == "none":
+            return f"none {run.arch} {run.dataset} s{run.seed}"
+        share = f"p{run.ratio:g}" + ("" if run.budget == "filters" else f" of {run.budget}")
+        rules = "".join(
+            f" {getattr(run, name)}"
+            for name in ("allocation", "grouping")
+            if getattr(run, name) != DEFAULTS[name]
+        )
+        cuts = f"{share}{rules} @{run.prune_epoch}x{run.rounds}"
+        return f"{run.measure} {run.arch} {run.dataset} {cuts} s{run.seed}"
 
     def to_dict(self) -> dict[str, object]:
         """The fields as a plain dictionary, in order of declaration."""
@@ -208,6 +235,18 @@ class RunConfig:
 
 
 DEFAULTS: dict[str, object] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+
+
+def check_rules_of(protocol: str, values: dict[str, str]) -> None:
+    """Raise `UserError` if rules of ranking come with `paper`, whose own are given.
+
+    values: {name of a field of `EXACT_FIELDS`: its value}.
+    """
+    for name, value in values.items():
+        default = DEFAULTS[name]
+        require(
+            protocol != "paper" or value == default, f"{name} with protocol=paper", value, default
+        )
 
 
 def stream_seed(stream: str, config: RunConfig, *fields: str, epoch: int = 0) -> int:

@@ -5,51 +5,92 @@ Masked filters are not counted, nor the channels of a stream that no conv writes
 
 from __future__ import annotations
 
-from functools import cache
+from benchmark.models import IMAGE_CHANNELS, Net, output_pixels
 
-import torch
-
-from benchmark.models import Net, build
-from benchmark.pruning.masks import stream_keep
-
-IMAGE_CHANNELS = 3
+BUDGETS = ("filters", "params", "macs")
 NORM_PARAMETERS = 2
 """Of a channel: scale and shift."""
 
 
-def cost(model: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
+class Ledger:
+    """What a net costs while filters are removed one after the other, in whole numbers.
+
+    `left` is {budget: cost}; `live` {conv name: which filters are live}, for convs that are not
+    depthwise (a depthwise conv has the channels of its stream), as lists on the CPU.
+    """
+
+    def __init__(self, net: Net, size: tuple[int, int] = (32, 32)) -> None:
+        masks = net.masks()
+        self.net, self._pixels = net, output_pixels(net.arch, size)
+        self._area = {name: net.get_submodule(name).weight[0, 0].numel() for name in net.convs}
+        self.live = {n: masks[n].tolist() for n, conv in net.convs.items() if not conv.depthwise}
+        self.counts = {name: sum(layer) for name, layer in self.live.items()}
+        self._writers = {
+            stream: [sum(column) for column in zip(*(self.live[w] for w in writers), strict=True)]
+            for stream, writers in net.writers.items()
+        }
+        channels = {stream: sum(map(bool, column)) for stream, column in self._writers.items()}
+        self._channels = channels
+        self._readers: dict[str, list[str]] = {stream: [] for stream in net.writers}
+        for name, conv in net.convs.items():
+            self._readers.setdefault(conv.reads, []).append(name)
+        self.left = whole_cost(net, self.counts, channels, self._area, self._pixels)
+
+    def remove(self, conv: str, index: int) -> None:
+        """Remove one live filter of a conv that is not depthwise."""
+        self.live[conv][index] = False
+        self.counts[conv] -= 1
+        stream = self.net.convs[conv].writes
+        self.left["filters"] -= self.net.convs[conv].prunable
+        inputs = self._channels.get(self.net.convs[conv].reads, IMAGE_CHANNELS)
+        self._subtract(conv, inputs, NORM_PARAMETERS)
+        self._writers[stream][index] -= 1
+        if self._writers[stream][index]:
+            return
+        self._channels[stream] -= 1
+        for name in self._readers[stream]:
+            if self.net.convs[name].depthwise:
+                self._subtract(name, 1, NORM_PARAMETERS)
+            else:
+                self._subtract(name, self.counts[name], 0)
+        if self.net.head_reads == stream:
+            self.left["params"] -= self.net.num_classes
+            self.left["macs"] -= self.net.num_classes
+
+    def _subtract(self, conv: str, kernels: int, norm: int) -> None:
+        weights = kernels * self._area[conv]
+        self.left["params"] -= weights + norm
+        self.left["macs"] -= weights * self._pixels[conv]
+
+
+def whole_cost(
+    net: Net,
+    counts: dict[str, int],
+    channels: dict[str, int],
+    area: dict[str, int],
+    pixels: dict[str, int],
+) -> dict[str, int]:
+    """{budget: cost} of a net with so many filters per conv and channels per stream."""
+    params = macs = net.num_classes * channels[net.head_reads]
+    params += net.num_classes
+    for name, conv in net.convs.items():
+        filters = channels[conv.writes] if conv.depthwise else counts[name]
+        inputs = 1 if conv.depthwise else channels.get(conv.reads, IMAGE_CHANNELS)
+        weights = filters * inputs * area[name]
+        params += weights + NORM_PARAMETERS * filters
+        macs += weights * pixels[name]
+    filters = sum(counts[name] for name, conv in net.convs.items() if conv.prunable)
+    return {"filters": filters, "params": params, "macs": macs}
+
+
+def dense_cost(net: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
+    """{budget: cost} of a net before any cut."""
+    area = {name: net.get_submodule(name).weight[0, 0].numel() for name in net.convs}
+    channels = {stream: net.original[writers[0]] for stream, writers in net.writers.items()}
+    return whole_cost(net, net.original, channels, area, output_pixels(net.arch, size))
+
+
+def cost(net: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
     """`net/filters` (live filters of the prunable layers), `net/params`, and `net/macs` (forward,
     for one image of this height and width)."""
-    masks = model.masks()
-    live = {name: int(mask.sum()) for name, mask in masks.items()}
-    channels = {stream: int(keep.sum()) for stream, keep in stream_keep(model, masks).items()}
-    pixels = output_pixels(model.arch, size)
-    head = model.num_classes * channels[model.head_reads]
-    params, macs = head + model.num_classes, head
-    for name, conv in model.convs.items():
-        inputs = 1 if conv.depthwise else channels.get(conv.reads, IMAGE_CHANNELS)
-        weights = live[name] * inputs * model.get_submodule(name).weight[0, 0].numel()
-        params += weights + NORM_PARAMETERS * live[name]
-        macs += weights * pixels[name]
-    filters = sum(live[name] for name, conv in model.convs.items() if conv.prunable)
-    return {"net/filters": filters, "net/params": params, "net/macs": macs}
-
-
-@cache
-@torch.no_grad()
-def output_pixels(arch: str, size: tuple[int, int]) -> dict[str, int]:
-    """{conv name: pixels of its output for one image of this height and width}, from one forward
-    pass of a narrow net of this architecture.
-
-    Torch's FLOP counter would give the multiply-accumulates, but imports torch's compiler, which
-    takes longer than to import torch.
-    """
-    with torch.random.fork_rng(devices=[]):
-        net = build(arch, width=1e-9).eval()
-    pixels = {}
-    for name in net.convs:
-        net.get_submodule(name).register_forward_hook(
-            lambda _, __, out, name=name: pixels.update({name: out[0, 0].numel()})
-        )
-    net(torch.zeros(1, 3, *size))
-    return pixels
+    return {f"net/{budget}": value for budget, value in Ledger(net, size).left.items()}

@@ -87,6 +87,7 @@ LOOKS = {
     "fisher_bn": Look("#9A7B00", "h", DOTTED),
     "grad_preservation": Look("#2BB38A", "X"),
     "grasp": Look("#00543D", "D", DASHED),
+    "grasp_t1": Look("#6FA83A", "*", DOTTED),
     "oracle": Look("#CC79A7", "d"),
     "random": Look("#8C8C8C", "P", DOTTED),
     "random_layerwise": Look("#BDBDBD", "8", DASH_DOT),

@@ -62,7 +62,7 @@ def _cut(place: str, cut: dict) -> None:
 
 def _summary(place: str, summary: dict) -> None:
     outcome = summary.get("outcome")
-    require(outcome in OUTCOMES, f"{place}: outcome", outcome, " or ".join(OUTCOMES))
+    require(outcome in list(OUTCOMES), f"{place}: outcome", outcome, " or ".join(OUTCOMES))
     kinds = dict.fromkeys(("data", "device", "commit", "processor"), (str, "a text"))
     kinds |= dict.fromkeys(("versions", "plan"), (dict, "an object"))
     for key, (kind, words) in kinds.items():

@@ -6,16 +6,26 @@ A file declares `CONVS` (the table of convs and streams) and `build(plan, num_cl
 from __future__ import annotations
 
 import pickle
+from functools import cache
 from pathlib import Path
+
+import torch
 
 from benchmark import registry
 from benchmark.errors import UserError, one_line, require
 from benchmark.models._layout import layout, multiple
-from benchmark.models._net import BatchNorm2d, Conv, Net, check_entries, scaled
+from benchmark.models._net import (
+    IMAGE_CHANNELS,
+    BatchNorm2d,
+    Conv,
+    Net,
+    check_entries,
+    scaled,
+)
 
 __all__ = [
-    "BatchNorm2d", "Conv", "Net", "build", "check_entries", "default_plan", "layout",
-    "load_authors", "multiple",
+    "IMAGE_CHANNELS", "BatchNorm2d", "Conv", "Net", "build", "check_entries", "default_plan",
+    "layout", "load_authors", "multiple", "output_pixels",
 ]  # fmt: skip
 
 
@@ -40,6 +50,26 @@ def build(
     return net
 
 
+@cache
+@torch.no_grad()
+def output_pixels(arch: str, size: tuple[int, int]) -> dict[str, int]:
+    """{conv name: pixels of its output for one image of this height and width}, from one forward
+    pass of a narrow net of this architecture.
+
+    Torch's FLOP counter would give the multiply-accumulates, but imports torch's compiler, which
+    takes longer than to import torch.
+    """
+    with torch.random.fork_rng(devices=[]):
+        net = build(arch, width=1e-9).eval()
+    pixels = {}
+    for name in net.convs:
+        net.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: pixels.update({name: out[0, 0].numel()})
+        )
+    net(torch.zeros(1, IMAGE_CHANNELS, *size))
+    return pixels
+
+
 def load_authors(arch: str, path: Path) -> Net:
     """A net from a checkpoint of the authors' code: {"net": state dict, ...}, keys with or without
     `module.`.
@@ -48,8 +78,6 @@ def load_authors(arch: str, path: Path) -> Net:
     load too; the zero rows that the authors leave in a pruned ResNet stay, as zeros. Raises
     `UserError` for a file that does not fit.
     """
-    import torch
-
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:

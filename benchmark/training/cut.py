@@ -59,8 +59,10 @@ def make_cut(
     if not all(layer[live[name]].isfinite().all() for name, layer in own.items()):
         raise CutError(DIVERGED)
     keep = select(
-        model, own, config.ratio, round=round, rounds=config.rounds, protocol=config.protocol
-    )
+        model, own, config.ratio, round=round, rounds=config.rounds, protocol=config.protocol,
+        budget=config.budget, allocation=config.allocation, grouping=config.grouping,
+        image_size=problem.size,
+    )  # fmt: skip
     if not all((mask & live[name]).any() for name, mask in keep.items()):
         raise CutError(COLLAPSED)
     _write_scores(scores_file, scores)

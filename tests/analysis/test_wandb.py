@@ -334,6 +334,7 @@ ODD_VALUES = [
     ("summary", "epoch", "four", "epoch must be a whole number"),
     ("summary", "seconds", "long", "seconds"),
     ("summary", "outcome", "splendid", "outcome must be finished"),
+    ("summary", "outcome", ["finished"], "outcome must be finished"),
     ("summary", "device", 5, "device must be a text"),
     ("row", "epoch", 1e30, "epoch must be a whole number"),
     ("row", "epoch", "NaN", "epoch must be a whole number"),

@@ -25,7 +25,8 @@ def test_every_field_changes_the_identity():
         "protocol": "paper", "cut_momentum": "carry", "epochs": 80, "batch_size": 64, "lr": 0.05,
         "momentum": 0.8, "weight_decay": 0.0, "temperature": 1.0, "score_samples": 100,
         "probe_samples": 100, "precision": "bf16", "train_limit": 500, "seed": 1,
-        "score_bn": "running", "test_limit": 100,
+        "score_bn": "running", "test_limit": 100, "budget": "macs", "allocation": "uniform",
+        "grouping": "stream",
     }  # fmt: skip
     assert set(other) == set(DEFAULTS)
     base = RunConfig(prune_epoch=2)  # retrain matters only after a dense phase
@@ -51,6 +52,8 @@ def test_seed_is_not_part_of_the_cell():
         ({"width": 1}, {"width": 1.0}),
         ({"protocol": "paper"}, {"protocol": "paper", "score_bn": "running"}),
         ({"measure": "none", "score_bn": "running"}, {"measure": "none"}),
+        ({"measure": "none", "budget": "macs", "grouping": "stream"}, {"measure": "none"}),
+        ({"allocation": "magnitude"}, {}),
     ],
 )
 def test_equal_runs_have_equal_ids(one, other):

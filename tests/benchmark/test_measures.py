@@ -110,6 +110,16 @@ def weights(net):
     return {name: net.get_submodule(name).weight.detach() for name in net.convs}
 
 
+def test_grasp_t1_is_grad_preservation_with_its_sign():
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(8)
+    signed, absolute = (
+        score(net, name, images, labels) for name in ("grasp_t1", "grad_preservation")
+    )
+    for name in net.convs:
+        torch.testing.assert_close(signed[name].abs(), absolute[name])
+    assert any((layer < 0).any() for layer in signed.values())
+
+
 def test_random_depends_on_the_generator_alone():
     net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
     draws = [

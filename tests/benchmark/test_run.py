@@ -12,6 +12,7 @@ import torch
 from benchmark import __version__, provenance
 from benchmark import run as run_module
 from benchmark.config import RunConfig
+from benchmark.cost import cost
 from benchmark.errors import UserError
 from benchmark.locks import BusyError, held
 from benchmark.measures import MEASURES
@@ -283,6 +284,18 @@ def test_a_cut_that_empties_a_layer_ends_the_run_as_collapsed(options, monkeypat
     summary = run(config, options)
     assert summary["outcome"] == "collapsed"
     assert record_of(config, options).finished
+
+
+@pytest.mark.parametrize("budget", ["params", "macs"])
+def test_a_run_ends_within_its_budget(options, budget):
+    config = tiny_run(arch="resnet20", budget=budget, grouping="stream", rounds=2, ratio=0.6)
+    summary = run(config, options)
+    key = f"net/{budget}"
+    assert (
+        summary["after"][key]
+        <= 0.4 * summary["before"][key]
+        == pytest.approx(0.4 * cost(build("resnet20", width=config.width))[key])
+    )
 
 
 def test_a_cut_behind_which_nothing_gets_a_gradient_ends_the_run_as_collapsed(options, monkeypatch):

@@ -1,13 +1,17 @@
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import registry
+from benchmark.cost import cost, dense_cost
 from benchmark.errors import UserError
-from benchmark.pruning import compact, select
+from benchmark.pruning import compact, masked, select
+from benchmark.pruning.masks import follow
 from benchmark.schedule import kept_fraction
-from tests.conftest import tiny_net
+from tests.conftest import tiny_net, tiny_run
 
 ARCHES = registry.names("models")
 NETS = {}
@@ -150,3 +154,128 @@ def test_whole_numbers_are_ranked_exactly():
     ones = {name: scores - 2**24 for name, scores in first.items()}
     large, small = select(net, first, 0.5), select(net, ones, 0.5)
     assert all(torch.equal(large[name], small[name]) for name in small)
+
+
+SHARES = st.floats(0.2, 0.85)
+SEEDS = st.integers(0, 2**31)
+
+
+def drawn(net, seed):
+    draw = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(filters, generator=draw) for name, filters in net.plan.items()}
+
+
+@pytest.mark.parametrize("grouping", ["filter", "stream"])
+@pytest.mark.parametrize("budget", ["params", "macs"])
+@pytest.mark.parametrize("arch", ARCHES)
+@settings(max_examples=3, deadline=None)
+@given(ratio=SHARES, seed=SEEDS, rounds=st.sampled_from([1, 5]))
+def test_a_cut_stops_at_the_first_net_within_the_budget(
+    arch, budget, grouping, ratio, seed, rounds
+):
+    """At or below the target, and above it with the filters back that were removed last."""
+    net, whole = tiny_net(arch), cost(tiny_net(arch))[f"net/{budget}"]
+    for round in range(1, rounds + 1):
+        scores = drawn(net, seed + round)
+        target = kept_fraction(ratio, round, rounds) * whole
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            keep = select(
+                net, scores, ratio, round=round, rounds=rounds, budget=budget, grouping=grouping
+            )
+        smaller = compact(net, keep)
+        left = cost(smaller)[f"net/{budget}"]
+        if said:
+            assert left > target
+            return
+        assert left <= target
+        last = last_removed(net, keep, scores, grouping)
+        if last:
+            back = {name: layer.clone() for name, layer in keep.items()}
+            for name, index in last:
+                back[name][index] = True
+            assert cost(masked(net, follow(net, back)))[f"net/{budget}"] > target
+        net = smaller
+
+
+def last_removed(net, keep, scores, grouping):
+    """The filters of the highest score that went (of a channel's together, by their mean)."""
+    gone = {}
+    for name, conv in net.convs.items():
+        if not conv.depthwise:
+            for index in (net.mask(name) & ~keep[name]).nonzero().flatten().tolist():
+                unit = (conv.writes, index) if grouping == "stream" else (name, index)
+                gone.setdefault(unit, []).append((name, index))
+
+    def mean(members):
+        return sum(float(scores[name][index]) for name, index in members) / len(members)
+
+    return max(gone.values(), key=mean, default=None)
+
+
+@pytest.mark.parametrize("budget", ["filters", "params", "macs"])
+@pytest.mark.parametrize("arch", ["vgg13", "mobilenet_v1", "resnet20"])
+def test_allocation_magnitude_keeps_as_many_of_each_layer_as_magnitude(arch, budget):
+    net, scores = tiny_net(arch), drawn(tiny_net(arch), 3)
+    weights = {name: net.get_submodule(name).weight.detach() for name in scores}
+    norms = {name: weight.flatten(1).norm(dim=1) for name, weight in weights.items()}
+    theirs = select(net, norms, 0.6, budget=budget)
+    ours = select(net, scores, 0.6, budget=budget, allocation="magnitude")
+    free = [name for name, conv in net.convs.items() if not conv.depthwise]
+    assert [int(ours[name].sum()) for name in free] == [int(theirs[name].sum()) for name in free]
+    assert any(not torch.equal(ours[name], theirs[name]) for name in free)
+    for name in free:
+        kept, gone = scores[name][ours[name]], scores[name][~ours[name]]
+        assert not len(gone) or not net.convs[name].prunable or kept.min() >= gone.max()
+
+
+@pytest.mark.parametrize("budget", ["filters", "params", "macs"])
+@pytest.mark.parametrize("arch", ["vgg13", "mobilenet_v1", "resnet20"])
+def test_allocation_uniform_keeps_the_same_share_of_each_layer(arch, budget):
+    """And the largest: one filter more of each layer that has one is above the target."""
+    net = tiny_net(arch)
+    keep = select(net, drawn(net, 3), 0.4, budget=budget, allocation="uniform")
+    ranked = {name: net.original[name] for name, conv in net.convs.items() if conv.prunable}
+    counts = {name: int(keep[name].sum()) for name in ranked}
+    low = max((counts[name] - 0.5) / n for name, n in ranked.items())
+    high = min((counts[name] + 0.5) / n for name, n in ranked.items())
+    assert low <= high
+    whole = dense_cost(net)
+    target = 0.6 * whole[budget] if budget != "filters" else int(0.6 * sum(ranked.values()) + 0.5)
+    assert cost(compact(net, keep))[f"net/{budget}"] <= target
+    more = {name: (n * high + 0.5) // 1 for name, n in ranked.items()}
+    assert any(more[name] > counts[name] for name in ranked)
+
+
+def test_a_channel_of_a_stream_goes_as_a_whole():
+    net = tiny_net("resnet20")
+    keep = select(net, drawn(net, 1), 0.5, grouping="stream")
+    for writers in net.writers.values():
+        assert all(torch.equal(keep[writers[0]], keep[writer]) for writer in writers)
+    smaller = compact(net, keep)
+    assert all(mask.all() for mask in smaller.masks().values())
+    assert smaller.plan["conv1"] < net.plan["conv1"]
+
+
+@pytest.mark.parametrize(
+    "rules", [{"budget": "macs"}, {"allocation": "uniform"}, {"grouping": "stream"}]
+)
+def test_the_rules_of_the_paper_have_no_others(rules):
+    net = tiny_net("vgg13")
+    ((name, _),) = rules.items()
+    with pytest.raises(UserError, match=f"{name} with protocol=paper must be"):
+        select(net, drawn(net, 0), 0.5, protocol="paper", **rules)
+    with pytest.raises(UserError, match=f"{name} with protocol=paper must be"):
+        tiny_run(protocol="paper", **rules)
+
+
+def test_unknown_rules_are_named():
+    net = tiny_net("vgg13")
+    with pytest.raises(UserError, match="budget must be one of filters, params, macs, got 'flops'"):
+        select(net, drawn(net, 0), 0.5, budget="flops")
+
+
+def test_a_target_that_floors_forbid_is_said():
+    net = tiny_net("vgg13")
+    with pytest.warns(UserWarning, match="macs instead of .*: each layer keeps at least 5 %"):
+        select(net, drawn(net, 0), 0.9999, budget="macs")

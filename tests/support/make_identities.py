@@ -17,6 +17,8 @@ FIELDS = [
     {"measure": "grad_preservation", "width": 0.25, "epochs": 20, "train_limit": 5000},
     {"measure": "random", "protocol": "paper", "ablation": "invert"},
     {"measure": "loss", "score_bn": "running", "test_limit": 2000},
+    {"measure": "grasp_t1", "budget": "macs", "allocation": "uniform", "rounds": 5},
+    {"measure": "random", "arch": "resnet56", "grouping": "stream", "budget": "params"},
     {"dataset": "folder:photos", "batch_size": 32, "precision": "bf16", "cut_momentum": "carry"},
 ]
 

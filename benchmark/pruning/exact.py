@@ -1,0 +1,191 @@
+"""The suite's own rules of ranking: one stable ranking, floors, and a budget.
+
+What is ranked are *units*: filters, or with `grouping=stream` the channels of a stream with all
+filters that write them. A *layer* is what its units belong to: a conv, or a stream.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from benchmark.cost import Ledger, dense_cost
+from benchmark.measures import MEASURES
+from benchmark.models import Net
+from benchmark.pruning.masks import Keep, follow
+from benchmark.schedule import kept_fraction
+
+FLOOR_PERCENT = 5
+"""Of a layer's original filters, which each layer keeps at least."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a cut has to reach, and by which rules."""
+
+    ratio: float
+    round: int
+    rounds: int
+    kind: str
+    """What `ratio` is a share of: filters, params or macs."""
+    allocation: str
+    grouping: str
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is removed at once."""
+
+    layer: str
+    score: float
+    members: tuple[tuple[str, int], ...]
+    """(conv, index) of its live filters."""
+
+
+def select_exactly(model: Net, scores: dict[str, torch.Tensor], budget: Budget) -> Keep:
+    """The arguments and the result are those of `benchmark.pruning.select`; scores are on the CPU,
+    and 0 for masked filters."""
+    cut = _Cut(model, budget)
+    units = cut.units(scores)
+    if budget.allocation == "uniform":
+        left = cut.uniform(units)
+    else:
+        ranked = units if budget.allocation == "global" else cut.units(_magnitudes(model))
+        left = cut.globally(ranked)
+    cut.warn(left)
+    if budget.allocation == "magnitude":
+        left = cut.per_layer(units, left.layers)
+    keep = {
+        name: torch.tensor(left.live[name], device=mask.device) if name in left.live else mask
+        for name, mask in model.masks().items()
+    }
+    return follow(model, keep)
+
+
+def _magnitudes(model: Net) -> dict[str, torch.Tensor]:
+    weights = {name: model.get_submodule(name).weight.detach().cpu() for name in model.convs}
+    function = MEASURES["magnitude"].function
+    return {name: function(weight.flatten(1)) for name, weight in weights.items()}
+
+
+class Removal(Ledger):
+    """A ledger that knows how many units each layer has left."""
+
+    def __init__(self, model: Net, units: list[Unit], size: tuple[int, int]) -> None:
+        super().__init__(model, size)
+        self.layers: dict[str, int] = {}
+        for unit in units:
+            self.layers[unit.layer] = self.layers.get(unit.layer, 0) + 1
+
+    def take(self, unit: Unit) -> None:
+        """Remove a unit."""
+        self.layers[unit.layer] -= 1
+        for conv, index in unit.members:
+            self.remove(conv, index)
+
+
+class _Cut:
+    """One cut of a net: its target and its floors."""
+
+    def __init__(self, model: Net, budget: Budget) -> None:
+        self.model, self.budget = model, budget
+        self.layers = self._members()
+        self.convs = [conv for convs in self.layers.values() for conv in convs]
+        share = kept_fraction(budget.ratio, budget.round, budget.rounds)
+        if budget.kind == "filters":
+            self.target = int(share * sum(model.original[name] for name in self.convs) + 0.5)
+        else:
+            self.target = share * dense_cost(model, budget.image_size)[budget.kind]
+        self.floors = {
+            layer: max(1, -(-FLOOR_PERCENT * model.original[convs[0]] // 100))
+            for layer, convs in self.layers.items()
+        }
+
+    def _members(self) -> dict[str, tuple[str, ...]]:
+        """{layer: the convs whose filters belong to it}"""
+        convs = self.model.convs
+        if self.budget.grouping == "filter":
+            return {name: (name,) for name, conv in convs.items() if conv.prunable}
+        return {
+            stream: tuple(writers)
+            for stream, writers in self.model.writers.items()
+            if any(convs[name].prunable for name in writers)
+        }
+
+    def units(self, scores: dict[str, torch.Tensor]) -> list[Unit]:
+        """All live units, in the order of layers and channels."""
+        units = []
+        masks = {name: self.model.mask(name).tolist() for name in self.convs}
+        values = {name: scores[name].double().tolist() for name in self.convs}
+        for layer, convs in self.layers.items():
+            for index in range(len(masks[convs[0]])):
+                live = tuple((name, index) for name in convs if masks[name][index])
+                if live:
+                    mean = sum(values[name][index] for name, _ in live) / len(live)
+                    units.append(Unit(layer, mean, live))
+        return units
+
+    def left(self, removal: Removal) -> int:
+        """What is left under the budget."""
+        if self.budget.kind == "filters":
+            return sum(removal.counts[name] for name in self.convs)
+        return removal.left[self.budget.kind]
+
+    def globally(self, units: list[Unit]) -> Removal:
+        """One ranking over the whole net."""
+        removal = self._removal(units)
+        for unit in sorted(units, key=lambda unit: unit.score):
+            if self.left(removal) <= self.target:
+                break
+            if removal.layers[unit.layer] > self.floors[unit.layer]:
+                removal.take(unit)
+        return removal
+
+    def per_layer(self, units: list[Unit], counts: dict[str, int]) -> Removal:
+        """The best units of each layer, so many of each."""
+        removal = self._removal(units)
+        for unit in sorted(units, key=lambda unit: unit.score):
+            if removal.layers[unit.layer] > counts[unit.layer]:
+                removal.take(unit)
+        return removal
+
+    def uniform(self, units: list[Unit]) -> Removal:
+        """The largest share of each layer that meets the target."""
+        original = {layer: self.model.original[convs[0]] for layer, convs in self.layers.items()}
+        shares = sorted(
+            {Fraction(2 * k - 1, 2 * n) for n in set(original.values()) for k in range(1, n + 1)}
+        )
+
+        def at(share: Fraction) -> Removal:
+            counts = {
+                layer: max(self.floors[layer], int(share * n + Fraction(1, 2)))
+                for layer, n in original.items()
+            }
+            return self.per_layer(units, counts)
+
+        low, high = -1, len(shares) - 1  # at(shares[low]) meets the target; -1: the floors
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.left(at(shares[middle])) <= self.target:
+                low = middle
+            else:
+                high = middle - 1
+        return at(shares[low] if low >= 0 else Fraction(0))
+
+    def warn(self, removal: Removal) -> None:
+        """Say so if the target is not met."""
+        budget, left = self.budget, self.left(removal)
+        if left > self.target:
+            warnings.warn(
+                f"cut {budget.round} of {budget.rounds} keeps {left} {budget.kind} instead of "
+                f"{self.target:.10g}: each layer keeps at least {FLOOR_PERCENT} % of its original "
+                "filters",
+                stacklevel=4,
+            )
+
+    def _removal(self, units: list[Unit]) -> Removal:
+        return Removal(self.model, units, self.budget.image_size)
