@@ -27,6 +27,8 @@ CUT_FIELDS = (
 )  # fmt: skip
 """Fields that only a cut reads: they do not matter to a run without cuts."""
 
+PROBE_FIELDS = ("score_samples", "score_bn")
+"""Fields of `CUT_FIELDS` that probes read too."""
 EXACT_FIELDS = ("budget", "allocation", "grouping")
 """Fields of the rules `exact`."""
 MOST = 2**31 - 1
@@ -39,6 +41,8 @@ FORMS = {
     "dataset": r"(?s)[A-Za-z_]\w*(:.*)?(@[0-9a-f]{12})?",
 }
 """The form of the names of components."""
+EPOCHS = r"(\d{1,6}(,\d{1,6})*)?"
+"""The form of `probe_epochs`."""
 CHOICES = {
     "retrain": ("budget", "restart"),
     "ablation": ("none", "layer_shuffle", "reinit", "invert"),
@@ -121,6 +125,9 @@ class RunConfig:
     """Arithmetic of training: float32, tf32 or bf16. Scoring is always float32."""
     train_limit: int = 0
     """Train on this many images only, class-balanced (0: all)."""
+    probe_epochs: str = ""
+    """Epochs of a dense run (measure=none) at which every measure makes small cuts on a copy of the
+    net, such as 1,3,10 (empty: none)."""
     test_limit: int = 0
     """Test on this many images only, class-balanced, and on all of them after the last epoch (0:
     always on all)."""
@@ -133,6 +140,9 @@ class RunConfig:
             value = getattr(self, name)
             fits = re.fullmatch(form, value) and len(value.encode(errors="replace")) <= MOST_BYTES
             require(bool(fits), name, value, "the name of a component")
+        epochs = self.probe_epochs
+        good = bool(re.fullmatch(EPOCHS, epochs))
+        require(good, "probe_epochs", epochs, "whole numbers with commas between them, as 1,3,10")
         for name, allowed in CHOICES.items():
             require_one_of(name, getattr(self, name), allowed)
         for name in ("width", "lr", "temperature"):
@@ -145,6 +155,8 @@ class RunConfig:
                 require(abs(value) <= largest, name, value, f"at most {largest}")
         require(0 < self.ratio < 1, "ratio", self.ratio, "between 0 and 1, both excluded")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        for epoch in self.probed:
+            require(epoch <= self.epochs, "probe_epochs", self.probe_epochs, f"up to {self.epochs}")
         if self.measure != "none":
             check_rules_of(self.protocol, {name: getattr(self, name) for name in EXACT_FIELDS})
             self._check_timing()
@@ -169,12 +181,21 @@ class RunConfig:
         registry.check("arch", "models", self.arch)
         registry.check("dataset", "data", self.dataset)
 
+    @property
+    def probed(self) -> tuple[int, ...]:
+        """The epochs of `probe_epochs`, in order, each once."""
+        return tuple(sorted({int(epoch) for epoch in self.probe_epochs.split(",") if epoch}))
+
     def canonical(self) -> RunConfig:
         """The same run with every field that does not matter to it at its default."""
+        if self.measure == "none" and self.probed:
+            kept = {name: getattr(self, name) for name in PROBE_FIELDS}
+            epochs = ",".join(map(str, self.probed))
+            return dataclasses.replace(self.dense(), **kept, probe_epochs=epochs)
         if self.measure == "none":
             return self.dense()
         epoch, retrain = _timing(self)
-        matters = {"prune_epoch": epoch, "retrain": retrain}
+        matters = {"prune_epoch": epoch, "retrain": retrain, "probe_epochs": ""}
         if self.protocol == "paper":
             matters["score_bn"] = "running"
         if self.measure == "magnitude" and self.allocation == "magnitude":
@@ -184,10 +205,9 @@ class RunConfig:
         return dataclasses.replace(self, **matters)
 
     def dense(self) -> RunConfig:
-        """The dense control of this run: the same run without cuts."""
-        return dataclasses.replace(
-            self, measure="none", **{name: DEFAULTS[name] for name in CUT_FIELDS}
-        )
+        """The dense control of this run: the same run without cuts and probes."""
+        defaults = {name: DEFAULTS[name] for name in (*CUT_FIELDS, "probe_epochs")}
+        return dataclasses.replace(self, measure="none", **defaults)
 
     @cached_property
     def cell(self) -> str:
@@ -211,7 +231,8 @@ class RunConfig:
         """A name for people, such as `loss vgg13 digits p0.75 @2x5 s0`."""
         run = self.canonical()
         if run.measure == "none":
-            return f"none {run.arch} {run.dataset} s{run.seed}"
+            probes = f" probed @{run.probe_epochs}" if run.probe_epochs else ""
+            return f"none {run.arch} {run.dataset}{probes} s{run.seed}"
         share = f"p{run.ratio:g}" + ("" if run.budget == "filters" else f" of {run.budget}")
         rules = "".join(
             f" {getattr(run, name)}"
@@ -270,6 +291,9 @@ def _check_types(config: RunConfig) -> None:
         value, kind = getattr(config, name), type(default)
         if name == "prune_epoch" and value == TRAINED:
             continue
+        if name == "probe_epochs" and type(value) is int:  # YAML reads one epoch as a number
+            value = str(value)
+            object.__setattr__(config, name, value)
         if kind is float and type(value) is int:  # 1 and 1.0 are the same width
             value = float(value)
             object.__setattr__(config, name, value)

@@ -3,6 +3,8 @@
 runs/<run_id>/config.json    the fields of the run, and the `rules` that they belong to
              history.jsonl   one object per epoch
              cuts.jsonl      one object per cut
+             probes.jsonl    one object per cut probe of a dense run
+             probe_ranks.jsonl  one object per epoch and pair of measures: their rank correlation
              scores/         cut-01.npz ...: per-filter scores at a cut
              checkpoint.pt   the state after the last epoch, until the run is finished; the state
                              before it is checkpoint.previous.pt
@@ -66,6 +68,8 @@ class Record:
     history_file = _file("history.jsonl")
     cuts_file = _file("cuts.jsonl")
     scores_folder = _file("scores")
+    probes_file = _file("probes.jsonl")
+    probe_ranks_file = _file("probe_ranks.jsonl")
     summary_file = _file("summary.json")
     checkpoint_file = _file("checkpoint.pt")
     previous_checkpoint_file = _file("checkpoint.previous.pt")
@@ -133,6 +137,20 @@ class Record:
         repeated."""
         return _numbered(self.cuts_file, read_lines(self.cuts_file), "round", first=1)
 
+    def probes(self) -> tuple[list[dict], list[dict]]:
+        """The rows of all cut probes and of their rank correlations, of the epochs that are
+        complete."""
+        files = (self.probes_file, self.probe_ranks_file)
+        rows, ranks = (read_lines(file) if file.exists() else [] for file in files)
+        complete = {row["epoch"] for row in rows}
+        return rows, [row for row in ranks if row["epoch"] in complete]
+
+    def add_probes(self, rows: list[dict], ranks: list[dict]) -> None:
+        """Add all probes of an epoch. It is complete when its rows are in `probes.jsonl`."""
+        before = self.probes()
+        write_lines(self.probe_ranks_file, before[1] + ranks)
+        write_lines(self.probes_file, before[0] + rows)
+
     def summary(self) -> dict:
         """The summary of a finished run."""
         return read_json(self.summary_file)
@@ -163,7 +181,13 @@ class Record:
     def finish(self, summary: dict) -> None:
         """Write the summary, which makes the run finished, after everything else is on the disk;
         then remove the checkpoints."""
-        files = (self.history_file, self.cuts_file, self.scores_folder)
+        files = (
+            self.history_file,
+            self.cuts_file,
+            self.scores_folder,
+            self.probes_file,
+            self.probe_ranks_file,
+        )
         for path in (*files, self.folder, self.folder.parent):
             if path.exists():
                 sync(path)

@@ -21,6 +21,7 @@ from benchmark.training.checkpoint import Checkpoints, load
 from benchmark.training.cut import CutError, make_cut
 from benchmark.training.dense import dense_state, start
 from benchmark.training.epoch import advance
+from benchmark.training.probes import probe
 from benchmark.training.problem import Problem, make_problem
 from benchmark.training.state import State
 
@@ -119,22 +120,36 @@ def _reporter(config: RunConfig, watch: Watch) -> Callable[[State], None]:
 def _begin(run: _Run, wait: bool) -> State:
     """The state that the run continues from: its checkpoint, the shared dense phase, or an
     untrained net."""
-    config, problem, device = run.config, run.problem, run.problem.train.images.device
+    _probe(run, wait)
+    device = run.problem.train.images.device
     for file in run.record.checkpoint_files:
-        if state := load(file, config, device, problem.digest):
+        if state := load(file, run.config, device, run.problem.digest):
             return state
-    if dense := schedule(config).dense:
-        return dense_state(
-            config,
-            problem,
-            run.options.runs,
-            dense,
-            flow_every=run.options.flow_every,
-            report=run.report,
-            wait=wait,
-            checkpoint_seconds=run.options.checkpoint_seconds,
-        )
-    return start(config, problem)
+    return _dense(run, schedule(run.config).dense, wait)
+
+
+def _dense(run: _Run, epochs: int, wait: bool) -> State:
+    """The state after so many dense epochs."""
+    if not epochs:
+        return start(run.config, run.problem)
+    return dense_state(
+        run.config,
+        run.problem,
+        run.options.runs,
+        epochs,
+        flow_every=run.options.flow_every,
+        report=run.report,
+        wait=wait,
+        checkpoint_seconds=run.options.checkpoint_seconds,
+    )
+
+
+def _probe(run: _Run, wait: bool) -> None:
+    """Make the cut probes that the record lacks, each on the shared dense state of its epoch."""
+    done = {row["epoch"] for row in run.record.probes()[0]}
+    for epoch in run.config.probed:
+        if epoch not in done:
+            run.record.add_probes(*probe(_dense(run, epoch, wait), run.problem, run.config))
 
 
 class _Mirror:

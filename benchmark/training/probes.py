@@ -1,0 +1,154 @@
+"""Cut probes: at some epochs of a dense run every measure prunes a copy of the net, which is not
+trained.
+
+A probe compares what first-order theory predicts of a small cut with what the cut does. All numbers
+are of the probe set; batch-norm statistics are those that `score_bn` chooses, and are held.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+
+from benchmark.config import RunConfig, stream_seed
+from benchmark.cost import cost, dense_cost
+from benchmark.data._batches import generator
+from benchmark.flow import (
+    Flow,
+    dot,
+    evaluate,
+    gradients,
+    measure_flow,
+    parameters,
+    with_statistics_of,
+)
+from benchmark.measures import MEASURES
+from benchmark.measures._scoring import Scores, score_all
+from benchmark.models import Net
+from benchmark.pruning import Shrunk, select, shrink
+from benchmark.pruning.ranks import agreement
+from benchmark.training.cut import predicted_changes
+from benchmark.training.problem import Problem
+from benchmark.training.state import State, initial_weights
+
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Shares of the filters that are removed."""
+SMALL = 0.2
+"""Largest share at which theta.Hg is measured after a cut."""
+SECOND_ORDER = ("grad_preservation", "grasp_t1")
+"""Measures after whose cuts theta.Hg is measured."""
+DRAWS = 20
+"""Cuts by `random` for each share."""
+NO_PROBE = ("oracle", "none", "random")
+"""Measures without scores here; `random` draws its own for each cut."""
+AFTER = ("loss", "grad_norm", "theta_g", "theta_hg")
+"""Numbers after a cut; null where they are not measured."""
+
+
+def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict], list[dict]]:
+    """The rows of `probes.jsonl` and of `probe_ranks.jsonl` for the epoch that the state is at.
+
+    Scores are computed once, for all measures and shares. Cuts follow the rules `exact`, globally,
+    filter by filter. A net whose loss is NaN or infinite has no rows. The state is left as it is.
+    """
+    start = time.perf_counter()
+    trained, scoring, seen = state.model, problem.scoring, problem.probe
+    model = with_statistics_of(trained, scoring.images) if config.score_bn == "fresh" else trained
+    before = measure_flow(model, seen.images, seen.labels, config.temperature)
+    if not math.isfinite(before.numbers["loss"]):
+        return [], []
+    names = [name for name in MEASURES if name not in NO_PROBE]
+    scores = score_all(
+        model, [MEASURES[name] for name in names], scoring.images, scoring.labels,
+        initial=initial_weights(config, state),
+    )  # fmt: skip
+    agreed = agreement(scores, model) | agreement(_products(model, before), model)
+    ranks = [
+        {"epoch": state.epoch, "a": a, "b": b, "rho": rho}
+        for (a, b), rho in ((pair.split("|"), rho) for pair, rho in agreed.items())
+    ]
+    rows = []
+    for name, share, draw, layers in _cuts(scores, model, config, state.epoch):
+        shrunk = shrink(model, select(model, layers, share))
+        after = _after(shrunk.net, problem, config, name, share, draw)
+        rows.append(_row(state.epoch, name, share, draw, model, shrunk, before, after, problem))
+        rows[-1]["seconds"], start = time.perf_counter() - start, time.perf_counter()
+    return rows, ranks
+
+
+def _cuts(
+    scores: dict[str, Scores], model: Net, config: RunConfig, epoch: int
+) -> Iterator[tuple[str, float, int, Scores]]:
+    """(measure, share, draw, scores) of each cut."""
+    for share in SHARES:
+        for name, layers in scores.items():
+            yield name, share, 0, layers
+        for draw in range(DRAWS):
+            source = generator(stream_seed(f"probe draw {draw}", config, epoch=epoch))
+            drawn = {n: torch.rand(filters, generator=source) for n, filters in model.plan.items()}
+            yield "random", share, draw, drawn
+
+
+def _products(model: Net, before: Flow) -> dict[str, Scores]:
+    """theta.g and theta.Hg of each filter."""
+    weights = {name: model.get_submodule(name).weight.detach() for name in model.convs}
+    return {
+        key: {
+            name: (weight * vectors[f"{name}.weight"]).flatten(1).sum(dim=1)
+            for name, weight in weights.items()
+        }
+        for key, vectors in (("theta_g", before.g), ("theta_hg", before.hg))
+    }
+
+
+def _after(
+    net: Net, problem: Problem, config: RunConfig, name: str, share: float, draw: int
+) -> dict[str, float | None]:
+    seen, temperature = problem.probe, config.temperature
+    numbers: dict[str, float | None] = dict.fromkeys(AFTER)
+    second_order = name in SECOND_ORDER and share <= SMALL
+    if name == "random":
+        if draw:
+            loss, _ = evaluate(net, seen.images, seen.labels, temperature)
+            return numbers | {"loss": loss}
+        second_order = True
+    if second_order:
+        found = measure_flow(net, seen.images, seen.labels, temperature).numbers
+        return {key: found[key] for key in AFTER}
+    passed = gradients(net, seen.images, seen.labels, (temperature,))
+    g, theta = passed.mean[temperature], parameters(net)
+    theta_g = float(dot({key: p.detach() for key, p in theta.items()}, g))
+    norm = float(dot(g, g).sqrt())
+    return numbers | {"loss": passed.loss, "grad_norm": norm, "theta_g": theta_g}
+
+
+def _row(
+    epoch: int,
+    name: str,
+    share: float,
+    draw: int,
+    model: Net,
+    shrunk: Shrunk,
+    before: Flow,
+    after: dict[str, float | None],
+    problem: Problem,
+) -> dict:
+    squared = after["grad_norm"] and after["grad_norm"] ** 2 - before.numbers["grad_norm"] ** 2
+    macs = cost(shrunk.net, problem.size)["net/macs"]
+    return {
+        "epoch": epoch,
+        "measure": name,
+        "share": share,
+        "draw": draw,
+        "kept_macs": macs / dense_cost(model, problem.size)["macs"],
+        "before": {key: before.numbers[key] for key in AFTER},
+        "after": after,
+        "predicted": predicted_changes(model, shrunk.masked, before),
+        "actual": {
+            "loss_change": after["loss"] - before.numbers["loss"],
+            "grad_norm_sq_change": squared,
+        },
+    }
