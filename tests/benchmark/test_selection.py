@@ -1,4 +1,5 @@
 import warnings
+from fractions import Fraction
 
 import pytest
 import torch
@@ -231,20 +232,24 @@ def test_allocation_magnitude_keeps_as_many_of_each_layer_as_magnitude(arch, bud
 
 @pytest.mark.parametrize("budget", ["filters", "params", "macs"])
 @pytest.mark.parametrize("arch", ["vgg13", "mobilenet_v1", "resnet20"])
-def test_allocation_uniform_keeps_the_same_share_of_each_layer(arch, budget):
-    """And the largest: one filter more of each layer that has one is above the target."""
-    net = tiny_net(arch)
-    keep = select(net, drawn(net, 3), 0.4, budget=budget, allocation="uniform")
-    ranked = {name: net.original[name] for name, conv in net.convs.items() if conv.prunable}
-    counts = {name: int(keep[name].sum()) for name in ranked}
-    low = max((counts[name] - 0.5) / n for name, n in ranked.items())
-    high = min((counts[name] + 0.5) / n for name, n in ranked.items())
-    assert low <= high
-    whole = dense_cost(net)
-    target = 0.6 * whole[budget] if budget != "filters" else int(0.6 * sum(ranked.values()) + 0.5)
+def test_allocation_uniform_keeps_the_largest_share_of_each_layer(arch, budget):
+    net, scores = tiny_net(arch), drawn(tiny_net(arch), 3)
+    keep = select(net, scores, 0.4, budget=budget, allocation="uniform")
+    original = {name: net.original[name] for name in ranked(net)}
+    counts = {name: int(keep[name].sum()) for name in original}
+    low, high = (
+        bound(Fraction(2 * counts[name] + step, 2 * n) for name, n in original.items())
+        for bound, step in ((max, -1), (min, 1))
+    )
+    assert low < high  # one share rounds to all counts; from `high` on, some are larger
+    whole = dense_cost(net)[budget]
+    target = int(0.6 * sum(original.values()) + 0.5) if budget == "filters" else 0.6 * whole
     assert cost(compact(net, keep))[f"net/{budget}"] <= target
-    more = {name: (n * high + 0.5) // 1 for name, n in ranked.items()}
-    assert any(more[name] > counts[name] for name in ranked)
+    more = {name: layer.clone() for name, layer in keep.items()}
+    for name, n in original.items():
+        best = scores[name].argsort(descending=True)[: int(high * n + Fraction(1, 2))]
+        more[name] = torch.zeros_like(keep[name]).index_fill(0, best, True)
+    assert cost(masked(net, follow(net, more)))[f"net/{budget}"] > target
 
 
 def test_a_channel_of_a_stream_goes_as_a_whole():
