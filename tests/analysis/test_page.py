@@ -309,8 +309,9 @@ def test_the_colour_scheme_can_be_changed_and_is_remembered(browser, site):
     seen.page.get_by_role("button", name="Light colours").click()
     light = seen.page.evaluate(background)
     assert light != dark
+    seen.page.wait_for_function("localStorage.getItem('theme') === 'light'")
     seen.page.reload()
-    assert seen.page.evaluate(background) == light
+    expect(seen.page.locator("body")).to_have_css("background-color", light)
     seen.page.get_by_role("button", name="Dark colours").click()
-    assert seen.page.evaluate(background) == dark
+    expect(seen.page.locator("body")).to_have_css("background-color", dark)
     seen.page.close()
