@@ -22,8 +22,8 @@ slow: $(READY)
 cluster: $(READY)  ## real W&B agents and a Ray cluster of two nodes, on this machine
 	$(BIN)/python -m pytest -m cluster --numprocesses 0 --timeout 900
 
-gpu: $(READY)  ## everything to measure on a new GPU, within five minutes
-	$(BIN)/python -m benchmark.perf.gpu --seconds 300 --out gpu
+gpu: $(READY)  ## all to measure on a new GPU in five minutes; ARGS="--device cpu --tiny" tries it out
+	$(BIN)/python -m benchmark.perf.gpu --seconds 300 --out gpu $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
