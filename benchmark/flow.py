@@ -212,13 +212,20 @@ class Flow:
 
 
 def measure_flow(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, temperature: float
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+    *,
+    second_order: bool = True,
 ) -> Flow:
-    """All flow quantities of `model` on a probe set (uint8 [N, H, W, 3], int64 [N])."""
+    """All flow quantities of `model` on a probe set (uint8 [N, H, W, 3], int64 [N]).
+
+    second_order: False leaves Hg out, and with it theta_hg and g_hg.
+    """
     batch_size = 128 if images.device.type == "cpu" else FLOW_BATCH
     passed = gradients(model, images, labels, (temperature,), batch_size=batch_size)
     g = passed.mean[temperature]
-    hg = hessian_gradients(model, images, labels, passed.mean, batch_size=batch_size)[temperature]
     theta = {name: p.detach() for name, p in parameters(model).items()}
     numbers = {
         "loss": passed.loss,
@@ -226,9 +233,11 @@ def measure_flow(
         "grad_norm": float(dot(g, g).sqrt()),
         "weight_norm_sq": float(dot(theta, theta)),
         "theta_g": float(dot(theta, g)),
-        "theta_hg": float(dot(theta, hg)),
-        "g_hg": float(dot(g, hg)),
     }
+    if not second_order:
+        return Flow(numbers, g, {})
+    hg = hessian_gradients(model, images, labels, passed.mean, batch_size=batch_size)[temperature]
+    numbers |= {"theta_hg": float(dot(theta, hg)), "g_hg": float(dot(g, hg))}
     return Flow(numbers, g, hg)
 
 

@@ -12,7 +12,7 @@ import torch
 from benchmark.config import RunConfig, stream_seed
 from benchmark.data._batches import augmented, generator
 from benchmark.files import sync, write_atomically
-from benchmark.flow import Flow, dot, gradients, measure_flow, parameters, with_statistics_of
+from benchmark.flow import Flow, dot, measure_flow, parameters, with_statistics_of
 from benchmark.measures import MEASURES
 from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net, multiple
@@ -52,7 +52,7 @@ def make_cut(
     start = time.perf_counter()
     round, temperature = len(state.cuts) + 1, config.temperature
     trained, probe, scoring = state.model, problem.probe, problem.scoring
-    model = with_statistics_of(trained, scoring.images) if config.score_bn == "fresh" else trained
+    model = scored_net(trained, problem, config)
     before = measure_flow(model, probe.images, probe.labels, temperature)
     scores = _scores(model, state, problem, config, every=score_every)
     own, live = ablated(scores[config.measure], model, config, round), model.masks()
@@ -72,9 +72,8 @@ def make_cut(
     after = measure_flow(pruned, probe.images, probe.labels, temperature)
     _restore_statistics(shrunk, trained)
     refreshed = with_statistics_of(pruned, scoring.images)
-    met = gradients(refreshed, probe.images, probe.labels, (temperature,))
-    slopes = met.mean[temperature]
-    if not any(slopes[f"{name}.weight"].any() for name in pruned.convs):
+    met = measure_flow(refreshed, probe.images, probe.labels, temperature, second_order=False)
+    if not any(met.g[f"{name}.weight"].any() for name in pruned.convs):
         raise CutError(COLLAPSED)
     alive = {name: layer[live[name]] for name, layer in scores[config.measure].items()}
     row = {
@@ -83,11 +82,7 @@ def make_cut(
         "kept": {name: int(mask.sum()) for name, mask in pruned.masks().items()},
         "before": before.numbers,
         "after": after.numbers,
-        "after_fresh": {
-            "loss": met.loss,
-            "accuracy": met.accuracy,
-            "grad_norm": float(dot(slopes, slopes).sqrt()),
-        },
+        "after_fresh": {key: met.numbers[key] for key in ("loss", "accuracy", "grad_norm")},
         "predicted": predicted_changes(model, shrunk.masked, before),
         "actual": {
             "loss_change": after.numbers["loss"] - before.numbers["loss"],
@@ -105,6 +100,13 @@ def make_cut(
     state.seconds += row["seconds"]
     state.cuts.append(row)
     return row
+
+
+def scored_net(trained: Net, problem: Problem, config: RunConfig) -> Net:
+    """The net with the batch-norm statistics that `score_bn` chooses; `trained` is left as it
+    is."""
+    fresh = config.score_bn == "fresh"
+    return with_statistics_of(trained, problem.scoring.images) if fresh else trained
 
 
 def ablated(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores:

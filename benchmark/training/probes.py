@@ -16,21 +16,13 @@ import torch
 from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost, dense_cost
 from benchmark.data._batches import generator
-from benchmark.flow import (
-    Flow,
-    dot,
-    evaluate,
-    gradients,
-    measure_flow,
-    parameters,
-    with_statistics_of,
-)
+from benchmark.flow import Flow, evaluate, measure_flow
 from benchmark.measures import MEASURES
 from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net
-from benchmark.pruning import Shrunk, select, shrink
+from benchmark.pruning import select, shrink
 from benchmark.pruning.ranks import agreement
-from benchmark.training.cut import predicted_changes
+from benchmark.training.cut import predicted_changes, scored_net
 from benchmark.training.problem import Problem
 from benchmark.training.state import State, initial_weights
 
@@ -55,8 +47,9 @@ def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict]
     filter by filter. A net whose loss is NaN or infinite has no rows. The state is left as it is.
     """
     start = time.perf_counter()
-    trained, scoring, seen = state.model, problem.scoring, problem.probe
-    model = with_statistics_of(trained, scoring.images) if config.score_bn == "fresh" else trained
+    scoring, seen = problem.scoring, problem.probe
+    model = scored_net(state.model, problem, config)
+    whole = dense_cost(model, problem.size)["macs"]
     before = measure_flow(model, seen.images, seen.labels, config.temperature)
     if not math.isfinite(before.numbers["loss"]):
         return [], []
@@ -74,8 +67,20 @@ def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict]
     for name, share, draw, layers in _cuts(scores, model, config, state.epoch):
         shrunk = shrink(model, select(model, layers, share))
         after = _after(shrunk.net, problem, config, name, share, draw)
-        rows.append(_row(state.epoch, name, share, draw, model, shrunk, before, after, problem))
-        rows[-1]["seconds"], start = time.perf_counter() - start, time.perf_counter()
+        row = {
+            "epoch": state.epoch,
+            "measure": name,
+            "share": share,
+            "draw": draw,
+            "kept_macs": cost(shrunk.net, problem.size)["net/macs"] / whole,
+            "before": {key: before.numbers[key] for key in AFTER},
+            "after": after,
+            "predicted": predicted_changes(model, shrunk.masked, before),
+            "actual": _changes(before.numbers, after),
+            "seconds": time.perf_counter() - start,
+        }
+        rows.append(row)
+        start = time.perf_counter()
     return rows, ranks
 
 
@@ -108,47 +113,16 @@ def _after(
     net: Net, problem: Problem, config: RunConfig, name: str, share: float, draw: int
 ) -> dict[str, float | None]:
     seen, temperature = problem.probe, config.temperature
-    numbers: dict[str, float | None] = dict.fromkeys(AFTER)
-    second_order = name in SECOND_ORDER and share <= SMALL
-    if name == "random":
-        if draw:
-            loss, _ = evaluate(net, seen.images, seen.labels, temperature)
-            return numbers | {"loss": loss}
-        second_order = True
-    if second_order:
-        found = measure_flow(net, seen.images, seen.labels, temperature).numbers
-        return {key: found[key] for key in AFTER}
-    passed = gradients(net, seen.images, seen.labels, (temperature,))
-    g, theta = passed.mean[temperature], parameters(net)
-    theta_g = float(dot({key: p.detach() for key, p in theta.items()}, g))
-    norm = float(dot(g, g).sqrt())
-    return numbers | {"loss": passed.loss, "grad_norm": norm, "theta_g": theta_g}
+    if name == "random" and draw:
+        loss, _ = evaluate(net, seen.images, seen.labels, temperature)
+        return dict.fromkeys(AFTER) | {"loss": loss}
+    second_order = name == "random" or (name in SECOND_ORDER and share <= SMALL)
+    found = measure_flow(net, seen.images, seen.labels, temperature, second_order=second_order)
+    return {key: found.numbers.get(key) for key in AFTER}
 
 
-def _row(
-    epoch: int,
-    name: str,
-    share: float,
-    draw: int,
-    model: Net,
-    shrunk: Shrunk,
-    before: Flow,
-    after: dict[str, float | None],
-    problem: Problem,
-) -> dict:
-    squared = after["grad_norm"] and after["grad_norm"] ** 2 - before.numbers["grad_norm"] ** 2
-    macs = cost(shrunk.net, problem.size)["net/macs"]
-    return {
-        "epoch": epoch,
-        "measure": name,
-        "share": share,
-        "draw": draw,
-        "kept_macs": macs / dense_cost(model, problem.size)["macs"],
-        "before": {key: before.numbers[key] for key in AFTER},
-        "after": after,
-        "predicted": predicted_changes(model, shrunk.masked, before),
-        "actual": {
-            "loss_change": after["loss"] - before.numbers["loss"],
-            "grad_norm_sq_change": squared,
-        },
-    }
+def _changes(before: dict[str, float], after: dict[str, float | None]) -> dict[str, float | None]:
+    squared = None
+    if after["grad_norm"] is not None:
+        squared = after["grad_norm"] ** 2 - before["grad_norm"] ** 2
+    return {"loss_change": after["loss"] - before["loss"], "grad_norm_sq_change": squared}
