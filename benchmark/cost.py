@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from benchmark.models import IMAGE_CHANNELS, Net, output_pixels
 
-BUDGETS = ("filters", "params", "macs")
 NORM_PARAMETERS = 2
 """Of a channel: scale and shift."""
 

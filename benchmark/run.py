@@ -16,7 +16,7 @@ from benchmark.options import Options
 from benchmark.provenance import environment
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
-from benchmark.tracking.tracker import Tracker, replay, require_key, tracked
+from benchmark.tracking.tracker import Tracker, log_rows, replay, require_key, tracked
 from benchmark.training.checkpoint import Checkpoints, load
 from benchmark.training.cut import CutError, make_cut
 from benchmark.training.dense import dense_state, start
@@ -160,9 +160,7 @@ class _Mirror:
 
     def send(self, history: Sequence[dict], cuts: Sequence[dict]) -> None:
         """Send the rows that the tracker does not have yet."""
-        made = {cut["epoch"]: cut for cut in cuts}
-        for row in history[self._sent :]:
-            self._tracker.log(row, made.get(row["epoch"]))
+        log_rows(history[self._sent :], cuts, self._tracker)
         self._sent = max(self._sent, len(history))
 
 

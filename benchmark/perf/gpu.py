@@ -224,16 +224,15 @@ def net_of(visit: Visit, arch: str, kind: str) -> Net:
 
     from benchmark.measures import score
     from benchmark.models import build
-    from benchmark.pruning import compact, select
+    from benchmark.pruning import select, shrink
 
     torch.manual_seed(0)
     net = build(arch, width=visit.size.width)
     if kind != "dense":
         images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
         scores = score(net, "magnitude", images, torch.zeros(2, dtype=torch.long))
-        net = compact(net, select(net, scores, 0.75))
-    if kind == "padded":
-        net = build(arch, plan={name: -(-filters // 8) * 8 for name, filters in net.plan.items()})
+        keep = select(net, scores, 0.75)
+        net = shrink(net, keep, multiple=8 if kind == "padded" else 1).net
     return net
 
 

@@ -302,7 +302,12 @@ def tracked(
 
 def replay(history: Sequence[dict], cuts: Sequence[dict], summary: dict, tracker: Tracker) -> None:
     """Send a finished record to a tracker, as if the run took place now."""
+    log_rows(history, cuts, tracker)
+    tracker.finish(summary)
+
+
+def log_rows(history: Sequence[dict], cuts: Sequence[dict], tracker: Tracker) -> None:
+    """Send rows of a history, each with the cut made at its epoch."""
     made = {cut["epoch"]: cut for cut in cuts}
     for row in history:
         tracker.log(row, made.get(row["epoch"]))
-    tracker.finish(summary)

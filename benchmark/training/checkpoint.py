@@ -61,16 +61,6 @@ class _Copy:
         self.then()
 
 
-def save(
-    path: Path, state: State, config: RunConfig, data: str, *, previous: Path | None = None
-) -> None:
-    """Write a checkpoint at once, atomically; the one that it replaces is kept as `previous`.
-
-    data: the digest of the data set.
-    """
-    _Copy(_content(state, config, data), path, previous, lambda: None, _event(state)).write()
-
-
 class Checkpoints:
     """Writes the states of a run in a thread, at least every `seconds`, as a context.
 

@@ -45,7 +45,7 @@ def dense_state(
     flow_every: int,
     report: Report,
     wait: bool,
-    checkpoint_seconds: float = 0,
+    checkpoint_seconds: float,
 ) -> State:
     """The state after `until` dense epochs, from the shared folder; trained if it is not there.
 

@@ -18,6 +18,11 @@ CPU = torch.device("cpu")
 DATA = "0123456789ab"
 
 
+def save(path, state, config, data, previous=None):
+    with checkpoints.Checkpoints(config, data, 0) as kept:
+        kept.keep(state, path, previous=previous)
+
+
 def trained(tmp_path, **fields):
     config = tiny_run(**fields)
     problem = make_problem(config, tmp_path, CPU)
@@ -30,7 +35,7 @@ def test_checkpoint_round_trip(tmp_path):
     config, problem, state = trained(tmp_path, arch="resnet56", measure="random", rounds=2)
     make_cut(state, problem, config, tmp_path / "scores.npz", score_every=False)
     train_epoch(state, problem, config, 0.1)
-    checkpoints.save(tmp_path / "state.pt", state, config, DATA)
+    save(tmp_path / "state.pt", state, config, DATA)
     loaded = checkpoints.load(tmp_path / "state.pt", config, CPU, DATA)
     for ours, theirs in ((state.model, loaded.model), (state, loaded)):
         if ours is state:
@@ -89,7 +94,7 @@ def test_a_cut_is_not_made_again_after_its_checkpoint(tmp_path):
     config, problem, state = trained(tmp_path, measure="loss", rounds=1)
     state.history = [{"epoch": 0}, {"epoch": 1}]
     make_cut(state, problem, config, tmp_path / "scores.npz", score_every=True)
-    checkpoints.save(tmp_path / "state.pt", state, config, DATA)
+    save(tmp_path / "state.pt", state, config, DATA)
     loaded = checkpoints.load(tmp_path / "state.pt", config, CPU, DATA)
     rows = [advance(s, problem, config, 0.1, flow_every=1) for s in (state, loaded)]
     timeless = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
@@ -150,7 +155,7 @@ def test_carried_momentum_makes_the_step_of_the_masked_net(tmp_path):
 @pytest.fixture
 def checkpoint(tmp_path):
     config, _, state = trained(tmp_path, train_limit=40)
-    checkpoints.save(tmp_path / "state.pt", state, config, DATA)
+    save(tmp_path / "state.pt", state, config, DATA)
     return config, tmp_path / "state.pt"
 
 
@@ -221,7 +226,7 @@ def test_a_save_that_is_killed_leaves_a_good_checkpoint(checkpoint, tmp_path, mo
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.save(path, state, config, DATA, previous=tmp_path / "previous.pt")
+        save(path, state, config, DATA, previous=tmp_path / "previous.pt")
     monkeypatch.undo()
     left = [p for p in (path, tmp_path / "previous.pt") if p.exists()]
     assert left

@@ -108,8 +108,9 @@ class Cuda:
 
     def __init__(self, empty=False):
         self.empty, self.streams, self.captured_on, self.waited = empty, [], [], []
+        self.Stream = self._stream
 
-    def Stream(self, device=None):  # noqa: N802
+    def _stream(self, device=None):
         self.streams.append(device)
         return self.Wait(self, device)
 
