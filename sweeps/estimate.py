@@ -69,7 +69,7 @@ def seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) 
     """
     net = prepared(initial_net(config, size.classes), device, config.precision)
     if device.type == "cuda":
-        return _seconds_on_gpu(net, config, size, device)
+        return seconds_of_steps(net, config, size, device)
 
     def step(images: int) -> float:
         x = torch.randn(images, 3, size.height, size.width, device=device)
@@ -86,7 +86,7 @@ def seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) 
     return (few + max(more - few, 0) * (batch - FEW) / (MORE - FEW)) / batch
 
 
-def _seconds_on_gpu(net: Net, config: RunConfig, size: TrainSize, device: torch.device) -> float:
+def seconds_of_steps(net: Net, config: RunConfig, size: TrainSize, device: torch.device) -> float:
     """Of steps as a run takes them, replayed after some eager ones."""
     shape = config.batch_size, 3, size.height, size.width
     x = torch.randn(shape, device=device).to(memory_format=layout(net, device, config.precision))

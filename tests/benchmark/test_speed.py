@@ -7,6 +7,7 @@ import torch
 
 from benchmark.flow import gradients, hessian_gradients
 from benchmark.perf import contests, naive
+from benchmark.perf.speed import Speed, sized
 from tests.conftest import tiny_images, tiny_net
 from tests.support.commands import command
 
@@ -124,3 +125,11 @@ def test_the_old_name_of_a_command_forwards_to_the_new_one(name, flag):
     note, error = run.stderr.splitlines()
     assert note == f"note: this command is now `python -m benchmark.perf.{name}`"
     assert error.startswith(f"error: {flag} must be at least")
+
+
+def test_sizes_suit_the_device_unless_they_are_given():
+    assert [(s.steps, s.images) for s in (sized(Speed(), "cpu"), sized(Speed(), "cuda"))] == [
+        (4, 512),
+        (100, 10_000),
+    ]
+    assert sized(Speed(steps=7), "cuda").steps == 7

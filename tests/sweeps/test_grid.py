@@ -10,7 +10,7 @@ from benchmark.config import RunConfig
 from benchmark.measures import MEASURES, score
 from benchmark.options import Options
 from benchmark.schedule import schedule
-from benchmark.training.state import initial_net
+from benchmark.training.state import initial_net, prepared
 from sweeps import estimate
 from sweeps import grid as grids
 from sweeps.estimate import seconds_to_train, train_size
@@ -251,3 +251,15 @@ def test_the_time_of_a_batch_follows_from_two_small_steps(monkeypatch, batch_siz
         config, estimate.TrainSize(1000, 10), torch.device("cpu")
     )
     assert per_image * batch_size == pytest.approx(seconds)
+
+
+def test_a_gpu_is_timed_by_steps_as_a_run_takes_them(monkeypatch):
+    """2 s for 50 steps of 8 images, after steps that are not timed; here on a CPU."""
+    clock, device = iter([10, 12]), torch.device("cpu")
+    monkeypatch.setattr(estimate, "now", lambda device: next(clock))
+    config = RunConfig(width=0.0625, batch_size=8)
+    net, size = prepared(initial_net(config, 10), device), estimate.TrainSize(1000, 10)
+    before = [p.detach().clone() for p in net.parameters()]
+    per_image = estimate.seconds_of_steps(net, config, size, device)
+    assert per_image * 8 * estimate.REPLAYED == pytest.approx(2)
+    assert not all(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True))
