@@ -110,6 +110,7 @@ def test_a_crash_between_rare_checkpoints(fate, undisturbed, options, monkeypatc
         run(CONFIG, rare)
     assert science(CONFIG, rare) == undisturbed[0]
     assert len(disk.log) < len(undisturbed[1])
+    assert disk.log.count("replace checkpoint.pt") == CONFIG.rounds  # one after each cut
     start = list(FATES).index(fate)
     check(range(start, len(disk.log), 19), fate, (undisturbed[0], disk.log), rare, monkeypatch)
 

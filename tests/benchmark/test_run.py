@@ -1,5 +1,6 @@
 """Whole runs: the record, resume, the shared dense phase, cuts."""
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -284,6 +285,25 @@ def test_a_cut_that_empties_a_layer_ends_the_run_as_collapsed(options, monkeypat
     summary = run(config, options)
     assert summary["outcome"] == "collapsed"
     assert record_of(config, options).finished
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_the_tracker_gets_each_row_once_when_a_checkpoint_has_it(options, monkeypatch, seconds):
+    sent = []
+
+    class Log(NoTracker):
+        def log(self, row, cut=None):
+            sent.append((row["epoch"], cut and cut["round"]))
+
+    monkeypatch.setattr(run_module, "tracked", lambda *_: contextlib.nullcontext(Log()))
+    config, seen = tiny_run(measure="loss", prune_epoch=1, rounds=2, epochs=5), {}
+    there = dataclasses.replace(options, checkpoint_seconds=seconds)
+    run(config, there, lambda progress: seen.update({progress.row["epoch"]: len(sent)}))
+    assert sent == [(0, None), (1, 1), (2, 2), (3, None), (4, None), (5, None)]
+    if seconds:
+        assert seen[4] <= 2  # the last checkpoint is that of the cut at epoch 2
+    else:
+        assert seen[4] == 4  # all but the row of epoch 4, at which a cut could be made
 
 
 @pytest.mark.parametrize("budget", ["params", "macs"])
