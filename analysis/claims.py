@@ -80,11 +80,7 @@ def faster_loss(table: pd.DataFrame) -> Evidence:
     control alone."""
     label = "training loss, magnitude-based minus magnitude-agnostic"
     decides = Criterion(label, "nats", -1, pair(table, "loss_after_cut", MAGNITUDE, AGNOSTIC))
-    others = [
-        name
-        for name in (*AGNOSTIC, "random", "random_layerwise")
-        if (table["measure"] == name).any()
-    ]
+    others = [name for name in (*AGNOSTIC, "random") if (table["measure"] == name).any()]
     details = {
         "epochs to the threshold, magnitude-based minus magnitude-agnostic": (
             pair(table, "epochs_to_threshold", MAGNITUDE, AGNOSTIC),

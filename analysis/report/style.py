@@ -90,7 +90,6 @@ LOOKS = {
     "grasp_t1": Look("#6FA83A", "*", DOTTED),
     "oracle": Look("#CC79A7", "d"),
     "random": Look("#8C8C8C", "P", DOTTED),
-    "random_layerwise": Look("#BDBDBD", "8", DASH_DOT),
     "none": Look("#1A1A1A", "", (0, (6, 2))),
 }
 FAMILIES = {0: "#3E6FA3", 1: "#C9732B", 2: "#3B8F5A", "truth": "#A56BA0", "control": "#6E6E6E"}

@@ -5,7 +5,9 @@ from benchmark.registry import measure
 def random(uniform):
     """uniform(0, 1) per filter.
 
-    A control: chance decides which filters go, and how many of each layer. Source: the control of
-    Frankle et al., ICLR 2021. Unlike `random_layerwise` the layers' densities are random too.
+    A control: chance decides which filters go, and how many of each layer. With
+    `allocation=magnitude` chance decides only which filters of a layer go, and each layer keeps as
+    many as by `magnitude`. Source: the controls of Frankle et al., ICLR 2021. Unlike the measures
+    it looks at neither weights nor data.
     """
     return uniform

@@ -203,7 +203,7 @@ def test_needs_are_computed_once_for_all_measures(monkeypatch):
     assert passes == ["gradients", "hessian_gradients"]
     assert len(calls) == 2 + 2  # gradient and Hessian batches of 2
     passes.clear()
-    score_all(net, ["magnitude", "l1", "random", "random_layerwise", "none"], images, labels)
+    score_all(net, ["magnitude", "l1", "random", "none"], images, labels)
     assert passes == []
     score_all(net, ["loss", "fisher"], images, labels)
     assert passes == ["gradients"]
@@ -226,7 +226,7 @@ def test_each_batch_of_a_pass_has_one_forward(monkeypatch):
 @FEW_ITERATIONS
 def test_batch_size_matters_to_fisher_alone():
     net, (images, labels) = tiny_net("vgg13", dtype=torch.float64), tiny_images(8)
-    names = [name for name in MEASURES if name not in ("oracle", "random", "random_layerwise")]
+    names = [name for name in MEASURES if name not in ("oracle", "random")]
     one, other = (
         score_all(net, names, images, labels, initial=weights(net), batch_size=b) for b in (8, 3)
     )
@@ -265,30 +265,16 @@ def test_oracle_is_the_loss_change_of_the_net_without_that_filter(arch):
         assert float(scores[conv][3]) == pytest.approx(without - before, abs=2e-6)
 
 
-def test_random_layerwise_has_the_densities_of_magnitude():
-    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
-    for ratio in (0.3, 0.7):
-        keeps = [
-            select(net, score(net, name, images, labels), ratio)
-            for name in ("magnitude", "random_layerwise")
-        ]
-        assert [int(k.sum()) for k in keeps[0].values()] == [
-            int(k.sum()) for k in keeps[1].values()
-        ]
-        assert any(not torch.equal(keeps[0][name], keeps[1][name]) for name in net.convs)
-
-
-def test_random_layerwise_shuffles_live_filters_alone():
+def test_random_with_the_layer_densities_of_magnitude():
     net, (images, labels) = tiny_net("resnet20"), tiny_images(2)
     net = compact(net, select(net, score(net, "random", images, labels), 0.4))
-    ours, others = (
-        score(net, "random_layerwise", images, labels),
-        score(net, "magnitude", images, labels),
-    )
-    assert any(bool((~net.mask(name)).any()) for name in net.convs)
-    assert all(torch.equal(ours[name] > 0, net.mask(name)) for name in net.convs)
-    keeps = [select(net, scores, 0.7, round=2, rounds=2) for scores in (ours, others)]
+    by_size, by_chance = (score(net, name, images, labels) for name in ("magnitude", "random"))
+    keeps = [
+        select(net, by_size, 0.7, round=2, rounds=2),
+        select(net, by_chance, 0.7, round=2, rounds=2, allocation="magnitude"),
+    ]
     assert [int(k.sum()) for k in keeps[0].values()] == [int(k.sum()) for k in keeps[1].values()]
+    assert any(not torch.equal(keeps[0][name], keeps[1][name]) for name in net.convs)
 
 
 def test_weights_that_are_no_numbers_have_scores_that_are_none():
