@@ -227,6 +227,7 @@ def _summary(run: _Run, state: State, outcome: str) -> dict:
         "after": cost(state.model, run.problem.size),
         "plan": {"before": default_plan(config.arch, config.width), "after": after},
         "samples": run.problem.samples,
+        "classes": run.problem.num_classes,
         "data": run.problem.digest,
         **environment(),
         "device": run.options.device_name(),

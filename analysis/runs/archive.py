@@ -20,7 +20,7 @@ TEXTS = {name for name, value in DEFAULTS.items() if type(value) is str} | {
     *("versions", "data", "conv", "prune_epoch"),
 }
 """Columns that need not hold numbers."""
-FIRST = DEFAULTS | dict.fromkeys(("images", "threads"), np.nan)
+FIRST = DEFAULTS | dict.fromkeys(("images", "classes", "threads"), np.nan)
 FIRST |= dict.fromkeys(("data", "processor", "commit"), "") | {"rules": 1, "score_bn": "running"}
 """Columns that archives of flowprune 0.1 lack, with the values that its runs had."""
 
@@ -121,7 +121,7 @@ def _run(row: dict, tables: dict[str, dict[str, list[dict]]]) -> Run:
     whole_run = row["outcome"] == FINISHED or not history
     summary = {
         **{key: row[key] for key in ("outcome", "data", "device", "commit", "processor")},
-        **{key: row[key] for key in ("seconds", "threads")},
+        **{key: row[key] for key in ("seconds", "threads", "classes")},
         "epoch": row["total"] if whole_run else history[-1]["epoch"],
         "versions": {},
         "samples": {} if row["images"] is None else {"train": row["images"]},

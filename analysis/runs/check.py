@@ -67,7 +67,7 @@ def _summary(place: str, summary: dict) -> None:
     kinds |= dict.fromkeys(("versions", "plan"), (dict, "an object"))
     for key, (kind, words) in kinds.items():
         require(isinstance(summary.get(key), kind), f"{place}: {key}", summary.get(key), words)
-    _numbers(place, {"seconds": summary.get("seconds"), "threads": summary.get("threads")})
+    _numbers(place, {key: summary.get(key) for key in ("seconds", "threads", "classes")})
     _counts(f"{place}, samples", summary.get("samples"))
     _numbers(f"{place}, plan.before", summary["plan"].get("before"))
     for when in ("before", "after"):

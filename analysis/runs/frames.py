@@ -49,7 +49,8 @@ class Frames:
     """A row per run: the fields of its canonical configuration, `run_id`, `cell`, `dense_id` (the
     run_id of its dense control), `rules`, `label`, `first_cut` and `last_cut` (epochs; NaN for the
     dense control), `total` (epochs), `outcome`, `<key>/before` and `/after` for filters, parameters
-    and MACs, `images` (trained on), `data` (digest), `device`, `processor`, `threads`, `commit`,
+    and MACs, `images` (trained on), `classes`, `data`
+    (digest), `device`, `processor`, `threads`, `commit`,
     `seconds`, `versions` (`name version` texts, joined)."""
     history: pd.DataFrame
     """A row per run and epoch: `run_id`, `record.HISTORY_KEYS`, and `moved/<measure>` for each
@@ -148,6 +149,7 @@ def _run_row(run: Run) -> dict:
         "outcome": summary.get("outcome", UNFINISHED),
         **net,
         "images": summary.get("samples", {}).get("train", np.nan),
+        "classes": summary.get("classes", np.nan),
         **{key: summary.get(key, "") for key in ("data", "device", "processor", "commit")},
         "threads": summary.get("threads", np.nan),
         "seconds": summary.get("seconds", np.nan),

@@ -123,6 +123,5 @@ def _summary(values: Mapping, convs: Sequence[str]) -> dict:
         **groups,
         "plan": {"before": {conv: plan[conv] for conv in convs if conv in plan}},
         **{key: values.get(key, "") for key in ("data", "commit", "processor", "device")},
-        "threads": values.get("threads"),
-        "seconds": values.get("seconds"),
+        **{key: values.get(key) for key in ("threads", "classes", "seconds")},
     }

@@ -229,6 +229,7 @@ def _summary(config: RunConfig, world: World, history: list[dict], cuts: list[di
         "after": {key: int(value * share) for key, value in size.items()},
         "plan": {"before": PLAN, "after": kept},
         "samples": {"train": 1433, "test": 364, "probe": 512, "scoring": 1433, "overlap": 512},
+        "classes": 10,
         "data": "0123456789ab",
         "versions": {"flowprune": "0.2.0", "python": "3.11.0", "torch": "2.0.0"},
         "commit": "",
