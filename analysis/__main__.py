@@ -1,5 +1,6 @@
 """`python -m analysis SOURCE`: the report of runs; `compare A B`: two sources side by side;
-`dashboard`: in W&B; `publish RUNS`: the compact records of a study."""
+`dashboard`: in W&B; `publish RUNS`: the compact records of a study; `descent FILE`: gradient flow
+against gradient descent."""
 
 from __future__ import annotations
 
@@ -96,6 +97,16 @@ class Compare:
     """Folder to write compare.html, compare.json and compare.csv into."""
 
 
+@dataclass(frozen=True)
+class Descent:
+    """Draw the check of gradient flow that python -m benchmark.descent measured."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """The file descent.json."""
+    out: Path = Path("descent")
+    """Folder to write the figures and descent.md, with their captions, into."""
+
+
 def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         name, *rest = sys.argv[1:]
@@ -130,6 +141,13 @@ def execute_publish(command: Publish) -> None:
     print(f"published: {command.out}; python -m analysis {command.out} makes the report again")
 
 
+def execute_descent(command: Descent) -> None:
+    from analysis.descent import draw
+
+    for sheet in draw(command.file, command.out):
+        print(f"{command.out / sheet.name}.png: {sheet.title}")
+
+
 def execute_dashboard(command: Dashboard) -> None:
     if find_spec("wandb_workspaces") is None:
         raise UserError(
@@ -150,28 +168,21 @@ def execute_dashboard(command: Dashboard) -> None:
         print(f"dashboard: {command.json}")
 
 
+COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "not tested": "dim"}
+
+
 def show(report: Report) -> None:
-    """Print the verdicts and what is missing."""
+    """Print what was found, and what is missing."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    from analysis.report.text import number_text
+    from analysis.report.text import finding
 
-    colors = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
-    table = Table(
-        "claim", "verdict", "effect [95 % interval]", "n", title="Verdicts", title_justify="left"
-    )
-    for item in report.judgements:
-        verdict = f"[{colors[item.verdict]}]{item.verdict}[/]"
-        if item.verdict_holm != item.verdict:
-            verdict += f"\nafter Holm: {item.verdict_holm}"
-        effect = f"{number_text(item.number)}\n[dim]{escape(item.number.label)}[/]"
-        table.add_row(
-            f"{item.claim.id}  {item.claim.sentence}", verdict, effect, str(item.number.n)
-        )
     console = Console()
-    console.print(table)
+    for item in report.judgements:
+        console.print(f"[bold]{item.claim.id}[/] {escape(item.claim.plain)}")
+        color = COLORS[item.verdict]
+        console.print(f"   [{color}]{escape(finding(item))}[/]")
     missing, expected = len(report.completeness.missing), report.completeness.expected
     console.print(
         f"{expected - missing} of {expected} runs finished"
@@ -186,6 +197,7 @@ COMMANDS = {
         "Compare two sources of runs, paired run by run: A minus B.",
     ),
     "dashboard": (Dashboard, execute_dashboard, Dashboard.__doc__),
+    "descent": (Descent, execute_descent, Descent.__doc__),
     "publish": (Publish, execute_publish, Publish.__doc__),
 }
 """Commands by the first word of the command line. Any other word is a source, for a report."""

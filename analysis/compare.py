@@ -18,15 +18,15 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.outcomes import outcomes
-from analysis.pairs import INDEX, Pairs, without_single_seeds
+from analysis.pairs import INDEX, Pairs, with_enough_seeds
 from analysis.quantities import SUMMARISED, Quantity
 from analysis.report import style
 from analysis.report.page import make_folders, render
 from analysis.report.text import difference_text
-from analysis.runs.frames import Frames
+from analysis.runs.frames import Frames, dense_controls
 from analysis.runs.load import load
 from analysis.settings import DENSE, SHARED, named
-from analysis.verdicts import Number, measured
+from analysis.verdicts import Criterion, Number, measured
 from benchmark.config import CUT_FIELDS, TRAINED
 from benchmark.errors import UserError, require
 from benchmark.fields import assignment, field_value
@@ -219,6 +219,10 @@ def _run_pairs(left: pd.DataFrame, right: pd.DataFrame, one: str, other: str) ->
     """
     control = (one == DENSE) != (other == DENSE)
     ours, theirs = left[left["measure"] == one], right[right["measure"] == other]
+    if control and one == DENSE:
+        ours = ours[ours["run_id"].isin(dense_controls(ours))]
+    elif control:
+        theirs = theirs[theirs["run_id"].isin(dense_controls(theirs))]
     pairs = ours.merge(
         theirs, on=["dense_id"] if control else ["task", "seed"], suffixes=("/a", "/b")
     )
@@ -236,7 +240,10 @@ def _row(setting: str, measure: str, pairs: pd.DataFrame, same: set[str]) -> Row
         len(pairs),
         int(pairs["run_id/a"].isin(same).sum()),
         "; ".join(f"{count} {state}" for state, count in other.items()),
-        {item.key: measured(item.label, item.unit, _pairs(pairs, item)) for item in SUMMARISED},
+        {
+            item.key: measured(Criterion(item.label, item.unit, _pairs(pairs, item)))
+            for item in SUMMARISED
+        },
     )
 
 
@@ -250,7 +257,7 @@ def _pairs(runs: pd.DataFrame, quantity: Quantity) -> Pairs:
     if runs["shared"].any():
         table = table.groupby("seed", as_index=False)["difference"].mean().assign(task=EVERYWHERE)
         table["group"] = EVERYWHERE
-    return without_single_seeds(Pairs(table, pd.DataFrame(), ("A",), ("B",)))
+    return with_enough_seeds(Pairs(table, pd.DataFrame(), ("A",), ("B",)), steps=(2,))
 
 
 def _same_histories(a: Frames, b: Frames, pairs: pd.DataFrame) -> set[str]:

@@ -17,12 +17,11 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
 from analysis.quantities import (
-    CHANGES,
     CONVERGENCE,
     COSTS,
     COURSE,
     FLOW,
-    STATES,
+    LOGGED_CUTS,
     TEST_ACCURACY,
     Quantity,
 )
@@ -66,10 +65,7 @@ def workspace(project: str, entity: str, only: dict[str, object] | None = None) 
                 pinned=True,
                 layout_settings=WIDE,
             ),
-            ws.Section("Cuts: before and after", _cuts(), is_open=True, layout_settings=NARROW),
-            ws.Section(
-                "Cuts: predicted and actual", _predictions(), is_open=True, layout_settings=WIDE
-            ),
+            ws.Section("Cuts", _cuts(), is_open=True, layout_settings=WIDE),
             ws.Section("Gradient flow", _by_epoch(FLOW), is_open=True, layout_settings=NARROW),
             ws.Section("Accuracy against cost", _costs(), is_open=True, layout_settings=NARROW),
             ws.Section("Course of training", _by_epoch(COURSE), layout_settings=NARROW),
@@ -129,27 +125,18 @@ def _line(title: str, keys: list[str], quantity: Quantity, x: str) -> wr.LinePlo
     return wr.LinePlot(x=x, y=keys, log_y=quantity.log or None, **titles, **MEANS)
 
 
-def _cuts() -> list[wr.LinePlot | wr.BarPlot]:
-    """Bars for the last cut, lines over the rounds."""
+def _cuts() -> list[wr.LinePlot | wr.BarPlot | wr.ScatterPlot]:
+    """Bars for the last cut, lines over the rounds, and both numbers against each other. All other
+    numbers of a cut are in the run's file `cuts.jsonl`."""
     panels = []
-    for item in STATES:
-        keys, title = [f"cut/before/{item.key}", f"cut/after/{item.key}"], "before and after"
+    for item in LOGGED_CUTS:
         panels += [
-            wr.BarPlot(title=f"{item.label} {title} the last cut", metrics=keys, **MEANS),
-            _line(f"{item.label} {title} each cut", keys, item, "cut/round"),
+            wr.BarPlot(title=f"{item.label}, last round", metrics=[item.key], **MEANS),
+            _line(f"{item.label}, each round", [item.key], item, "cut/round"),
         ]
-    return panels
-
-
-def _predictions() -> list[wr.ScatterPlot | wr.BarPlot]:
-    panels = []
-    for item in CHANGES:
-        keys = [f"cut/{kind}/{item.key}" for kind in ("predicted", "actual")]
-        predicted, actual = map(wr.SummaryMetric, keys)
-        title = f"{item.label} at the last cut, predicted and actual"
-        panels.append(wr.ScatterPlot(title=title, x=predicted, y=actual))
-        panels.append(wr.BarPlot(title=title, metrics=keys, **MEANS))
-    return panels
+    change, kept = (wr.SummaryMetric(item.key) for item in LOGGED_CUTS)
+    title = f"{LOGGED_CUTS[0].label} against {LOGGED_CUTS[1].label}"
+    return [*panels, wr.ScatterPlot(title=title, x=kept, y=change)]
 
 
 def _costs() -> list[wr.ScatterPlot | wr.BarPlot]:

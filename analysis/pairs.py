@@ -10,6 +10,8 @@ import pandas as pd
 
 from benchmark.record import FINISHED
 
+SEEDS = 5
+"""Fewer seeds give an interval, but no verdict."""
 INDEX = ["group", "task", "seed"]
 """The columns that tell pairs apart; the name of a task holds every field that varies."""
 
@@ -27,12 +29,17 @@ class Pairs:
     right: tuple[str, ...]
     """The measures that each side is the mean of; no right side if the numbers of the left side
     count by themselves."""
-    notes: tuple[str, ...] = ()
-    """What else a reader must know: measures without runs or set aside."""
 
-    def differences(self) -> list[np.ndarray]:
-        """The differences as one array [seeds] per task."""
-        return [task.to_numpy() for _, task in self.table.groupby("task", sort=False)["difference"]]
+    def differences(self) -> np.ndarray:
+        """The differences [tasks, seeds], NaN where a pair is missing."""
+        tasks = self.table["task"].drop_duplicates()
+        values = self.table.pivot(index="task", columns="seed", values="difference")
+        return values.reindex(tasks).to_numpy(dtype=float)
+
+    def blocks(self) -> list[Pairs]:
+        """The tasks that have the same complete seeds, together."""
+        seeds = self.table.groupby("task")["seed"].transform(lambda own: str(sorted(own)))
+        return [replace(self, table=part) for _, part in self.table.groupby(seeds, sort=False)]
 
     def groups(self) -> list[str]:
         """All groups that have a pair, complete or not."""
@@ -55,92 +62,42 @@ def pair(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[s
 
     Without a right side the difference is the left side itself.
 
-    table: what `outcomes.outcomes` gives; runs with an ablation are left out. A pair counts only if
-    every measure has its run and the run has the value; the others are listed with their reason. A
-    measure with runs in under half of the pairs of a group is set aside there (and named), so that
-    it does not cost the other pairs. `without_single_seeds` says which tasks are dropped.
+    table: a row per run and measure, such as `outcomes.outcomes` gives; rows with an ablation are
+    left out. A pair counts only if every measure has its run and the run has the value; the others
+    are listed with their reason. `with_enough_seeds` says which tasks are dropped.
     """
-    used = (table["ablation"] == "none") & table["measure"].isin([*left, *right])
+    measures = [*left, *right]
+    used = (table["ablation"] == "none") & table["measure"].isin(measures)
     rows = table.loc[used, [*INDEX, "measure", "outcome", value]]
-    parts = dict(iter(rows.groupby("group", sort=False))) or {"": rows}
-    parts = {group: _pair_group(part, value, left, right) for group, part in parts.items()}
-    everything = replace(
-        next(iter(parts.values())),
-        table=pd.concat([part.table for part in parts.values()], ignore_index=True),
-        dropped=pd.concat([part.dropped for part in parts.values()], ignore_index=True),
-        left=tuple(name for name in left if any(name in part.left for part in parts.values())),
-        right=tuple(name for name in right if any(name in part.right for part in parts.values())),
-    )
-    notes = {group: part.notes for group, part in parts.items()}
-    for group, part in parts.items():
-        present = set(rows.loc[rows["group"] == group, "measure"])
-        absent = [name for name in (*everything.left, *everything.right) if name not in present]
-        if absent and len(part.table):
-            notes[group] += (f"no run of {' or '.join(absent)}",)
-    return without_single_seeds(replace(everything, notes=_joined(notes)))
-
-
-def without_single_seeds(pairs: Pairs) -> Pairs:
-    """Drop tasks with one complete seed, which have no spread, if other tasks have more."""
-    seeds = pairs.table.groupby("task")["seed"].transform("size")
-    if not (seeds > 1).any() or not (seeds == 1).any():
-        return pairs
-    reason = "only one complete seed in this setting"
-    single = pairs.table.loc[seeds == 1, INDEX].assign(reason=reason)
-    dropped = pd.concat([pairs.dropped, single], ignore_index=True)
-    return replace(pairs, table=pairs.table[seeds > 1].reset_index(drop=True), dropped=dropped)
-
-
-def _joined(notes: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The notes of all groups; a note that some groups lack names the groups that have it."""
-    groups_of: dict[str, list[str]] = {}
-    for group, texts in notes.items():
-        for note in texts:
-            groups_of.setdefault(note, []).append(group)
-    return tuple(
-        note if len(groups) == len(notes) else f"{note} ({', '.join(groups)})"
-        for note, groups in groups_of.items()
-    )
-
-
-def _pair_group(rows: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[str]) -> Pairs:
-    """The pairs of one group."""
     by_measure = rows.set_index([*INDEX, "measure"])
     order = pd.MultiIndex.from_frame(rows[INDEX].drop_duplicates())
     values, states = (
-        by_measure[name].unstack("measure").reindex(order) for name in (value, "outcome")
+        by_measure[name].unstack("measure").reindex(index=order, columns=measures)
+        for name in (value, "outcome")
     )
-    (ours, our_notes), (theirs, their_notes) = (_enough(states, side) for side in (left, right))
-    if not ours or bool(theirs) != bool(right):
-        values, states = values[:0], states[:0]  # without one of its sides there is no pair
-    used = [*ours, *theirs]
-    whole = values[used].notna().all(axis=1)
-    table = pd.DataFrame(index=values.index[whole])
-    table["left"] = values.loc[whole, list(ours)].mean(axis=1)
-    table["right"] = values.loc[whole, list(theirs)].mean(axis=1) if theirs else 0.0
-    table["difference"] = table["left"] - table["right"]
-    lacking = zip(
-        values.loc[~whole, used].to_numpy(), states.loc[~whole, used].to_numpy(), strict=True
-    )
+    whole = values.notna().all(axis=1)
+    complete = pd.DataFrame(index=values.index[whole])
+    complete["left"] = values.loc[whole, [*left]].mean(axis=1)
+    complete["right"] = values.loc[whole, [*right]].mean(axis=1) if right else 0.0
+    complete["difference"] = complete["left"] - complete["right"]
+    lacking = zip(values[~whole].to_numpy(), states[~whole].to_numpy(), strict=True)
     dropped = pd.DataFrame(index=values.index[~whole])
-    dropped["reason"] = [_reason(used, *row) for row in lacking]
-    return Pairs(table.reset_index(), dropped.reset_index(), ours, theirs, our_notes + their_notes)
+    dropped["reason"] = [_reason(measures, *row) for row in lacking]
+    pairs = Pairs(complete.reset_index(), dropped.reset_index(), tuple(left), tuple(right))
+    return with_enough_seeds(pairs)
 
 
-def _enough(
-    states: pd.DataFrame, measures: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The measures of a side that have runs in half of the pairs, and notes on the others."""
-    shares = states.notna().mean().reindex(measures, fill_value=0)
-    present = shares[shares > 0]
-    if present.empty:
-        return (), (f"no finished run of {' or '.join(measures)}",) * bool(measures)
-    enough = present[present >= 0.5] if (present >= 0.5).any() else present
-    notes = (
-        f"{name} is set aside: it has runs in only {share:.0%} of the pairs"
-        for name, share in present.drop(enough.index).items()
-    )
-    return tuple(enough.index), tuple(notes)
+def with_enough_seeds(pairs: Pairs, steps: Sequence[int] = (SEEDS, 2)) -> Pairs:
+    """Drop tasks with fewer complete seeds than the first of the steps that some task reaches."""
+    seeds = pairs.table.groupby("task")["seed"].transform("size")
+    least = next((step for step in steps if (seeds >= step).any()), 0)
+    few = seeds < least
+    if not few.any():
+        return pairs
+    reason = "only " + seeds[few].astype(str) + " complete seeds in this setting"
+    left_out = pairs.table.loc[few, INDEX].assign(reason=reason)
+    dropped = pd.concat([pairs.dropped, left_out], ignore_index=True)
+    return replace(pairs, table=pairs.table[~few].reset_index(drop=True), dropped=dropped)
 
 
 def _reason(measures: Sequence[str], values: np.ndarray, states: np.ndarray) -> str:

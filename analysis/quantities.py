@@ -88,19 +88,17 @@ COURSE = (
 )
 COSTS = (Quantity("net/params", "parameters", log=True), Quantity("net/macs", "MACs", log=True))
 
-STATES = (
-    Quantity("loss", "loss", "nats", log=True),
-    Quantity("accuracy", "accuracy", ACCURACY),
-    Quantity("grad_norm", "|g|", "nats", log=True),
-    Quantity("theta_g", "θ·g", "nats"),
-    Quantity("theta_hg", "θ·Hg", "nats"),
-)
-"""Of the probe set, before and after each cut."""
 CHANGES = (
     Quantity("loss_change", "change of loss", "nats"),
     Quantity("grad_norm_sq_change", "change of |g|²", "nats²"),
 )
-"""Predicted and measured at each cut."""
+"""Predicted and measured at each cut and probe."""
+PROBE_LOSS = CHANGES[0]
+LOGGED_CUTS = (
+    Quantity("cut/loss_change", "change of loss at the cut", "nats"),
+    Quantity("cut/kept_macs", "share of the MACs left", low=0, high=1),
+)
+"""What W&B's charts have of each cut."""
 
 SUMMARISED = (
     Quantity("final_accuracy", "test accuracy", ACCURACY, low=0, high=1),
@@ -111,6 +109,6 @@ SUMMARISED = (
 """Of `outcomes.outcomes`: what tables and comparisons of sources show."""
 FINAL_ACCURACY, LOSS_AFTER_CUT, LOSS_CHANGE, GRADIENT_CHANGE = SUMMARISED
 EPOCHS_TO_THRESHOLD = Quantity("epochs_to_threshold", "epochs after the last cut", low=0)
-MOVEMENT = Quantity("moved", "rank correlation", low=-1, high=1)
+RANK_CORRELATION = Quantity("rho", "rank correlation", low=-1, high=1)
 DENSITY = Quantity("density", "filters left", "%", low=0, high=100)
 """Of the filters of a conv, after the last cut."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.frames import UNFINISHED, Frames, dense_controls
 from benchmark.config import DEFAULTS, TRAINED, RunConfig
 
 SHARED = tuple(name for name in DEFAULTS if name not in ("measure", "seed"))
@@ -49,6 +49,8 @@ def completeness(frames: Frames, grid: Sequence[RunConfig] | None = None) -> Com
     else:
         against = "the grid"
     expected = {config.run_id: config.canonical() for config in grid}
+    probed = dense_controls(frames.finished())
+    outcomes |= {id: outcomes[run_id] for id, run_id in probed.items() if id in expected}
     rows = [
         {
             **config.to_dict(),
@@ -79,27 +81,30 @@ def timing(measure: str, prune_epoch: int | str, retrain: str) -> str:
 
 
 def named(frames: Frames) -> Frames:
-    """Name each run's setting, in new columns of `runs`, which is sorted by setting.
+    """The frames with new columns in `runs`, which is sorted by setting: those of
+    `name_settings`, and `control` (the run_id of the dense control; NaN without one)."""
+    runs = frames.runs.sort_values([*SHARED, "measure", "seed"], ignore_index=True)
+    control = runs["dense_id"].map(dense_controls(runs))
+    return replace(frames, runs=name_settings(runs.assign(control=control)))
+
+
+def name_settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """Name each run's setting, in new columns of a table of runs.
 
     `group`: architecture and data set; `timing`; `setting`: the timing and every other field that
     varies between the pruned runs of the group, or between its dense controls; `task`: group and
     setting.
     """
-    runs = frames.runs.sort_values([*SHARED, "measure", "seed"], ignore_index=True)
-    runs["group"] = runs["arch"] + " on " + runs["dataset"]
-    runs["timing"] = [
-        timing(*row)
-        for row in zip(runs["measure"], runs["prune_epoch"], runs["retrain"], strict=True)
-    ]
-    dense = runs["measure"] == DENSE
-    settings = runs["timing"].where(dense, "cut " + runs["timing"])
-    for _, part in runs.groupby(["group", dense]):
+    times = zip(runs["measure"], runs["prune_epoch"], runs["retrain"], strict=True)
+    words = pd.Series([timing(*row) for row in times], runs.index, dtype=object)
+    named = runs.assign(group=runs["arch"] + " on " + runs["dataset"], timing=words)
+    dense = named["measure"] == DENSE
+    settings = named["timing"].where(dense, "cut " + named["timing"])
+    for _, part in named.groupby(["group", dense]):
         for name in SHARED:
             if name not in NAMED and part[name].nunique() > 1:
                 settings.loc[part.index] += f", {name.replace('_', ' ')} " + part[name].astype(str)
-    runs["setting"] = settings
-    runs["task"] = runs["group"] + ", " + runs["setting"]
-    return replace(frames, runs=runs)
+    return named.assign(setting=settings, task=named["group"] + ", " + settings)
 
 
 def settings_of(runs: pd.DataFrame) -> list[str]:

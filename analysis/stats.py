@@ -1,140 +1,131 @@
 """Statistics as pure functions on arrays: shapes in the docstrings, randomness only from the
 Generator given.
 
-Runs come in tasks (an architecture, a data set, a timing ...) and, within a task, in seeds. A
-*difference* is taken between two runs of the same task and seed, which share initial weights, data
-order and dense phase; so the unit of every statement is such a pair. Tasks are fixed, seeds are a
-sample: intervals speak about new seeds of these tasks.
+Runs come in tasks (an architecture, a data set, a timing ...) and in seeds. A *difference* is
+taken between two runs of the same task and seed, which share initial weights, data order and dense
+phase. Differences are an array [tasks, seeds], NaN where a pair is missing. Tasks are fixed, seeds
+are a sample, and a seed's differences may be correlated across tasks: intervals speak about new
+seeds of these tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 LEVEL = 0.95
-RESAMPLES = 4999
+RESAMPLES = 9999
 LEAST_P = 1e-9
-"""The smallest p-value that is given: resamples cannot tell smaller ones apart."""
+"""The smallest p-value that is given."""
 
 Interval = tuple[float, float]
-Bounds = tuple[np.ndarray, np.ndarray]
+
+
+class Estimate(NamedTuple):
+    """A mean over tasks of means over seeds."""
+
+    effect: float
+    error: float
+    """Its standard error; NaN where a task has fewer than two seeds."""
+    freedom: int
+    """Degrees of freedom of the error."""
+
+    def interval(self, level: float = LEVEL) -> Interval | None:
+        """The t interval; None without an error."""
+        if np.isnan(self.error):
+            return None
+        half = float(special.stdtrit(self.freedom, (1 + level) / 2)) * self.error
+        return self.effect - half, self.effect + half
+
+    def p(self) -> float | None:
+        """Two-sided p-value of the effect being 0, which is below 1 - level if and only if the
+        interval leaves 0 out; at least `LEAST_P`. None without an error."""
+        if np.isnan(self.error):
+            return None
+        if self.error == 0:
+            return LEAST_P if self.effect else 1.0
+        tail = float(stats.t.sf(abs(self.effect) / self.error, self.freedom))
+        return max(2 * tail, LEAST_P)
+
+
+def estimate(differences: np.ndarray) -> Estimate:
+    """The mean over tasks of the mean over seeds, of differences [tasks, seeds]; each task counts
+    once.
+
+    The error is cluster-robust by seed: with deviations e[k, s] from the mean of task k, which has
+    n[k] seeds, it is the root of sum_s (sum_k sqrt(n[k] / (n[k] - 1)) e[k, s] / n[k])^2 over the
+    number of tasks. Where all tasks have the same seeds, this is the standard error of the seeds'
+    means over tasks, and the interval is Student's over seeds; else the degrees of freedom are
+    those of the task with the fewest seeds. Source: Cameron & Miller, J. Human Resources 50 (2015).
+    """
+    differences = np.asarray(differences, dtype=float)
+    seeds = np.isfinite(differences).sum(axis=1)
+    means = np.nanmean(differences, axis=1)
+    if seeds.min() < 2:
+        return Estimate(float(means.mean()), np.nan, 0)
+    weights = np.sqrt(seeds / (seeds - 1)) / seeds / len(seeds)
+    scores = np.nansum((differences - means[:, None]) * weights[:, None], axis=0)
+    return Estimate(float(means.mean()), float(np.sqrt((scores**2).sum())), int(seeds.min() - 1))
 
 
 def mean_interval(
-    samples: Sequence[np.ndarray],
-    rng: np.random.Generator,
-    *,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> Bounds | None:
-    """Bootstrap interval of the mean over tasks of the mean over seeds.
-
-    samples: one array [seeds, ...] per task, the trailing axes the same for all; returns (low,
-    high) of shape [...], or None where there is nothing to resample (a task with fewer than two
-    seeds).
-
-    Seeds are resampled within tasks (stratified), and the percentile interval is widened about the
-    mean by t / z * sqrt(n / (n - 1)), n the (harmonic mean of the) seeds per task: the plain
-    percentile interval of three seeds covers the truth in 75 % of cases instead of 95 %. Source:
-    Hesterberg, The American Statistician 69 (2015), section 3 (the expanded percentile interval),
-    applied to the half-widths so that few distinct resamples suffice. The degrees of freedom of t
-    are Welch and Satterthwaite's: a task in which nothing varies adds none.
-    """
-    bounds = _bounds(samples, rng, resamples)
-    return None if bounds is None else bounds(level)
-
-
-def paired_test(
-    differences: Sequence[np.ndarray], rng: np.random.Generator
-) -> tuple[Interval, float] | None:
-    """`mean_interval` of paired differences, one array [seeds] per task, and the two-sided p-value
-    that belongs to it.
-
-    The p-value is 1 minus the highest level at which the interval leaves 0 out: it is below 1 -
-    LEVEL if and only if the interval does. At least `LEAST_P`; 1 where no interval leaves 0 out.
-    None as for `mean_interval`.
-    """
-    bounds = _bounds(differences, rng, RESAMPLES)
-    if bounds is None:
+    sample: np.ndarray, *, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Student's interval of the mean over seeds of [seeds, ...]: (low, high), each [...]; None with
+    fewer than two seeds."""
+    sample = np.asarray(sample, dtype=float)
+    seeds = len(sample)
+    if seeds < 2:
         return None
-    low, high = (float(bound) for bound in bounds(LEVEL))
-    side = 0 if stratified_mean(differences) > 0 else 1
-
-    def margin(log_p: float) -> float:
-        bound = float(bounds(1 - np.exp(log_p))[side])
-        return -bound if side else bound
-
-    least, most = np.log(LEAST_P), -1e-6
-    if not margin(most) > 0:
-        return (low, high), 1.0
-    p = (
-        LEAST_P
-        if margin(least) > 0
-        else float(np.exp(optimize.brentq(margin, least, most, xtol=1e-6)))
-    )
-    return (low, high), p
+    half = stats.t.ppf((1 + level) / 2, seeds - 1) * sample.std(axis=0, ddof=1) / np.sqrt(seeds)
+    return sample.mean(axis=0) - half, sample.mean(axis=0) + half
 
 
-def _bounds(
-    samples: Sequence[np.ndarray], rng: np.random.Generator, resamples: int
-) -> Callable[[float], Bounds] | None:
-    """The interval of `mean_interval` as a function of its level, from one set of resamples."""
-    samples = [np.asarray(sample, dtype=float) for sample in samples]
-    seeds = np.array([len(sample) for sample in samples])
-    if len(seeds) == 0 or seeds.min() < 2:
-        return None
-    center = sum(sample.mean(axis=0) for sample in samples) / len(samples)
-    drawn = np.sort(
-        sum(_resampled_means(sample, rng, resamples) for sample in samples) / len(samples), axis=0
-    )
-    freedom, n = _freedom(samples), stats.hmean(seeds)
+def seed_correlation(differences: np.ndarray) -> float:
+    """How far a seed's differences [tasks, seeds] go together across tasks, from -1 / (tasks - 1)
+    to 1: the mean covariance of two tasks over the mean variance of one.
 
-    def bounds(level: float) -> Bounds:
-        tail = (1 + level) / 2
-        low, high = _quantile(drawn, 1 - tail), _quantile(drawn, tail)
-        widen = widening(freedom, n, tail)
-        return center - widen * (center - low), center + widen * (high - center)
-
-    return bounds
+    Of the seeds that all tasks have; NaN for fewer than two tasks or seeds, or where nothing
+    varies.
+    """
+    whole = differences[:, np.isfinite(differences).all(axis=0)]
+    tasks, seeds = whole.shape
+    if tasks < 2 or seeds < 2:
+        return float("nan")
+    covariances = np.cov(whole)
+    own = np.trace(covariances) / tasks
+    shared = (covariances.sum() - np.trace(covariances)) / (tasks * (tasks - 1))
+    return float(shared / own) if own > 0 else float("nan")
 
 
-def widening(freedom: np.ndarray | float, seeds: float, tail: float) -> np.ndarray:
-    """The factor on half-widths that `mean_interval` explains, [...] as `freedom`; tail: 0.975 for
-    a 95 % interval."""
-    return special.stdtrit(freedom, tail) / special.ndtri(tail) * np.sqrt(seeds / (seeds - 1))
+def spread(differences: np.ndarray) -> float:
+    """Standard deviation between the tasks' means, of differences [tasks, seeds]; NaN for one
+    task."""
+    means = np.nanmean(differences, axis=1)
+    return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
 
-def _freedom(samples: list[np.ndarray]) -> np.ndarray:
-    """Degrees of freedom [...] of the mean over tasks of [seeds, ...], whose variances need not be
-    equal."""
-    more = np.array([len(sample) - 1 for sample in samples])
-    errors = np.array([sample.var(axis=0, ddof=1) / len(sample) for sample in samples])
-    total, most = errors.sum(axis=0), errors.max(axis=0)
-    shares = np.divide(
-        errors, most, out=np.ones_like(errors), where=most > 0
-    )  # squares of tiny numbers would be 0
-    return np.where(
-        total > 0, shares.sum(axis=0) ** 2 / np.tensordot(1 / more, shares**2, axes=1), more.sum()
-    )
+def signed_rank_p(differences: np.ndarray, rng: np.random.Generator) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank statistic, ranked within tasks and summed over
+    them, of differences [tasks, seeds].
 
-
-def _quantile(ordered: np.ndarray, share: float) -> np.ndarray:
-    """What `np.quantile` gives along the first axis of an array that is sorted along it, without
-    sorting it again."""
-    place = share * (len(ordered) - 1)
-    below = min(int(place), len(ordered) - 2)
-    return ordered[below] + (place - below) * (ordered[below + 1] - ordered[below])
-
-
-def _resampled_means(sample: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """Means of bootstrap resamples of [seeds, ...]: [resamples, ...]; how often each seed is drawn
-    is multinomial."""
-    n = len(sample)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
-    return np.tensordot(weights, sample, axes=1)
+    Its distribution is that of seeds whose differences all change their sign together, so that
+    seeds may be correlated across tasks (scipy's permutation test; exact up to 13 seeds).
+    """
+    sizes = np.where(differences == 0, np.nan, np.abs(differences))
+    ranks = stats.rankdata(sizes, axis=1, nan_policy="omit")
+    sums = np.nansum(np.sign(differences) * ranks, axis=0)
+    sums = sums[np.isfinite(differences).any(axis=0)]
+    if len(sums) < 2 or not sums.any():
+        return 1.0
+    found = stats.permutation_test(
+        (sums,), np.sum, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES,
+        rng=rng,
+    )  # fmt: skip
+    return float(found.pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -147,11 +138,6 @@ def holm(p: Sequence[float]) -> list[float]:
     from statsmodels.stats.multitest import multipletests  # here, because it takes its time
 
     return [float(value) for value in multipletests(p, method="holm")[1]] if len(p) else []
-
-
-def stratified_mean(differences: Sequence[np.ndarray]) -> float:
-    """Mean over tasks of the mean over seeds, one array [seeds] per task: each task counts once."""
-    return float(np.mean([np.mean(task) for task in differences]))
 
 
 def win_probability(
@@ -169,14 +155,13 @@ def win_probability(
     return float(wins / n), (float(low), float(high))
 
 
-def effect_size(differences: Sequence[np.ndarray]) -> float:
-    """Standardised mean difference: `stratified_mean` over the pooled standard deviation within
-    tasks.
-
-    differences: one array [seeds] per task; NaN where no task has two seeds or nothing varies.
-    """
-    freedom = sum(len(task) - 1 for task in differences)
+def effect_size(differences: np.ndarray) -> float:
+    """Standardised mean difference, of differences [tasks, seeds]: the mean over tasks over the
+    pooled standard deviation of seeds within tasks; NaN where no task has two seeds or nothing
+    varies."""
+    means = np.nanmean(differences, axis=1, keepdims=True)
+    freedom = (np.isfinite(differences).sum(axis=1) - 1).sum()
     if freedom == 0:
         return float("nan")
-    pooled = np.sqrt(sum(np.sum((task - np.mean(task)) ** 2) for task in differences) / freedom)
-    return stratified_mean(differences) / pooled if pooled > 0 else float("nan")
+    pooled = np.sqrt(np.nansum((differences - means) ** 2) / freedom)
+    return float(means.mean() / pooled) if pooled > 0 else float("nan")

@@ -2,9 +2,9 @@
 that follows.
 
 A *criterion* is one number that the claim says has a sign: a paired difference of runs, or a number
-that each run has by itself. A claim with several is a conjunction (an intersection-union test):
-supported if all hold, refuted if any fails. Every verdict follows from intervals alone; a p-value
-is the interval, read the other way round.
+that each run has by itself. A claim is *supported* if the intervals of all its primary numbers lie
+on the claimed side and that of no check lies on the other side; *refuted* if the interval of a
+primary number lies on the other side; *not tested* without any pair of runs; else *inconclusive*.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.pairs import Pairs
+from analysis.pairs import SEEDS, Pairs
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
+NOT_TESTED = "not tested"
 ALPHA = 1 - stats.LEVEL
 ROUNDING = 1e-12
 """Means of differences that cancel but for rounding are no larger."""
@@ -28,23 +29,37 @@ RHO = "\N{GREEK SMALL LETTER RHO}"
 
 @dataclass(frozen=True)
 class Criterion:
-    """One condition of a claim."""
+    """A number that a claim says has a sign, or one that is reported beside it."""
 
     label: str
     unit: str
-    sign: int
-    """The sign (+1 or -1) that the number has if the claim is true."""
     pairs: Pairs
+    sign: int | None = None
+    """The sign (+1 or -1) that the number has if the claim is true; None beside it."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers that decide a claim, and those reported beside them."""
+    """The numbers of a claim."""
 
-    decides: tuple[Criterion, ...]
-    """The claim says that all of them hold."""
-    details: dict[str, tuple[Pairs, str]]
-    """{text: (pairs, unit)}: numbers that are reported beside the deciding ones."""
+    primary: tuple[Criterion, ...]
+    """They decide."""
+    checks: tuple[Criterion, ...] = ()
+    """They can only make a supported claim inconclusive."""
+    beside: tuple[Criterion, ...] = ()
+    """They decide nothing."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What claims are decided on."""
+
+    runs: pd.DataFrame
+    """A row per finished run, as of `outcomes.outcomes`."""
+    probes: pd.DataFrame
+    """A row per run, epoch, measure and share, as of `probed.probed`."""
+    ranks: pd.DataFrame
+    """A row per run, epoch and pair of scores, as of `probed.ranked`."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +68,15 @@ class Claim:
 
     id: str
     sentence: str
+    plain: str
+    """What it says, for somebody who has not read the paper."""
     statistic: str
     rule: str
+    needs: str
+    """The runs that it takes."""
     figures: tuple[str, ...]
     """Names of the figures that show it."""
-    evidence: Callable[[pd.DataFrame], Evidence]
+    evidence: Callable[[Tables], Evidence]
 
 
 @dataclass(frozen=True)
@@ -72,21 +91,37 @@ class Number:
     """None if a setting has fewer than two seeds."""
     n: int
     """Pairs of runs."""
-    size: float | None = None
-    """The effect in standard deviations between seeds."""
+    seeds: int = 0
+    """The fewest seeds of a setting."""
     sign: int | None = None
     """The claimed sign, where one is claimed."""
     p: float | None = None
     """Two-sided p-value of the effect being 0: below 5 % if and only if the interval leaves 0
     out."""
+    size: float | None = None
+    """The effect in standard deviations between seeds."""
     probability: float | None = None
     """Share of pairs whose difference has the claimed sign."""
     probability_interval: stats.Interval | None = None
+    signed_rank_p: float | None = None
+    """p-value of Wilcoxon's signed-rank test, stratified by setting."""
+    seed_correlation: float | None = None
+    """Correlation of a seed's differences across settings."""
+    spread: float | None = None
+    """Standard deviation between settings."""
 
     @property
     def differs(self) -> bool:
         """Whether the whole interval lies on one side of 0."""
         return self.interval is not None and (min(self.interval) > 0 or max(self.interval) < 0)
+
+    @property
+    def side(self) -> int:
+        """+1 if the whole interval of enough seeds lies on the claimed side, -1 if on the other,
+        else 0."""
+        if not self.differs or self.seeds < SEEDS:
+            return 0
+        return 1 if self.effect * self.sign > 0 else -1
 
     def toward(self) -> float:
         """The p-value, if the effect has the claimed sign; else 1."""
@@ -102,10 +137,11 @@ class Conclusion:
     """The verdict that follows from the numbers of a claim's criteria."""
 
     verdict: str
-    p: float | None
-    """p-value of the verdict's side; None where no criterion has one."""
     number: Number
-    """The number that decides: the one furthest from the claim."""
+    """The number that decides: the primary number furthest from the claim, or the check that
+    contradicts."""
+    p: float | None
+    """p-value of the verdict's side; None where no primary number has one."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +162,15 @@ class Judgement:
     verdict: str
     number: Number
     """The number that decides, over all settings."""
-    criteria: list[Number]
-    """The numbers of all criteria, over all settings."""
+    primary: list[Number]
+    checks: list[Number]
+    """The numbers of the criteria, over all settings."""
+    beside: list[Number]
     parts: list[Part]
     settings: list[Number]
-    """The deciding numbers in each setting alone."""
-    details: list[Number]
+    """The numbers of the criteria in each setting alone."""
+    blocks: list[Number]
+    """Those of settings with the same seeds, where settings differ in their seeds."""
     message: str
     """The runs behind the verdict, and what is missing."""
     p: float | None
@@ -140,26 +179,23 @@ class Judgement:
     verdict_holm: str = INCONCLUSIVE
     """The verdict after that adjustment."""
 
-    def by_criterion(self) -> list[tuple[str, Number]]:
-        """What each criterion alone would decide, and its number."""
-        return [(conclude([number]).verdict, number) for number in self.criteria]
-
     def to_dict(self) -> dict:
         """The entry in claims.json; numbers that do not exist are null."""
         claim = self.claim
         return {
             "id": claim.id,
             "sentence": claim.sentence,
+            "plain": claim.plain,
             "statistic": claim.statistic,
             "rule": claim.rule,
             "verdict": self.verdict,
             **_labelled(self.number),
             "holm": {"p": self.p, "adjusted_p": self.p_holm, "verdict": self.verdict_holm},
             "message": self.message,
-            "criteria": [
-                {"verdict": verdict, "sign": number.sign, **_labelled(number)}
-                for verdict, number in self.by_criterion()
-            ],
+            **{
+                name: [_labelled(number) for number in getattr(self, name)]
+                for name in ("primary", "checks", "beside", "settings", "blocks")
+            },
             "parts": [
                 {
                     "arch": part.arch,
@@ -169,63 +205,78 @@ class Judgement:
                 }
                 for part in self.parts
             ],
-            "settings": [_labelled(number) for number in self.settings],
-            "details": [_labelled(number) for number in self.details],
         }
 
 
-def judge(claim: Claim, table: pd.DataFrame, seed: int = 0) -> Judgement:
-    """Decide one claim on the table of `outcomes.outcomes`."""
-    evidence = claim.evidence(table)
-    criteria = evidence.decides
-
-    def number(one: Criterion, pairs: Pairs, label: str) -> Number:
-        return measured(label, one.unit, pairs, seed, one.sign)
-
-    numbers = [number(one, one.pairs, one.label) for one in criteria]
-    groups = sorted({group for one in criteria for group in one.pairs.groups()})
-    parts = []
-    for group in groups:
-        conclusion = conclude([number(one, one.pairs.of(group), one.label) for one in criteria])
-        parts.append(Part(*group.split(" on ", 1), conclusion.verdict, conclusion.number))
-    settings = [
-        number(one, pairs, task if len(criteria) == 1 else f"{task}: {one.label}")
-        for one in criteria
-        for task, pairs in one.pairs.by_task().items()
-    ]
-    details = [
-        measured(label, unit, detail, seed) for label, (detail, unit) in evidence.details.items()
-    ]
-    whole = conclude(numbers)
-    texts = [basis(one.pairs, number) for one, number in zip(criteria, numbers, strict=True)]
-    if len(criteria) > 1:
-        texts = [f"({one.label}) {text}" for one, text in zip(criteria, texts, strict=True)]
+def judge(claim: Claim, tables: Tables, seed: int = 0) -> Judgement:
+    """Decide one claim."""
+    evidence = claim.evidence(tables)
+    criteria = (*evidence.primary, *evidence.checks)
+    primary, checks, beside = (
+        [measured(one, seed) for one in part]
+        for part in (evidence.primary, evidence.checks, evidence.beside)
+    )
+    whole = conclude(primary, checks)
+    settings, blocks = [], []
+    for one in criteria:
+        settings += _parts(one, one.pairs.by_task(), seed)
+        together = {_seeds_text(block): block for block in one.pairs.blocks()}
+        blocks += _parts(one, together, seed) if len(together) > 1 else []
     return Judgement(
         claim,
         whole.verdict,
         whole.number,
-        numbers,
-        parts,
+        primary,
+        checks,
+        [number for number in beside if number.n],
+        _by_group(evidence, seed),
         settings,
-        [detail for detail in details if detail.n],
-        " ".join(texts),
+        blocks,
+        _message(claim, criteria, [*primary, *checks]),
         whole.p,
         whole.p,
         whole.verdict,
     )
 
 
-def conclude(numbers: Sequence[Number]) -> Conclusion:
-    """Supported if all numbers have the claimed sign at 95 %; refuted if any has the other, at 95 %
-    shared by all."""
-    support = max(number.toward() for number in numbers)
-    refutation = min(1.0, len(numbers) * min(number.against() for number in numbers))
-    verdict = SUPPORTED if support < ALPHA else REFUTED if refutation < ALPHA else INCONCLUSIVE
-    worst = min(numbers, key=lambda number: (number.against(), -number.toward()))
-    if verdict == INCONCLUSIVE and any(number.p is None for number in numbers):
-        worst = next(number for number in numbers if number.p is None)
-    known = any(number.p is not None for number in numbers)
-    return Conclusion(verdict, min(support, refutation) if known else None, worst)
+def _parts(one: Criterion, parts: dict[str, Pairs], seed: int) -> list[Number]:
+    """The number of a criterion in each of several parts of its pairs."""
+    return [
+        measured(replace(one, label=f"{name}: {one.label}", pairs=pairs), seed)
+        for name, pairs in parts.items()
+    ]
+
+
+def _by_group(evidence: Evidence, seed: int) -> list[Part]:
+    """The claim in each architecture and data set alone."""
+    groups = {group for one in evidence.primary for group in one.pairs.groups()}
+    parts = []
+    for group in sorted(groups):
+        primary, checks = (
+            [measured(replace(one, pairs=one.pairs.of(group)), seed) for one in criteria]
+            for criteria in (evidence.primary, evidence.checks)
+        )
+        conclusion = conclude(primary, checks)
+        parts.append(Part(*group.split(" on ", 1), conclusion.verdict, conclusion.number))
+    return parts
+
+
+def conclude(primary: Sequence[Number], checks: Sequence[Number] = ()) -> Conclusion:
+    """The verdict that the intervals of a claim's numbers give; the module says how."""
+    furthest = min(primary, key=lambda number: (number.against(), -number.toward()))
+    missing = [number for number in primary if number.p is None]
+    contrary = [number for number in checks if number.side < 0]
+    support = max(number.toward() for number in primary)
+    p = min(support, furthest.against()) if len(missing) < len(primary) else None
+    if not any(number.n for number in primary):
+        return Conclusion(NOT_TESTED, furthest, None)
+    if furthest.side < 0:
+        return Conclusion(REFUTED, furthest, p)
+    if not all(number.side > 0 for number in primary):
+        return Conclusion(INCONCLUSIVE, missing[0] if missing else furthest, p)
+    if contrary:
+        return Conclusion(INCONCLUSIVE, contrary[0], p)
+    return Conclusion(SUPPORTED, furthest, p)
 
 
 def corrected(judgements: Sequence[Judgement]) -> list[Judgement]:
@@ -236,39 +287,62 @@ def corrected(judgements: Sequence[Judgement]) -> list[Judgement]:
     result = []
     for item in judgements:
         p = None if item.p is None else next(adjusted)
-        verdict = item.verdict if p is not None and p < ALPHA else INCONCLUSIVE
+        decided = item.verdict in (SUPPORTED, REFUTED)
+        verdict = INCONCLUSIVE if decided and p >= ALPHA else item.verdict
         result.append(replace(item, p_holm=p, verdict_holm=verdict))
     return result
 
 
-def measured(label: str, unit: str, pairs: Pairs, seed: int = 0, sign: int | None = None) -> Number:
-    """The number that these pairs give, with the probability of `sign` where one is claimed."""
-    differences = pairs.differences()
-    if not differences:
-        return Number(label, unit, None, None, 0, sign=sign)
-    size, rng = stats.effect_size(differences), np.random.default_rng(seed)
-    chance = stats.win_probability(np.concatenate(differences), sign) if sign else (None, None)
-    interval, p = stats.paired_test(differences, rng) or (None, None)
-    if interval and unit == RHO:  # at most 1, and the difference of two at most 2
-        most = 2 if pairs.right else 1
-        interval = tuple(np.clip(interval, -most, most).tolist())
-    effect = stats.stratified_mean(differences)
-    effect = 0.0 if abs(effect) < ROUNDING else effect
-    return Number(
-        label,
-        unit,
-        effect,
-        interval,
-        sum(map(len, differences)),
-        size if np.isfinite(size) else None,
-        sign,
-        p,
-        *chance,
+def measured(one: Criterion, seed: int = 0) -> Number:
+    """The number that the pairs of a criterion give."""
+    if one.pairs.table.empty:
+        return Number(one.label, one.unit, None, None, 0, sign=one.sign)
+    differences, rng = one.pairs.differences(), np.random.default_rng(seed)
+    number = estimated(one, differences)
+    values = differences[np.isfinite(differences)]
+    chance = stats.win_probability(values, one.sign) if one.sign else (None, None)
+    return replace(
+        number,
+        size=_known(stats.effect_size(differences)),
+        probability=chance[0],
+        probability_interval=chance[1],
+        signed_rank_p=stats.signed_rank_p(differences, rng) if number.interval else None,
+        seed_correlation=_known(stats.seed_correlation(differences)),
+        spread=_known(stats.spread(differences)),
     )
 
 
+def estimated(one: Criterion, differences: np.ndarray) -> Number:
+    """What decides of a criterion: effect, interval and p-value of its differences [settings,
+    seeds], NaN where a pair is missing."""
+    found, seeds = stats.estimate(differences), np.isfinite(differences).sum(axis=1)
+    effect = 0.0 if abs(found.effect) < ROUNDING else found.effect
+    interval = found.interval()
+    if interval and one.unit == RHO:  # at most 1, and the difference of two at most 2
+        most = 2 if one.pairs.right else 1
+        interval = tuple(np.clip(interval, -most, most).tolist())
+    n, least = int(seeds.sum()), int(seeds.min())
+    return Number(one.label, one.unit, effect, interval, n, least, one.sign, found.p())
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _message(claim: Claim, criteria: Sequence[Criterion], numbers: Sequence[Number]) -> str:
+    """The runs behind each number of a claim, in words."""
+    texts = {}
+    for one, number in zip(criteria, numbers, strict=True):
+        texts.setdefault(basis(one.pairs, number), []).append(one.label)
+    if not any(number.n for number in numbers):
+        return " ".join((f"Not tested here: it needs {claim.needs}.", *texts))
+    if len(texts) == 1:
+        return next(iter(texts))
+    return " ".join(f"({'; '.join(labels)}) {text}" for text, labels in texts.items())
+
+
 def basis(pairs: Pairs, number: Number) -> str:
-    """The runs behind a verdict, and what is missing, in words."""
+    """The runs behind a number, and what is missing, in words."""
     seeds = pairs.table.groupby("task").size()
     parts = []
     if number.n:
@@ -280,13 +354,11 @@ def basis(pairs: Pairs, number: Number) -> str:
             f"each: {' + '.join(pairs.left)}{against}"
         )
         if number.interval is None:
-            parts.append(
-                "no interval, because one seed has no spread; at least two seeds per "
-                "setting are needed"
-            )
+            parts.append("no interval, because one seed has no spread")
+        if number.seeds < SEEDS:
+            parts.append(f"no verdict, which takes {SEEDS} seeds")
     else:
         parts.append("no complete pair" if pairs.right else "no run")
-    parts += pairs.notes
     if len(pairs.dropped):
         counts = pairs.dropped["reason"].value_counts()
         reasons = "; ".join(f"{reason} ({count})" for reason, count in counts.head(4).items())
@@ -295,19 +367,25 @@ def basis(pairs: Pairs, number: Number) -> str:
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
 
 
+def _seeds_text(pairs: Pairs) -> str:
+    seeds = sorted(pairs.table["seed"].unique().tolist())
+    tasks = _count(pairs.table["task"].nunique(), "setting")
+    return f"{tasks} with seeds {', '.join(map(str, seeds))}"
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _labelled(number: Number) -> dict:
+    names = ("sign", "p", "probability", "signed_rank_p", "seed_correlation", "spread", "seeds")
     return {
         "label": number.label,
         "unit": number.unit,
         "effect": number.effect,
         "interval": list(number.interval or (None, None)),
         "n": number.n,
-        "p": number.p,
+        **{name: getattr(number, name) for name in names},
         "effect_size": number.size,
-        "probability": number.probability,
         "probability_interval": list(number.probability_interval or (None, None)),
     }

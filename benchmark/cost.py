@@ -20,14 +20,16 @@ class Ledger:
 
     def __init__(self, net: Net, size: tuple[int, int] = (32, 32)) -> None:
         masks = net.masks()
+        free = [name for name, conv in net.convs.items() if not conv.depthwise]
         self.net, self._pixels = net, output_pixels(net.arch, size)
         self._area = {name: net.get_submodule(name).weight[0, 0].numel() for name in net.convs}
-        self.live = {n: masks[n].tolist() for n, conv in net.convs.items() if not conv.depthwise}
+        self.live = {name: masks[name].tolist() for name in free}
         self.counts = {name: sum(layer) for name, layer in self.live.items()}
-        self._writers = {
-            stream: [sum(column) for column in zip(*(self.live[w] for w in writers), strict=True)]
-            for stream, writers in net.writers.items()
-        }
+        self._places = {name: net.places(name).tolist() for name in free}
+        self._writers = {stream: [0] * net.channels[stream] for stream in net.writers}
+        for name in free:
+            for place, live in zip(self._places[name], self.live[name], strict=True):
+                self._writers[net.convs[name].writes][place] += live
         channels = {stream: sum(map(bool, column)) for stream, column in self._writers.items()}
         self._channels = channels
         self._readers: dict[str, list[str]] = {stream: [] for stream in net.writers}
@@ -43,8 +45,9 @@ class Ledger:
         self.left["filters"] -= self.net.convs[conv].prunable
         inputs = self._channels.get(self.net.convs[conv].reads, IMAGE_CHANNELS)
         self._subtract(conv, inputs, NORM_PARAMETERS)
-        self._writers[stream][index] -= 1
-        if self._writers[stream][index]:
+        place = self._places[conv][index]
+        self._writers[stream][place] -= 1
+        if self._writers[stream][place]:
             return
         self._channels[stream] -= 1
         for name in self._readers[stream]:

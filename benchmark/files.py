@@ -83,7 +83,12 @@ def append_line(path: Path, row: dict) -> None:
 
 def write_lines(path: Path, rows: list[dict]) -> None:
     """Replace a file of JSON lines."""
-    write_atomically(path, b"".join(map(_line, rows)))
+    write_atomically(path, as_lines(rows))
+
+
+def as_lines(rows: list[dict]) -> bytes:
+    """What a file of JSON lines with these rows has in it."""
+    return b"".join(map(_line, rows))
 
 
 def read_lines(path: Path) -> list[dict]:

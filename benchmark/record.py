@@ -52,9 +52,8 @@ HISTORY_KEYS = (
     *NET_KEYS, "time/seconds", "time/images_per_second", *(f"flow/{key}" for key in FLOW_KEYS),
 )  # fmt: skip
 """The keys of every row of a history, in their order."""
-MOVED = "moved/"
-"""Prefix of the additional keys of the row after a cut, one per recorded measure (see
-`benchmark.pruning.ranks.movement`)."""
+PROBE_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Shares of the filters that each cut probe removes."""
 
 
 def _file(name: str) -> property:
@@ -162,8 +161,7 @@ class Record:
 
     def append_epoch(self, row: dict) -> None:
         """Add the row of an epoch."""
-        extra = set(row) ^ set(HISTORY_KEYS)
-        assert all(key in row and key.startswith(MOVED) for key in extra), extra
+        assert row.keys() == set(HISTORY_KEYS), row.keys() ^ set(HISTORY_KEYS)
         append_line(self.history_file, row)
 
     def append_cut(self, row: dict) -> None:

@@ -16,7 +16,8 @@ from benchmark.options import Options
 from benchmark.provenance import environment
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
-from benchmark.tracking.tracker import Tracker, log_rows, replay, require_key, tracked
+from benchmark.tracking.rows import sent_files, sent_rows
+from benchmark.tracking.tracker import Tracker, replay, require_key, tracked
 from benchmark.training.checkpoint import Checkpoints, load
 from benchmark.training.cut import CutError, make_cut
 from benchmark.training.dense import dense_state, start
@@ -92,17 +93,16 @@ def _execute(config: RunConfig, options: Options, watch: Watch, wait: bool) -> d
             outcome = _train(run, state, tracker)
             summary = _summary(run, state, outcome)
             record.finish(summary)
-            tracker.finish(summary)
+            tracker.finish(summary, sent_files(record))
         return summary
 
 
 def _finished(config: RunConfig, record: Record, options: Options) -> dict:
-    """The summary of a finished run. W&B gets the rows that it lacks, if it is online."""
-    summary = record.summary()
+    """The summary of a finished run. W&B gets what it lacks, if it is online."""
     if options.wandb == "online":
         with tracked(config, options.runs, options.wandb, True, options.wandb_full) as tracker:
-            replay(record.history(), record.cuts(), summary, tracker)
-    return summary
+            replay(record, tracker)
+    return record.summary()
 
 
 def _reporter(config: RunConfig, watch: Watch) -> Callable[[State], None]:
@@ -158,10 +158,13 @@ class _Mirror:
     def __init__(self, tracker: Tracker) -> None:
         self._tracker, self._sent = tracker, 0
 
-    def send(self, history: Sequence[dict], cuts: Sequence[dict]) -> None:
-        """Send the rows that the tracker does not have yet."""
-        log_rows(history[self._sent :], cuts, self._tracker)
-        self._sent = max(self._sent, len(history))
+    def send(self, history: Sequence[dict], cuts: Sequence[dict], *, last: bool) -> None:
+        """Send the rows that the tracker does not have yet; the last one of the history only if
+        asked, because a cut may follow it."""
+        rows = sent_rows(history, cuts)
+        for row in rows[self._sent : None if last else -1]:
+            self._tracker.log(row)
+            self._sent += 1
 
 
 def _train(run: _Run, state: State, tracker: Tracker) -> str:
@@ -171,17 +174,17 @@ def _train(run: _Run, state: State, tracker: Tracker) -> str:
     again, and the last ones at the end.
     """
     config, record, mirror = run.config, run.record, _Mirror(tracker)
-    mirror.send(state.history[:-1], state.cuts)
+    mirror.send(state.history, state.cuts, last=False)
     with Checkpoints(config, run.problem.digest, run.options.checkpoint_seconds) as checkpoints:
 
         def keep(*, due: bool = False) -> None:
             file, previous = record.checkpoint_files
-            rows, cuts = state.history[:-1], list(state.cuts)
-            sent = partial(mirror.send, rows, cuts)
+            rows, cuts = list(state.history), list(state.cuts)
+            sent = partial(mirror.send, rows, cuts, last=False)
             checkpoints.keep(state, file, previous=previous, due=due, then=sent)
 
         outcome = _epochs(run, state, keep)
-    mirror.send(state.history, state.cuts)
+    mirror.send(state.history, state.cuts, last=True)
     return outcome
 
 

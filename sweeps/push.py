@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,8 @@ from benchmark.errors import UserError, require
 from benchmark.files import read_json
 from benchmark.record import Record, run_folders
 from benchmark.tracking.api import THREADS, asking, connect, listed, told
-from benchmark.tracking.tracker import WandbTracker, lean_settings, replay
+from benchmark.tracking.rows import LINES, sent_files, sent_summary
+from benchmark.tracking.tracker import WandbTracker, has_files, lean_settings, replay
 
 if TYPE_CHECKING:
     from wandb.apis.public import Run as WandbRun
@@ -86,22 +87,25 @@ def _push_run(record: Record, there: Sequence[WandbRun], target: Target) -> str:
     W&B ids, and are never written to.
     """
     config = record.checked_config().canonical()
-    history, cuts, summary = record.history(), record.cuts(), record.summary()
+    record.history()  # a broken record fails before W&B has a run of it
+    summary, files = record.summary(), sent_files(record)
     same = [run for run in there if config.run_id in (run.id, run.config.get("run_id"))]
-    if any(_is_whole(run, summary) for run in same):
+    if any(_is_whole(run, summary, files) for run in same):
         return THERE
     own = next((_epochs(run) for run in same if run.id == config.run_id), set())
     resume = own == set(range(len(own)))
     tracker = WandbTracker(
         config, target.files, "online", resume, project=target.project, entity=target.entity
     )
-    replay(history, cuts, summary, tracker)
+    replay(record, tracker)
     return PUSHED
 
 
-def _is_whole(run: WandbRun, summary: dict) -> bool:
-    ended = run.state == "finished" and run.summary_metrics.get("outcome") == summary["outcome"]
-    return ended and _epochs(run) >= set(range(summary["epoch"] + 1))
+def _is_whole(run: WandbRun, summary: dict, files: Mapping[str, bytes]) -> bool:
+    sent = sent_summary(summary, files)
+    told = ("outcome", *(key for key in sent if key.startswith(LINES)))
+    ended = run.state == "finished" and all(run.summary_metrics.get(k) == sent[k] for k in told)
+    return ended and has_files(run, files) and _epochs(run) >= set(range(summary["epoch"] + 1))
 
 
 def _epochs(run: WandbRun) -> set[int]:

@@ -24,7 +24,7 @@ from analysis.report import tables
 from analysis.report.figures import FIGURES, Plot, save
 from analysis.report.page import make_folders, render
 from analysis.report.page.explorer import explorer_data
-from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.frames import UNFINISHED, Frames, dense_controls
 from analysis.runs.load import load
 from analysis.runs.pull import Pull
 from analysis.settings import Completeness, completeness, named
@@ -148,9 +148,8 @@ def provenance(frames: Frames) -> dict:
         ],
         "commit of the analysis": commit() or "unknown (not a git checkout)",
         "intervals": (
-            f"{stats.LEVEL:.0%}, bootstrap of seeds within settings, {stats.RESAMPLES} "
-            "resamples, widened for few seeds; each claim at its own level, and beside it "
-            "corrected for the number of claims (Holm)"
+            f"{stats.LEVEL:.0%}, Student's t over seeds; each claim at its own level, and beside "
+            "it corrected for the number of claims (Holm)"
         ),
     }
 
@@ -163,7 +162,8 @@ def training_seconds(frames: Frames) -> float:
         history["epoch"] == history["run_id"].map(runs["first_cut"].where(runs["first_cut"] > 0))
     ]
     shared = at_cut.set_index("run_id")["time/seconds"].reindex(runs.index).fillna(0.0)
-    elsewhere = shared[~runs["dense_id"].isin(runs.index)]
+    controls = dense_controls(frames.finished())
+    elsewhere = shared[~runs["dense_id"].isin(controls.index)]
     return float((runs["seconds"] - shared).sum() + elsewhere.groupby(runs["dense_id"]).max().sum())
 
 

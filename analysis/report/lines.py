@@ -32,7 +32,7 @@ def lines(runs: pd.DataFrame, setting: str) -> list[Line]:
     cut, each = here["first_cut"].min(), here.drop_duplicates("dense_id")
     pruned = here[here["measure"] != DENSE].groupby("measure")["run_id"]
     found = {measure: Line(measure, tuple(sorted(ids)), cut, np.inf) for measure, ids in pruned}
-    if len(controls := runs.loc[runs["run_id"].isin(each["dense_id"]), "run_id"]):
+    if len(controls := each["control"].dropna()):
         found[DENSE] = Line(DENSE, tuple(sorted(controls)), 0, np.inf)
     elif cut > 0:
         found[DENSE] = Line(DENSE, tuple(sorted(each["run_id"])), 0, cut)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.quantities import ACCURACY, Quantity
-from analysis.verdicts import Number
+from analysis.verdicts import NOT_TESTED, Judgement, Number
 
 
 def number_text(number: Number) -> str:
@@ -19,6 +19,17 @@ def number_text(number: Number) -> str:
         return f"{signed(number.effect * scale)} {unit} (no interval)"
     low, high = (signed(bound * scale) for bound in number.interval)
     return f"{signed(number.effect * scale)} {unit} [{low}, {high}]"
+
+
+def finding(item: Judgement) -> str:
+    """What came out of a claim, as a sentence: its verdict, and the number that decided."""
+    number, verdict = item.number, item.verdict.capitalize()
+    if item.verdict == NOT_TESTED:
+        return f"{verdict}: it needs {item.claim.needs}."
+    said = f"{number.label} is {number_text(number)}"
+    claimed = f"claimed to be {'above' if number.sign > 0 else 'below'} 0"
+    against = "a check speaks against it, " if number in item.checks else ""
+    return f"{verdict}: {against}{said}, {claimed}."
 
 
 def difference_text(number: Number) -> str:
@@ -50,12 +61,20 @@ def plain(value: float | None) -> str:
     return "" if value is None or np.isnan(value) else f"{value:.6g}"
 
 
+def maybe(value: float | None) -> str:
+    """Three significant digits; a dash for None."""
+    return short(np.nan if value is None else value)
+
+
 FILTERS = {
     "number": number_text,
     "difference": difference_text,
+    "finding": finding,
     "signed": signed,
     "mean": mean_text,
     "short": short,
+    "maybe": maybe,
+    "slug": lambda text: text.replace(" ", "-"),
     "plain": plain,
     "words": lambda name: name.replace("_", " "),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,18 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from analysis.runs.check import check_values, gap
-from analysis.runs.frames import STATES, TABLES, Frames, Run, least_columns
+from analysis.runs.frames import PROBE_STATES, STATES, TABLES, Frames, Run, least_columns, to_frames
 from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError
 from benchmark.record import FINISHED, NET_KEYS, check_rules
 
 TEXTS = {name for name, value in DEFAULTS.items() if type(value) is str} | {
     *("run_id", "cell", "dense_id", "label", "outcome", "device", "processor", "commit"),
-    *("versions", "data", "conv", "prune_epoch"),
+    *("versions", "data", "conv", "prune_epoch", "a", "b"),
 }
 """Columns that need not hold numbers."""
+LATER = ("probes", "probe_ranks")
+"""Files that archives of early versions lack: their runs have no rows there."""
 FIRST = DEFAULTS | dict.fromkeys(("images", "classes", "threads"), np.nan)
 FIRST |= dict.fromkeys(("data", "processor", "commit"), "") | {"rules": 1, "score_bn": "running"}
 """Columns that archives of flowprune 0.1 lack, with the values that its runs had."""
@@ -50,6 +53,9 @@ def read(folder: Path) -> Frames:
     parts = {}
     for name, columns in least_columns().items():
         file = _file(folder, name)
+        if name in LATER and not file.exists():
+            parts[name] = getattr(to_frames((), (), ""), name)
+            continue
         try:
             table = pd.read_parquet(file)
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
@@ -107,7 +113,7 @@ def _check(row: dict, run: Run) -> None:
     fields."""
     if row["rules"] == RULES and run.config.run_id != row["run_id"]:
         raise UserError(f"its fields are those of run {run.config.run_id}")
-    check_values(run, "row", "cut", "run")
+    check_values(run, "row", "cut", "run", probes="probe", ranks="rank")
     if found := gap(run):
         part, reason = found
         raise UserError(f"{part} {reason}")
@@ -115,7 +121,8 @@ def _check(row: dict, run: Run) -> None:
 
 def _run(row: dict, tables: dict[str, dict[str, list[dict]]]) -> Run:
     """The record of a run, with what frames keep of it."""
-    history, cuts, kept = (tables[name].get(row["run_id"], []) for name in TABLES[1:])
+    mine = (tables[name].get(row["run_id"], []) for name in TABLES[1:])
+    history, cuts, kept, probes, ranks = mine
     history = [{key: value for key, value in entry.items() if key != "run_id"} for entry in history]
     config = RunConfig.from_dict({name: row[name] for name in DEFAULTS})
     whole_run = row["outcome"] == FINISHED or not history
@@ -128,18 +135,27 @@ def _run(row: dict, tables: dict[str, dict[str, list[dict]]]) -> Run:
         "plan": {"before": {entry["conv"]: entry["original"] for entry in kept}},
         **{when: {key: row[f"{key}/{when}"] for key in NET_KEYS} for when in ("before", "after")},
     }
-    return Run(config, history, [_cut(cut, kept) for cut in cuts], summary)
+    cuts = [_cut(cut, kept) for cut in cuts]
+    probes = [_nested(probe, PROBE_STATES) for probe in probes]
+    return Run(config, history, cuts, summary, probes, ranks)
+
+
+def _nested(row: dict, groups: Iterable[str]) -> dict:
+    """{"share": 0.1, "after.loss": 1.0} -> {"share": 0.1, "after": {"loss": 1.0}}"""
+    found: dict = {state: {} for state in groups}
+    for name, value in row.items():
+        state, _, key = name.partition(".")
+        if key:
+            found[state][key] = value
+        else:
+            found[name] = value
+    return found
 
 
 def _cut(row: dict, kept: list[dict]) -> dict:
     """A cut as its record has it."""
-    groups: dict[str, dict] = {state: {} for state in (*STATES, "agreement")}
-    for name, value in row.items():
-        state, _, key = name.partition(".")
-        if key:
-            groups[state][key] = value
     mine = {entry["conv"]: entry["kept"] for entry in kept if entry["round"] == row["round"]}
-    return {**{key: row[key] for key in ("round", "epoch", "seconds")}, "kept": mine, **groups}
+    return _nested(row, (*STATES, "agreement")) | {"kept": mine}
 
 
 def _as_stored(runs: pd.DataFrame, file: Path) -> pd.DataFrame:

@@ -20,9 +20,9 @@ PULL = {"filter", "runs"}
 class PullCache:
     """Files under `<root>/<server>/<entity>/<project>/`.
 
-    `runs/<W&B id>.json`: a run with its history, valid while the server gives the same id, state,
-    time of update and number of rows. `pulls/<digest>.json`: a filter, and the ids of the runs that
-    met it at the last pull.
+    `runs/<W&B id>.json`: a run with its history and files, valid while the server gives the same
+    id, state, time of update and number of rows. `pulls/<digest>.json`: a filter, and the ids of
+    the runs that met it at the last pull.
     """
 
     def __init__(self, root: Path, server: str, entity: str, project: str) -> None:
@@ -31,11 +31,11 @@ class PullCache:
         self.place = f"{entity}/{project}"
 
     def completed(self, mirror: Mirror) -> Mirror | None:
-        """The run with its history, if the copy of it is up to date."""
+        """The run with its history and files, if the copy of it is up to date."""
         kept = self._read(mirror.id)
         if kept is None or _key(kept) != _key(mirror):
             return None
-        return replace(mirror, history=kept.history)
+        return replace(mirror, history=kept.history, files=kept.files)
 
     def keep(self, mirror: Mirror) -> None:
         """Keep a copy of a run."""

@@ -30,6 +30,6 @@ def read_run(folder: Path) -> Run:
     config = record.checked_config().canonical()
     if not record.finished:
         return Run(config, (), (), None)
-    run = Run(config, record.history(), record.cuts(), record.summary())
+    run = Run(config, record.history(), record.cuts(), record.summary(), *record.probes())
     check(record, run)
     return run

@@ -11,15 +11,26 @@ import pandas as pd
 
 from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError
-from benchmark.record import HISTORY_KEYS, MOVED, NET_KEYS
+from benchmark.record import HISTORY_KEYS, NET_KEYS
 from benchmark.schedule import schedule
 
 UNFINISHED = "unfinished"
 """The outcome of a run that has no summary yet."""
 STATES = ("before", "after", "after_fresh", "predicted", "actual")
 """The groups of numbers in the row of a cut."""
-TABLES = ("runs", "history", "cuts", "kept")
+TABLES = ("runs", "history", "cuts", "kept", "probes", "probe_ranks")
 """The frames of a source, and the files of an archive."""
+PROBE_KEYS = ("loss", "grad_norm", "theta_g", "theta_hg")
+PROBE_STATES = {
+    **dict.fromkeys(("before", "after"), PROBE_KEYS),
+    **dict.fromkeys(("predicted", "actual"), ("loss_change", "grad_norm_sq_change")),
+}
+"""{group of numbers of a cut probe: its keys}"""
+PROBES = {"epoch": int, "measure": str, "share": float, "draw": int}
+PROBES |= dict.fromkeys(("kept_macs", "seconds"), float)
+RANKS = {"epoch": int, "a": str, "b": str, "rho": float}
+"""The columns of `Frames.probes`, without its groups of numbers, and of `Frames.probe_ranks`, both
+beside `run_id`, and their types."""
 KEPT = {"round": int, "layer": int, "conv": str, "kept": int, "original": float}
 """The columns of `Frames.kept` beside `run_id`, and their types."""
 AGREEMENT = "agreement."
@@ -35,13 +46,16 @@ class Run:
     cuts: Sequence[dict]
     summary: dict | None
     """None while the run is unfinished."""
+    probes: Sequence[dict] = ()
+    ranks: Sequence[dict] = ()
+    """The rows of `probes.jsonl` and of `probe_ranks.jsonl`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
     """All runs of a source as tidy frames; `run_id` joins them. They are read, never changed.
 
-    Only finished runs (diverged ones too) have rows in `history`, `cuts` and `kept`.
+    Only finished runs (diverged ones too) have rows in frames other than `runs`.
     """
 
     source: str
@@ -53,8 +67,8 @@ class Frames:
     (digest), `device`, `processor`, `threads`, `commit`,
     `seconds`, `versions` (`name version` texts, joined)."""
     history: pd.DataFrame
-    """A row per run and epoch: `run_id`, `record.HISTORY_KEYS`, and `moved/<measure>` for each
-    measure that some run recorded; NaN where a value was not measured."""
+    """A row per run and epoch: `run_id` and `record.HISTORY_KEYS`; NaN where a value was not
+    measured."""
     cuts: pd.DataFrame
     """A row per run and cut: `run_id`, `round`, `epoch`, `seconds`, `before.loss`,
     `predicted.loss_change` ..., and `agreement.<a>|<b>` for each pair of measures that some run
@@ -62,6 +76,14 @@ class Frames:
     kept: pd.DataFrame
     """A row per run, cut and conv: `run_id`, `round`, `layer` (position of the conv), `conv`,
     `kept` and `original` numbers of filters."""
+    probes: pd.DataFrame
+    """A row per cut probe: `run_id`, `epoch`, `measure`, `share` (of the filters that is cut),
+    `draw`, `kept_macs` (share of the dense net's), `seconds`, `before.loss`, `before.grad_norm`,
+    `before.theta_g`, `before.theta_hg`, the same of `after`, and `loss_change` and
+    `grad_norm_sq_change` of `predicted` and `actual`; NaN where a value was not measured."""
+    probe_ranks: pd.DataFrame
+    """A row per run, probed epoch and pair of scores: `run_id`, `epoch`, `a`, `b`, `rho` (their
+    rank correlation)."""
     set_aside: tuple[str, ...] = ()
     """A reason for each record that could not be read, and is left out."""
 
@@ -76,11 +98,13 @@ class Frames:
         return replace(self, **chosen)
 
     def of(self, grid: Sequence[RunConfig] | None) -> Frames:
-        """The same frames, of a grid's runs alone (None: all). Raises `UserError` if none of them
-        is finished."""
+        """The same frames, of a grid's runs alone (None: all); a run with cut probes stands in for
+        the plain dense control. Raises `UserError` if none of them is finished."""
         if grid is None:
             return self
-        frames = self.only(config.run_id for config in grid)
+        ids = {config.run_id for config in grid}
+        stand_ins = dense_controls(self.finished())
+        frames = self.only({*ids, *stand_ins[stand_ins.index.isin(ids)]})
         if frames.finished().empty:
             raise UserError(f"source {self.source} has no finished run of the grid")
         return frames
@@ -101,6 +125,20 @@ class Frames:
         ]
 
 
+def dense_controls(runs: pd.DataFrame) -> pd.Series:
+    """{dense_id: run_id} of the dense controls among rows of `Frames.runs`.
+
+    A dense run with cut probes is a control too, under the `dense_id` of the plain one. Finished
+    runs count first, and of them the plain one.
+    """
+    dense = runs[runs["measure"] == "none"]
+    order = dense.assign(
+        waiting=dense["outcome"] == UNFINISHED, probing=dense["run_id"] != dense["dense_id"]
+    )
+    order = order.sort_values(["waiting", "probing", "run_id"]).drop_duplicates("dense_id")
+    return order.set_index("dense_id")["run_id"]
+
+
 def least_columns() -> dict[str, set[str]]:
     """The columns that each frame of a source has at least, whatever its runs recorded."""
     empty = to_frames((), (), "")
@@ -110,7 +148,7 @@ def least_columns() -> dict[str, set[str]]:
 
 def to_frames(runs: Iterable[Run], set_aside: Sequence[str], source: str) -> Frames:
     """The tidy frames of parsed records, from whatever source."""
-    rows, histories, cuts, kept = [], [], [], []
+    rows, histories, cuts, kept, runs = [], [], [], [], list(runs)
     for run in runs:
         run_id = run.config.run_id
         rows.append(_run_row(run))
@@ -123,6 +161,8 @@ def to_frames(runs: Iterable[Run], set_aside: Sequence[str], source: str) -> Fra
         _history_frame(histories),
         _cuts_frame(cuts),
         pd.DataFrame(kept, columns=["run_id", *KEPT]).astype(KEPT),
+        _probes_frame(runs),
+        _joined(runs, "ranks", RANKS),
         tuple(set_aside),
     )
 
@@ -179,11 +219,8 @@ def _kept_rows(run_id: str, cut: dict, summary: dict | None) -> list[tuple]:
 
 def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
     """One array per key; null becomes NaN."""
-    longer = (row for _, row in rows if len(row) > len(HISTORY_KEYS))
-    moved = sorted({key for row in longer for key in row if key.startswith(MOVED)})
     columns = {
-        key: np.array([row.get(key) for _, row in rows], dtype=float)
-        for key in (*HISTORY_KEYS, *moved)
+        key: np.array([row.get(key) for _, row in rows], dtype=float) for key in HISTORY_KEYS
     }
     frame = pd.DataFrame({"run_id": [run_id for run_id, _ in rows], **columns})
     return frame.astype({"epoch": int})
@@ -194,3 +231,23 @@ def _cuts_frame(rows: list[dict]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=None if rows else ["run_id", "round", "epoch", "seconds"])
     floats = {name: float for name in frame.columns if "." in name or name == "seconds"}
     return frame.astype({"round": int, "epoch": int, **floats})
+
+
+def _probes_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """One array per column; null becomes NaN."""
+    rows = [row for run in runs for row in run.probes]
+    numbers = {
+        f"{state}.{key}": np.array([row[state].get(key) for row in rows], dtype=float)
+        for state, keys in PROBE_STATES.items()
+        for key in keys
+    }
+    return _joined(runs, "probes", PROBES).assign(**numbers)
+
+
+def _joined(runs: Sequence[Run], part: str, columns: dict[str, type]) -> pd.DataFrame:
+    """These columns of the rows of all runs, after `run_id`."""
+    rows = [
+        (run.config.run_id, *map(row.get, columns)) for run in runs for row in getattr(run, part)
+    ]
+    types = {"run_id": str, **columns}
+    return pd.DataFrame(rows, columns=list(types)).astype(types)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -26,6 +28,7 @@ from benchmark.tracking.api import (
     server,
     stop_asking,
 )
+from benchmark.tracking.rows import due_files
 
 if TYPE_CHECKING:
     from wandb.apis.public import Run as WandbRun
@@ -117,13 +120,25 @@ def _in_threads(found: Sequence[WandbRun], cache: PullCache) -> Iterator[Mirror]
 
 
 def pulled_run(run: WandbRun, cache: PullCache) -> Mirror:
-    """One run, with its history if it ended; from its copy if that is up to date."""
+    """One run, with its history and files if it ended; from its copy if that is up to date."""
     known = (run.id, run.state, run.heartbeat_at, run.history_line_count)
     mirror = Mirror(*known, config=dict(run.config), summary=dict(run.summary_metrics))
     if mirror.run_id and mirror.ended:
         if copy := cache.completed(mirror):
             return copy
         with asking(LATER):
-            mirror = replace(mirror, history=list(run.scan_history(use_cache=False)))
+            history = list(run.scan_history(use_cache=False))
+            mirror = replace(mirror, history=history, files=_files(run, mirror.summary))
     cache.keep(mirror)
     return mirror
+
+
+def _files(run: WandbRun, summary: dict) -> dict[str, str]:
+    """{name: content} of the files that the summary names, but for those that have not arrived."""
+    found, names = {}, due_files(summary)
+    with TemporaryDirectory(prefix="flowprune-pull-") as folder:
+        for file in run.files(names) if names else ():
+            if file.size:
+                file.download(folder).close()
+                found[file.name] = Path(folder, file.name).read_text("utf-8")
+    return found

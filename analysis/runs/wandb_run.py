@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from analysis.runs.check import check_values, gap
 from analysis.runs.frames import Run
 from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError, shortened
 from benchmark.record import check_rules
-from benchmark.tracking.rows import record
+from benchmark.tracking.rows import FILES, lacks_rows, record
 
 RUN_ID = re.compile(r"[0-9a-f]{12}-s\d{1,20}")
 
@@ -30,6 +30,8 @@ class Mirror:
     config: dict
     summary: dict
     history: Sequence[dict] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    """{name: content} of its files of rows."""
 
     @property
     def run_id(self) -> str | None:
@@ -71,14 +73,18 @@ def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], l
                 set_aside.append(str(error))
             else:
                 configs.append(config)
-                read += [run] if run else []
+                read += [(mirror, run)] if run else []
         if not configs:
             continue
-        whole = next((run for run in read if gap(run) is None), None)
+        whole = next((run for mirror, run in read if _is_whole(mirror, run)), None)
         if read and not whole:
             broken.append(run_id)
         found.append(whole or Run(configs[0], (), (), None))
     return found, broken, set_aside
+
+
+def _is_whole(mirror: Mirror, run: Run) -> bool:
+    return gap(run) is None and not lacks_rows(mirror.summary, mirror.files)
 
 
 def _parsed(mirror: Mirror, place: str) -> tuple[RunConfig, Run | None]:
@@ -93,7 +99,7 @@ def _parsed(mirror: Mirror, place: str) -> tuple[RunConfig, Run | None]:
     try:
         config = RunConfig(**{name: given[name] for name in DEFAULTS if name in given}).canonical()
         if mirror.ended:
-            run = Run(config, *record(mirror.history, mirror.summary))
+            run = Run(config, *record(mirror.history, mirror.summary, mirror.files))
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__} "
         raise UserError(f"{where}: {kind}{shortened(str(error))}") from None
@@ -103,5 +109,9 @@ def _parsed(mirror: Mirror, place: str) -> tuple[RunConfig, Run | None]:
             f"({config.label}): delete it, or leave it out with --filter"
         )
     if run:
-        check_values(run, f"{where}, row", f"{where}, cut", f"{where}, summary")
+        rows = {name: f"{where}, {name}.jsonl, line" for name in FILES}
+        check_values(
+            run, f"{where}, row", rows["cuts"], f"{where}, summary",
+            probes=rows["probes"], ranks=rows["probe_ranks"],
+        )  # fmt: skip
     return config, run

@@ -27,4 +27,4 @@ def oracle(net):
             changes[name][i] = net.loss(model) - before
         for one, mask in masks.items():
             model.set_mask(one, mask)
-    return {name: changes[model.producer(name)].clone() for name in model.convs}
+    return {name: model.ranking(name, changes).clone() for name in model.convs}

@@ -19,13 +19,14 @@ from benchmark.models._net import (
     BatchNorm2d,
     Conv,
     Net,
+    Plan,
     check_entries,
     scaled,
 )
 
 __all__ = [
-    "IMAGE_CHANNELS", "BatchNorm2d", "Conv", "Net", "build", "check_entries", "default_plan",
-    "layout", "load_authors", "multiple", "output_pixels",
+    "IMAGE_CHANNELS", "BatchNorm2d", "Conv", "Net", "Plan", "build", "check_entries",
+    "default_plan", "layout", "load_authors", "multiple", "output_pixels",
 ]  # fmt: skip
 
 
@@ -35,14 +36,13 @@ def default_plan(arch: str, width: float = 1.0) -> dict[str, int]:
     return scaled(registry.load("models", arch).CONVS, width)
 
 
-def build(
-    arch: str, num_classes: int = 10, width: float = 1.0, plan: dict[str, int] | None = None
-) -> Net:
+def build(arch: str, num_classes: int = 10, width: float = 1.0, plan: Plan | None = None) -> Net:
     """A freshly initialised net (torch's default initialisation, from the global random state).
 
-    plan: {conv name: number of filters}; without one, the default plan times `width`. Input: float
-    [N, 3, H, W] (32 x 32 at least); output: logits [N, num_classes]. Raises `UserError` for an
-    unknown architecture or a plan that does not fit it.
+    plan: {conv name: number of filters, or which channels of its stream it writes (bool
+    [channels])}; without one, the default plan times `width`. Input: float [N, 3, H, W] (32 x 32 at
+    least); output: logits [N, num_classes]. Raises `UserError` for an unknown architecture or a
+    plan that does not fit it.
     """
     module = registry.load("models", arch)
     net = module.build(default_plan(arch, width) if plan is None else plan, num_classes)

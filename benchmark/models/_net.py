@@ -1,9 +1,10 @@
 """What every architecture shares: filters, streams, and a batch norm that can mask channels.
 
-A *filter* is one output channel of one conv: what is scored and masked. A *stream* is a channel
-axis that tensors share (the residual stream of a ResNet stage; a pointwise conv and the depthwise
-conv after it): what can be physically removed. Each architecture declares which stream each conv
-reads and writes; masks, compaction and costs read that table alone.
+A *filter* is one output channel of one conv: what is scored, masked and removed. A *stream* is a
+channel axis that tensors share (the residual stream of a ResNet stage; a pointwise conv and the
+depthwise conv after it); a channel of it is removed when no conv writes it any more. Each
+architecture declares which stream each conv reads and writes; masks, compaction and costs read that
+table alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from benchmark.models import _batch_norm as batch_norm
 
 IMAGE = "image"
 IMAGE_CHANNELS = 3
+
+Plan = dict[str, int | torch.Tensor]
+"""{conv name: number of filters}; for a conv that writes only some channels of its stream, which
+ones: bool [channels of the stream]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +70,24 @@ class Conv2d(nn.Conv2d):
 
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose masked channels are zero, in training and evaluation alike (see
-    `benchmark.models._batch_norm`)."""
+    `benchmark.models._batch_norm`).
 
-    def __init__(self, channels: int) -> None:
+    written: which channels of a stream it has, bool [channels of the stream] (None: all). The
+    output then has all channels of the stream; those that it does not have are zero.
+    """
+
+    def __init__(self, channels: int, written: torch.Tensor | None = None) -> None:
         super().__init__(channels)
+        self.width = channels if written is None else len(written)
+        places = None if written is None else written.nonzero().flatten()
+        self.register_buffer("places", places, persistent=False)
         self.register_buffer("mask", None, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self._normalised(x)
+        return y if self.places is None else _spread(y, self.places, self.width)
+
+    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias, running = self.weight, self.bias, (self.running_mean, self.running_var)
         if self.mask is not None:
             weight, bias = weight * self.mask, bias * self.mask
@@ -81,29 +97,45 @@ class BatchNorm2d(nn.BatchNorm2d):
         return batch_norm.train(x, weight, bias, running, self.momentum, self.eps)
 
 
+def _spread(y: torch.Tensor, places: torch.Tensor, width: int) -> torch.Tensor:
+    """Images [N, width, H, W] with y [N, C, H, W] at the channels `places` [C], and zeros."""
+    if not y.is_contiguous(memory_format=torch.channels_last):
+        return y.new_zeros(len(y), width, *y.shape[2:]).index_add(1, places, y)
+    rows = y.permute(0, 2, 3, 1)  # torch is several times as quick on a matrix as on images
+    flat = rows.reshape(-1, len(places))
+    wide = flat.new_zeros(len(flat), width).index_add(1, places, flat)
+    return wide.view(*rows.shape[:3], width).permute(0, 3, 1, 2)
+
+
 class Net(nn.Module):
-    """A net built from a plan, {conv name: number of filters}.
+    """A net built from a plan.
 
     - `plan`: the present numbers of filters; `original`: those before any cut
+    - `written`: {conv name: bool [channels of its stream]} for convs that write only some of them;
+      `plan | written` is a plan for another net of this shape
     - `convs`: the table {conv name: Conv}, in the order of `named_modules`
     - `writers`: {stream: names of the convs that write it}, without depthwise ones
     - `channels`: {stream: number of channels}
     - `head`: the name of the linear classifier, which reads the stream `head_reads`
     """
 
-    def __init__(
-        self, convs: list[Conv], plan: dict[str, int], *, head: str, head_reads: str
-    ) -> None:
+    def __init__(self, convs: list[Conv], plan: Plan, *, head: str, head_reads: str) -> None:
         super().__init__()
         self.convs = {conv.name: conv for conv in convs}
         self.head, self.head_reads = head, head_reads
-        self.plan = _checked(plan, self.convs)
+        self.channels = {IMAGE: IMAGE_CHANNELS} | _widths(plan, self.convs)
+        self.written = {
+            name: plan[name].cpu()
+            for name in self.convs
+            if torch.is_tensor(plan[name]) and not plan[name].all()
+        }
+        self.plan = {name: self.channels[conv.writes] for name, conv in self.convs.items()}
+        self.plan |= {name: int(channels.sum()) for name, channels in self.written.items()}
         self.original = dict(self.plan)
         self.writers: dict[str, list[str]] = {}
         for conv in convs:
             if not conv.depthwise:
                 self.writers.setdefault(conv.writes, []).append(conv.name)
-        self.channels = {IMAGE: IMAGE_CHANNELS} | {c.writes: self.plan[c.name] for c in convs}
 
     def conv2d(self, name: str, kernel_size: int, stride: int = 1) -> Conv2d:
         """The conv of this name: its channels come from the plan."""
@@ -114,7 +146,7 @@ class Net(nn.Module):
 
     def norm2d(self, name: str) -> BatchNorm2d:
         """The batch norm behind the conv of this name."""
-        return BatchNorm2d(self.plan[name])
+        return BatchNorm2d(self.plan[name], self.written.get(name))
 
     def linear_head(self, num_classes: int) -> nn.Linear:
         """The classifier."""
@@ -134,16 +166,33 @@ class Net(nn.Module):
         """Which filters are live, for every conv."""
         return {name: self.mask(name) for name in self.convs}
 
+    def places(self, name: str) -> torch.Tensor:
+        """The channels of its stream that a conv writes: int64 [filters]."""
+        norm = self.get_submodule(self.convs[name].norm)
+        whole = torch.arange(self.plan[name], device=norm.weight.device)
+        return whole if norm.places is None else norm.places
+
+    def over_stream(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Values of a conv's filters [filters] by channels of its stream [channels]; 0 or False
+        where the conv writes none."""
+        if name not in self.written:
+            return values
+        wide = values.new_zeros(self.channels[self.convs[name].writes])
+        return wide.index_copy(0, self.places(name).to(values.device), values)
+
     def filter_parameters(self, name: str) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
         """The parameters of a conv's filters, [filters, ...] each: weight, scale and shift."""
         norm = self.get_submodule(self.convs[name].norm)
         return self.get_submodule(name).weight, norm.weight, norm.bias
 
-    def producer(self, name: str) -> str:
-        """The conv whose scores rank a conv: itself, or for a depthwise one the last of the convs
-        that it follows."""
+    def ranking(self, name: str, layers: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The entry [filters] of `layers`, {conv name: [filters]}, that ranks a conv: its own, or
+        for a depthwise one that of the last of the convs that it follows."""
         conv = self.convs[name]
-        return self.writers[conv.reads][-1] if conv.depthwise else name
+        if not conv.depthwise:
+            return layers[name]
+        producer = self.writers[conv.reads][-1]
+        return self.over_stream(producer, layers[producer])
 
 
 def scaled(convs: list[Conv], width: float) -> dict[str, int]:
@@ -160,16 +209,23 @@ def check_entries(what: str, entries: Iterable[str], convs: Iterable[str]) -> No
         )
 
 
-def _checked(plan: dict[str, int], convs: dict[str, Conv]) -> dict[str, int]:
+def _widths(plan: Plan, convs: dict[str, Conv]) -> dict[str, int]:
+    """{stream: number of channels}. Raises `UserError` for a plan that does not fit the convs."""
     check_entries("plan", plan, convs)
     widths: dict[str, tuple[str, int]] = {}
     for name, conv in convs.items():
-        filters = int(plan[name])
+        entry = plan[name]
+        is_part = torch.is_tensor(entry)
+        if is_part and (conv.depthwise or entry.dtype != torch.bool or entry.ndim != 1):
+            what = "of a depthwise conv must be" if conv.depthwise else "must be bool [channels] or"
+            got = f"{entry.dtype} {list(entry.shape)}"
+            raise UserError(f"plan[{name!r}] {what} a number of filters, got {got}")
+        filters, channels = (int(entry.sum()), len(entry)) if is_part else 2 * (int(entry),)
         if filters < 1:
             raise UserError(f"plan[{name!r}] must be at least 1, got {filters}")
-        writer, width = widths.setdefault(conv.writes, (name, filters))
-        if width != filters:
+        writer, width = widths.setdefault(conv.writes, (name, channels))
+        if width != channels:
             raise UserError(
-                f"plan[{name!r}] must equal plan[{writer!r}] = {width} (one stream), got {filters}"
+                f"plan[{name!r}] must equal plan[{writer!r}] = {width} (one stream), got {channels}"
             )
-    return {name: int(plan[name]) for name in convs}
+    return {stream: width for stream, (_, width) in widths.items()}

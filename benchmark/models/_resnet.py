@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from benchmark.models._net import IMAGE, Conv, Net
+from benchmark.models._net import IMAGE, Conv, Net, Plan
 
 
 def table(widths: tuple[int, ...], blocks: tuple[int, ...]) -> list[Conv]:
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class ResNet(Net):
-    def __init__(self, convs: list[Conv], plan: dict[str, int], num_classes: int) -> None:
+    def __init__(self, convs: list[Conv], plan: Plan, num_classes: int) -> None:
         stages = sorted({conv.writes for conv in convs if "." not in conv.writes})
         super().__init__(convs, plan, head="linear", head_reads=stages[-1])
         self.conv1 = self.conv2d("conv1", 3)

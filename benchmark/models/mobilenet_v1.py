@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from benchmark.models._net import IMAGE, Conv, Net
+from benchmark.models._net import IMAGE, Conv, Net, Plan
 
 STEM = 32
 BLOCKS = (
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class MobileNet(Net):
-    def __init__(self, plan: dict[str, int], num_classes: int) -> None:
+    def __init__(self, plan: Plan, num_classes: int) -> None:
         super().__init__(CONVS, plan, head="linear", head_reads=CONVS[-1].writes)
         self.conv1 = self.conv2d("conv1", 3)
         self.bn1 = self.norm2d("conv1")

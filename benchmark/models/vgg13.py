@@ -4,7 +4,7 @@ max-pools."""
 import torch
 from torch import nn
 
-from benchmark.models._net import IMAGE, Conv, Net
+from benchmark.models._net import IMAGE, Conv, Net, Plan
 
 LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
@@ -27,7 +27,7 @@ CONVS = _table()
 
 
 class VGG(Net):
-    def __init__(self, plan: dict[str, int], num_classes: int) -> None:
+    def __init__(self, plan: Plan, num_classes: int) -> None:
         super().__init__(CONVS, plan, head="classifier", head_reads=CONVS[-1].writes)
         names, layers = iter(self.convs), []
         for filters in LAYERS:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmark import data, flow
-from benchmark.config import RunConfig
+from benchmark.config import DEFAULTS, RunConfig
 from benchmark.measures import MEASURES, score
 from benchmark.measures._scoring import score_all
 from benchmark.models import Net, build
@@ -21,8 +21,9 @@ from benchmark.options import Options
 from benchmark.perf import naive
 from benchmark.pruning import compact, select
 from benchmark.training.epoch import train_epoch
+from benchmark.training.probes import NO_PROBE, probe
 from benchmark.training.problem import Problem, Subset
-from benchmark.training.state import State, prepared
+from benchmark.training.state import State, fresh, initial_weights, prepared
 from benchmark.training.step import make_optimizer
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ TWELVE = (
 )  # fmt: skip
 NEEDS = {"none": ("magnitude",), "g": ("loss",), "Hg": ("grasp",), "all": TWELVE}
 """{what is computed: measures that need it}"""
-SCORED = 2560
+SCORED = DEFAULTS["score_samples"]
 """Images that a cut is decided on, in the paper and by default: seconds are given for so many."""
 BATCH = 128
 
@@ -120,17 +121,42 @@ class Bench:
             for need, (name, other) in others.items()
         ]
 
+    def probe(self) -> dict:
+        """A whole cut probe against the scores of all its measures, which it computes first.
+
+        The probe set has as large a share of the images of the scoring set as by default.
+        """
+        count = self.command.images
+        seen = max(1, count * DEFAULTS["probe_samples"] // SCORED)
+        config = RunConfig(arch=self.arch, width=self.command.width, measure="none")
+        problem = self._problem(self.images(count), self.images(seen))
+        state = fresh(config, problem.num_classes, self.device)
+        measures = [measure for name, measure in MEASURES.items() if name not in NO_PROBE]
+        scores = partial(
+            score_all, state.model, measures, *self.images(count),
+            initial=initial_weights(config, state),
+        )  # fmt: skip
+        whole = partial(probe, state, problem, config)
+        seconds, scoring = alternated((whole, scores), self.command.repeats)
+        return {
+            "arch": self.arch,
+            "seconds": median(seconds) * SCORED / count,
+            "scoring seconds": median(scoring) * SCORED / count,
+            "times scoring": [a / b for a, b in zip(seconds, scoring, strict=True)],
+        }
+
     def _epoch(self, net: Net, count: int) -> Callable[[], object]:
         config = RunConfig(arch=self.arch, precision=self.command.precision, lr=1e-3)
-        part = Subset(*self.images(count))
-        problem = Problem(
-            **dict.fromkeys(("train", "test", "probe", "scoring"), part),
-            num_classes=10,
-            augment=True,
-            digest="",
-        )
+        problem = self._problem(self.images(count), self.images(count))
         state = State(net, make_optimizer(net, config), {})
         return partial(train_epoch, state, problem, config, config.lr)
+
+    def _problem(
+        self, images: tuple[torch.Tensor, torch.Tensor], seen: tuple[torch.Tensor, torch.Tensor]
+    ) -> Problem:
+        """All sets are of these images, but for the probe set."""
+        sets = dict.fromkeys(("train", "test", "scoring"), Subset(*images))
+        return Problem(**sets, probe=Subset(*seen), num_classes=10, augment=True, digest="")
 
     def _naive_epoch(self, count: int) -> Callable[[], object]:
         net = naive.plain(self.net)

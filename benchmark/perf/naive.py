@@ -48,8 +48,8 @@ class Pictures(Dataset):
 
 
 def plain(net: Net) -> nn.Module:
-    """The same net of torch's own convs and batch norms, channels first in memory. It must have no
-    masked filter."""
+    """The same net of torch's own convs and batch norms, channels first in memory. It must be
+    dense."""
     result = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
     for module in result.modules():
         for kind in (nn.Conv2d, nn.BatchNorm2d):

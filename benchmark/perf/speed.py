@@ -25,6 +25,8 @@ DESCRIPTION = (
     "after each step."
 )
 PARTS = ("train", "evaluate", "score", "memory")
+PROBE = "probe"
+"""A part that is measured only if it is asked for: at full width it takes minutes on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class Speed:
     archs: tuple[str, ...] = ("vgg13", "mobilenet_v1", "resnet56")
     """Architectures."""
     parts: tuple[str, ...] = PARTS
-    """What to measure: train, evaluate, score, memory (the peak of a process that scores)."""
+    """What to measure: train, evaluate, score, memory (the peak of a process that scores), and if
+    asked for probe (a cut probe, against the scores of all measures)."""
     width: float = 1.0
     """Factor on the number of filters."""
     ratios: tuple[float, ...] = (0.0, 0.75)
@@ -71,19 +74,22 @@ def execute(command: Speed) -> None:
     console.print(
         f"width {command.width:g}, {command.precision}, {device}, n = {command.repeats}, medians"
     )
-    rows, memory = [], []
+    rows, memory, probes = [], [], []
     for arch in command.archs:
         bench = Bench(arch, command, options)
         for part in PARTS:
             if part in command.parts and part != "memory":
                 rows += getattr(bench, part)()
+        if PROBE in command.parts:
+            probes.append(bench.probe())
         if "memory" in command.parts:
             memory += [
                 (arch, need, in_new_process(peak_memory, arch, need, command)) for need in NEEDS
             ]
-    show(console, rows, memory)
+    show(console, rows, memory, probes)
     if command.json:
-        command.json.write_text(json.dumps(document(command, device, rows, memory), indent=1))
+        found = document(command, device, rows, memory) | {"probe": probes}
+        command.json.write_text(json.dumps(found, indent=1))
 
 
 def sized(command: Speed, device: str) -> Speed:
@@ -105,7 +111,7 @@ def check(command: Speed) -> None:
     allowed = ", ".join(PRECISIONS)
     require(command.precision in PRECISIONS, "precision", command.precision, f"one of {allowed}")
     for part in command.parts:
-        require(part in PARTS, "parts", part, "one of " + ", ".join(PARTS))
+        require(part in (*PARTS, PROBE), "parts", part, "one of " + ", ".join((*PARTS, PROBE)))
     for ratio in command.ratios:
         require(0 <= ratio < 1, "ratios", ratio, "at least 0 and below 1")
     for arch in command.archs:
@@ -113,8 +119,10 @@ def check(command: Speed) -> None:
     check_file("json", command.json)
 
 
-def show(console: Console, rows: list[dict], memory: list[tuple[str, str, int]]) -> None:
-    """Print the tables."""
+def show(
+    console: Console, rows: list[dict], memory: list[tuple[str, str, int]], probes: list[dict]
+) -> None:
+    """Print the tables, and a line for each probe."""
     from rich.table import Table
 
     from benchmark.perf.contests import SCORED
@@ -140,6 +148,13 @@ def show(console: Console, rows: list[dict], memory: list[tuple[str, str, int]])
     for made in (table, of_memory):
         if made.row_count:
             console.print(made)
+    for made in probes:
+        ratios = made["times scoring"]
+        console.print(
+            f"probe, {made['arch']}: {made['seconds']:.3g} s per {SCORED} scoring images, "
+            f"{median(ratios):.2f} times the all-measure scoring "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 def document(

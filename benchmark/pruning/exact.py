@@ -119,14 +119,16 @@ class _Cut:
     def units(self, scores: dict[str, torch.Tensor]) -> list[Unit]:
         """All live units, in the order of layers and channels."""
         units = []
-        masks = {name: self.model.mask(name).tolist() for name in self.convs}
-        values = {name: scores[name].double().tolist() for name in self.convs}
         for layer, convs in self.layers.items():
-            for index in range(len(masks[convs[0]])):
-                live = tuple((name, index) for name in convs if masks[name][index])
-                if live:
-                    mean = sum(values[name][index] for name, _ in live) / len(live)
-                    units.append(Unit(layer, mean, live))
+            channels: dict[int, list[tuple[str, int]]] = {}
+            for name in convs:
+                places = self.model.places(name).tolist()
+                for index in self.model.mask(name).nonzero().flatten().tolist():
+                    channels.setdefault(places[index], []).append((name, index))
+            values = {name: scores[name].double().tolist() for name in convs}
+            for _, live in sorted(channels.items()):
+                mean = sum(values[name][index] for name, index in live) / len(live)
+                units.append(Unit(layer, mean, tuple(live)))
         return units
 
     def left(self, removal: Removal) -> int:

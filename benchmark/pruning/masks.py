@@ -25,6 +25,8 @@ class Shrunk:
     """The compact net."""
     masked: Net
     """The net of the original size in which the removed filters are masked."""
+    channels: dict[str, torch.Tensor]
+    """{stream: indices of the channels kept}"""
     rows: dict[str, tuple[torch.Tensor, ...]]
     """{state-dict name: indices kept along its first axes}; tensors without an entry stay whole."""
 
@@ -67,46 +69,56 @@ def compact(model: Net, keep: Keep) -> Net:
 def shrink(model: Net, keep: Keep, *, multiple: int = 1) -> Shrunk:
     """Mask and compact a net; `model` is left as it is. Raises `UserError` as `masked` does.
 
-    A stream's channel is removed when every conv that writes it has that filter masked. A masked
-    filter whose channel another conv still writes stays masked in the compact net. multiple: some
-    removed channels stay as well, masked, until the number of channels of each stream is a multiple
-    of this (or all of them stay); some GPU kernels are faster for such numbers.
+    A masked filter is removed; its channel of the stream is removed when no conv writes it any
+    more, and until then the others write it alone. multiple: some of the removed channels and
+    filters stay, masked, so that the number of channels of each stream and, as far as such channels
+    stay, the number of filters of each conv is a multiple of this (or all of them stay); some GPU
+    kernels are faster for such numbers.
     """
     source = masked(model, keep)
+    live = source.masks()
     channels = {
-        stream: _padded(live, multiple)
-        for stream, live in stream_keep(source, source.masks()).items()
+        stream: _padded(written, multiple, torch.ones_like(written))
+        for stream, written in stream_keep(source, live).items()
     }
+    filters, plan = {}, {}
+    for name, conv in source.convs.items():
+        places, stays = source.places(name), channels[conv.writes]
+        filters[name] = _padded(live[name], multiple, torch.isin(places, stays))
+        written = torch.isin(stays, places[filters[name]])
+        plan[name] = len(stays) if conv.depthwise else written
     with torch.random.fork_rng(devices=[]):
-        plan = {name: len(channels[conv.writes]) for name, conv in source.convs.items()}
         net = build(source.arch, source.num_classes, plan=plan)
-    shrunk = Shrunk(net, source, _rows(source, channels))
+    shrunk = Shrunk(net, source, channels, _rows(source, channels, filters))
     reference = next(source.parameters())
     net.to(reference.device, reference.dtype).train(source.training)
     net.load_state_dict({name: shrunk.part(name, t) for name, t in source.state_dict().items()})
     net.original = dict(source.original)
-    for name, conv in net.convs.items():
-        net.set_mask(name, source.mask(name)[channels[conv.writes]])
+    for name, kept in filters.items():
+        net.set_mask(name, live[name][kept])
     return shrunk
 
 
-def _padded(live: torch.Tensor, multiple: int) -> torch.Tensor:
-    """The indices of the live channels, and of the first others up to a multiple."""
-    due = min(-(-int(live.sum()) // multiple) * multiple, len(live))
-    first = (~live).to(torch.uint8).argsort(stable=True)[:due]
-    return first.sort().values
+def _padded(live: torch.Tensor, multiple: int, stays: torch.Tensor) -> torch.Tensor:
+    """The indices of the live entries, and of the first others that can stay, up to a multiple."""
+    due = -(-int(live.sum()) // multiple) * multiple
+    first = (~live).to(torch.uint8).argsort(stable=True)
+    return first[stays[first]][:due].sort().values
 
 
-def _rows(model: Net, channels: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, ...]]:
-    """`Shrunk.rows`, from the indices of the channels that each stream keeps."""
+def _rows(
+    model: Net, channels: dict[str, torch.Tensor], filters: dict[str, torch.Tensor]
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    """`Shrunk.rows`, from the indices of the channels that each stream keeps and of the filters
+    that each conv keeps."""
     every_class = torch.arange(model.num_classes, device=channels[model.head_reads].device)
     rows = {f"{model.head}.weight": (every_class, channels[model.head_reads])}
     for name, conv in model.convs.items():
-        filters = channels[conv.writes]
+        kept = filters[name]
         whole_input = conv.depthwise or conv.reads not in channels
-        rows[f"{name}.weight"] = (filters,) if whole_input else (filters, channels[conv.reads])
+        rows[f"{name}.weight"] = (kept,) if whole_input else (kept, channels[conv.reads])
         for tensor in ("weight", "bias", "running_mean", "running_var"):
-            rows[f"{conv.norm}.{tensor}"] = (filters,)
+            rows[f"{conv.norm}.{tensor}"] = (kept,)
     return rows
 
 
@@ -123,7 +135,7 @@ def follow(model: Net, keep: Keep) -> Keep:
 def stream_keep(model: Net, live: Keep) -> Keep:
     """{stream: which of its channels some conv writes with a live filter, bool [channels]}"""
     return {
-        stream: torch.stack([live[name] for name in writers]).any(dim=0)
+        stream: torch.stack([model.over_stream(name, live[name]) for name in writers]).any(dim=0)
         for stream, writers in model.writers.items()
     }
 

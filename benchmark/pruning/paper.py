@@ -20,17 +20,19 @@ def select_as_paper(
 ) -> Keep:
     """The arguments and the result are those of `benchmark.pruning.select`; scores are on the CPU,
     and 0 for masked filters."""
-    rules = _rows_of_residual if _residual(model) else _rows_of_plain
+    shared = _residual(model)
+    rules = _rows_of_residual if shared else _rows_of_plain
     count, rows = rules(model, scores, ratio, round, rounds)
     keep = {}
     for name, gone in lowest(rows, count).items():
         mask, row = model.mask(name), rows[name]
         live = mask.cpu()
-        present = live if len(row) < len(live) else torch.ones_like(live)
         if gone.all():
             gone[row.argsort(stable=True)[-1]] = False
-        kept = torch.zeros_like(live)
-        kept[present] = ~gone[: int(present.sum())]
+        if model.convs[name].writes in shared:
+            kept = ~gone[model.places(name).cpu()]
+        else:
+            kept = torch.zeros_like(live).masked_scatter(live, ~gone)
         if not (kept & live).any():  # masked rows score 0, and live filters can be below
             kept[torch.where(live, scores[name], -torch.inf).argmax()] = True
         keep[name] = kept.to(mask.device)
@@ -46,7 +48,7 @@ def _rows_of_plain(
     """
     rows = {}
     for name, mask in model.masks().items():
-        rows[name] = scores[model.producer(name)][mask.cpu()]
+        rows[name] = model.ranking(name, scores)[mask.cpu()]
         rows[name][-(int(PROTECTED_SHARE * model.original[name]) + 1) :] = PROTECTED
     return int(_share_removed(ratio, round, rounds) * sum(map(len, rows.values()))), rows
 
@@ -58,10 +60,11 @@ def _rows_of_residual(
     score 0; the percentage that is kept is truncated in each round."""
     shared, rows = _residual(model), {}
     for name, conv in model.convs.items():
-        row, live = scores[model.producer(name)], model.mask(name).cpu()
+        row, live = model.ranking(name, scores), model.mask(name).cpu()
         if conv.writes in shared:
-            removed = row.new_zeros(model.original[name] - model.plan[name])
-            rows[name] = torch.cat([torch.where(live, row, 0), removed])
+            present = model.over_stream(name, torch.where(live, row, 0))
+            removed = row.new_zeros(model.original[name] - len(present))
+            rows[name] = torch.cat([present, removed])
         else:
             rows[name] = row[live]
         if not (conv.prunable or conv.depthwise):

@@ -1,5 +1,4 @@
-"""Rank correlations over filters: between measures at a cut, and between a score and how far its
-filter then moves.
+"""Rank correlations over filters, between measures.
 
 The live filters of all prunable layers are ranked together, as in a cut. A correlation that is not
 defined (fewer than three filters, equal or non-finite numbers) is left out.
@@ -20,29 +19,6 @@ def agreement(scores: dict[str, Scores], model: Net) -> dict[str, float]:
     """{"a|b": Spearman correlation} for each pair of measures a < b, over the live filters of
     `model`."""
     return correlations(_columns(scores, model))
-
-
-def movement(scores: dict[str, Scores], model: Net, norms: Scores) -> dict[str, float]:
-    """{measure: Spearman correlation of its score with abs(|w|^2 - norms)}, over the live filters
-    of `model`.
-
-    norms: `squared_norms` of the same net before it was trained on.
-    """
-    now = squared_norms(model)
-    moved = {"": {name: (now[name] - norms[name]).abs() for name in norms}}
-    return {
-        name: value
-        for name, layers in scores.items()
-        for value in correlations(_columns({name: layers, **moved}, model)).values()
-    }
-
-
-def squared_norms(model: Net) -> Scores:
-    """{conv name: |w|^2 of each filter [filters]} in float64."""
-    weights = {name: model.get_submodule(name).weight.detach() for name in model.convs}
-    return {
-        name: weight.double().flatten(1).square().sum(dim=1) for name, weight in weights.items()
-    }
 
 
 def correlations(columns: dict[str, np.ndarray]) -> dict[str, float]:

@@ -1,28 +1,31 @@
-"""The flat rows of numbers that W&B gets of a run, and the way back to the record.
+"""What W&B gets of a run, and the way back to the record.
 
-W&B keeps one row per epoch, with the cut made at it, and one summary. It does not keep the order of
-keys, returns 7.0 as 7, and may return a number that is not finite as a text.
+W&B keeps one row per epoch, one summary, and the files `cuts.jsonl`, `probes.jsonl` and
+`probe_ranks.jsonl` of the record. Of rows and summary it does not keep the order of keys, returns
+7.0 as 7, and may return a number that is not finite as a text. Files come back as they are.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 
 from benchmark.config import MOST, RULES, RunConfig
 from benchmark.errors import require
-from benchmark.record import FLOW_KEYS, HISTORY_KEYS, MOVED
+from benchmark.files import as_lines
+from benchmark.record import HISTORY_KEYS, Record
 
 CUT = "cut/"
 """Prefix of the numbers of a cut in the row of its epoch."""
+CUT_KEYS = (f"{CUT}round", f"{CUT}loss_change", f"{CUT}kept_macs")
+"""The numbers of a cut in the row of its epoch; all others are in `cuts.jsonl`."""
+FILES = ("cuts", "probes", "probe_ranks")
+"""The files of a W&B run, without their ending `.jsonl`. A file without rows is not sent."""
+LINES = "lines/"
+"""Prefix of the keys of a summary that say how many rows each file has."""
 CONVS = "plan/convs"
 """Key of a summary: the convs of the net, in order."""
-STATE_KEYS = {
-    **dict.fromkeys(("before", "after"), ("loss", "accuracy", *FLOW_KEYS)),
-    "after_fresh": ("loss", "accuracy", "grad_norm"),
-    **dict.fromkeys(("predicted", "actual"), ("loss_change", "grad_norm_sq_change")),
-}
-"""{group of numbers of a cut: its keys}, in the order of a record."""
 
 
 def sent_config(config: RunConfig) -> dict[str, object]:
@@ -30,16 +33,54 @@ def sent_config(config: RunConfig) -> dict[str, object]:
     return {**config.to_dict(), "run_id": config.run_id, "cell": config.cell, "rules": RULES}
 
 
-def sent_row(row: Mapping, cut: Mapping | None = None) -> dict[str, object]:
-    """The row of an epoch, with the cut made at it."""
-    return flat(row) | flat(
-        {key: value for key, value in (cut or {}).items() if key != "epoch"}, CUT
+def sent_rows(history: Sequence[Mapping], cuts: Iterable[Mapping]) -> list[dict[str, object]]:
+    """The rows of a history, each with the cut made at its epoch.
+
+    `cut/kept_macs` is the share of the dense net's MACs that the cut left; the row after it, which
+    has them, must be there.
+    """
+    made = {cut["epoch"]: cut for cut in cuts}
+    return [
+        flat(row) | (_cut(made[row["epoch"]], history) if row["epoch"] in made else {})
+        for row in history
+    ]
+
+
+def _cut(cut: Mapping, history: Sequence[Mapping]) -> dict[str, object]:
+    macs = [row["net/macs"] for row in (history[0], *history[cut["epoch"] + 1 :])]
+    kept = macs[1] / macs[0] if all(macs[:2]) and len(macs) > 1 else None
+    values = (cut["round"], cut["actual"]["loss_change"], kept)
+    return flat(dict(zip(CUT_KEYS, values, strict=True)))
+
+
+def sent_summary(summary: Mapping, files: Mapping[str, bytes]) -> dict[str, object]:
+    """The summary of a W&B run with these files."""
+    lines = {f"{LINES}{name}": files.get(file_name(name), b"").count(b"\n") for name in FILES}
+    return flat(summary) | {CONVS: list(summary["plan"]["before"])} | lines
+
+
+def sent_files(record: Record) -> dict[str, bytes]:
+    """{name: content} of the files of a W&B run."""
+    rows = dict(zip(FILES, (record.cuts(), *record.probes()), strict=True))
+    return {file_name(name): as_lines(found) for name, found in rows.items() if found}
+
+
+def file_name(name: str) -> str:
+    """The name of a file of a W&B run."""
+    return f"{name}.jsonl"
+
+
+def due_files(summary: Mapping) -> list[str]:
+    """The names of the files that a W&B run with this summary has."""
+    return [file_name(name) for name in FILES if summary.get(f"{LINES}{name}")]
+
+
+def lacks_rows(summary: Mapping, files: Mapping[str, str]) -> bool:
+    """Whether files have other numbers of rows than the summary says."""
+    return any(
+        len(files.get(file_name(name), "").splitlines()) != summary.get(f"{LINES}{name}", 0)
+        for name in FILES
     )
-
-
-def sent_summary(summary: Mapping) -> dict[str, object]:
-    """The summary of a W&B run."""
-    return flat(summary) | {CONVS: list(summary["plan"]["before"])}
 
 
 def flat(tree: Mapping, prefix: str = "") -> dict[str, object]:
@@ -63,22 +104,27 @@ def part(values: Mapping, prefix: str) -> dict[str, object]:
     }
 
 
-def record(rows: Iterable[Mapping], summary: Mapping) -> tuple[list[dict], list[dict], dict]:
-    """History, cuts and summary of a run that ended, from what W&B has of it.
+def record(
+    rows: Iterable[Mapping], summary: Mapping, files: Mapping[str, str]
+) -> tuple[list[dict], list[dict], dict, list[dict], list[dict]]:
+    """History, cuts, summary, probes and their ranks of a run that ended, from what W&B has of it.
 
-    Numbers that W&B lacks are None; of two rows of an epoch the later one is used. `scores` of a
-    cut, and what no analysis needs of a summary, are left out. Raises ValueError, TypeError or
-    KeyError for values that no run sends.
+    Numbers that W&B lacks are None; of two rows of an epoch the later one is used. What no analysis
+    needs of a summary is left out. Raises ValueError, TypeError or KeyError for values that no run
+    sends.
     """
     by_epoch = {whole_number("epoch", row["epoch"]): row for row in rows if "epoch" in row}
     ordered = [by_epoch[epoch] for epoch in sorted(by_epoch)]
-    convs = summary.get(CONVS, ())
-    cuts = [_cut(row, convs) for row in ordered if f"{CUT}round" in row]
-    history = [
-        _numbers(row, (*HISTORY_KEYS, *sorted(key for key in row if key.startswith(MOVED))))
-        for row in ordered
-    ]
-    return history, cuts, _summary(summary, convs)
+    history = [_numbers(row, HISTORY_KEYS) for row in ordered]
+    cuts, probes, ranks = (_rows(name, files) for name in FILES)
+    return history, cuts, _summary(summary, summary.get(CONVS, ())), probes, ranks
+
+
+def _rows(name: str, files: Mapping[str, str]) -> list[dict]:
+    found = [json.loads(line) for line in files.get(file_name(name), "").splitlines()]
+    for number, row in enumerate(found, start=1):
+        require(isinstance(row, dict), f"{file_name(name)}, line {number},", row, "an object")
+    return found
 
 
 def whole_number(name: str, value: object) -> int:
@@ -86,23 +132,6 @@ def whole_number(name: str, value: object) -> int:
     good = type(value) in (int, float) and 0 <= value <= MOST and value == int(value)
     require(good, name, value, f"a whole number up to {MOST}")
     return int(value)
-
-
-def _cut(row: Mapping, convs: Sequence[str]) -> dict:
-    values = part(row, CUT)
-    kept, agreement = part(values, "kept/"), part(values, "agreement/")
-    states = {name: (part(values, f"{name}/"), keys) for name, keys in STATE_KEYS.items()}
-    return {
-        "round": whole_number("round", values.get("round")),
-        "epoch": whole_number("epoch", row["epoch"]),
-        "kept": {conv: int(kept[conv]) for conv in convs if conv in kept},
-        **{
-            name: _numbers(found, dict.fromkeys((*keys, *sorted(found))))
-            for name, (found, keys) in states.items()
-        },
-        "agreement": _numbers(agreement, agreement),
-        **_numbers(values, ("seconds",)),
-    }
 
 
 def _numbers(values: Mapping, keys: Iterable[str]) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 from benchmark.config import RunConfig
 from benchmark.errors import UserError, first_line
 from benchmark.provenance import commit
-from benchmark.tracking.rows import sent_config, sent_row, sent_summary
+from benchmark.record import Record
+from benchmark.tracking.rows import sent_config, sent_files, sent_rows, sent_summary
 
 if TYPE_CHECKING:
     import wandb
+    from wandb.apis.public import Run as WandbRun
 
 MODES = ("offline", "online", "disabled")
 PROJECT = "flowprune"
@@ -60,10 +62,10 @@ def default_mode() -> str:
 class NoTracker:
     """`--wandb disabled`: nothing is sent, and wandb is not imported."""
 
-    def log(self, row: dict, cut: dict | None = None) -> None:
+    def log(self, row: dict) -> None:
         """Ignore an epoch."""
 
-    def finish(self, summary: dict) -> None:
+    def finish(self, summary: dict, files: Mapping[str, bytes]) -> None:
         """Ignore the end."""
 
     def abandon(self, status: int) -> None:
@@ -116,17 +118,22 @@ class WandbTracker:
         )
         self.run.define_metric("*", step_metric="epoch")
 
-    def log(self, row: dict, cut: dict | None = None) -> None:
-        """Log one epoch, with the cut made at it. Rows come in order, from epoch 0 on."""
+    def log(self, row: dict) -> None:
+        """Log one of `rows.sent_rows`. They come in order, from epoch 0 on."""
         if row["epoch"] >= self.run.starting_step:
-            self.run.log(sent_row(row, cut))
+            self.run.log(row)
 
-    def finish(self, summary: dict) -> None:
-        """Write the summary, close the run, and check that its rows have arrived."""
-        self.run.summary.update(sent_summary(summary))
+    def finish(self, summary: dict, files: Mapping[str, bytes]) -> None:
+        """Write summary and files {name: content}, close the run, and check that rows and files
+        have arrived."""
+        self.run.summary.update(sent_summary(summary, files))
+        for name, content in files.items():
+            path = Path(self.run.dir, name)
+            path.write_bytes(content)  # a file elsewhere would be linked to, not copied
+            self.run.save(path, base_path=self.run.dir, policy="now")
         self.run.finish()
         if self.online:
-            self._confirm(summary["epoch"] + 1)
+            self._confirm(summary["epoch"] + 1, files)
 
     def abandon(self, status: int) -> None:
         """Close the run with the exit status of an interrupted process; after SIGTERM a sweep gives
@@ -135,17 +142,19 @@ class WandbTracker:
             self.run.mark_preempting()
         self.run.finish(exit_code=status)
 
-    def _confirm(self, rows: int) -> None:
-        """Ask the server, because wandb raises nothing when it drops rows."""
+    def _confirm(self, rows: int, files: Mapping[str, bytes]) -> None:
+        """Ask the server, because wandb raises nothing when it drops rows or files."""
         import wandb
 
         place = f"{self.run.entity}/{self.run.project}/{self.run.id}"
         for pause in CONFIRM_PAUSES:
             time.sleep(pause)
-            arrived = wandb.Api(timeout=int(FINISH_SECONDS)).run(place).lastHistoryStep + 1
-            if arrived >= rows:
+            run = wandb.Api(timeout=int(FINISH_SECONDS)).run(place)
+            arrived, whole = run.lastHistoryStep + 1, has_files(run, files)
+            if arrived >= rows and whole:
                 return
-        raise LostRowsError(f"{arrived} of {rows} rows arrived")
+        missing = "" if whole else f", but not all of {', '.join(files)}"
+        raise LostRowsError(f"{arrived} of {rows} rows arrived{missing}")
 
 
 def lean_settings(full: bool = False) -> wandb.Settings:
@@ -170,6 +179,12 @@ def lean_settings(full: bool = False) -> wandb.Settings:
         finish_timeout=FINISH_SECONDS,
         finish_timeout_raises=True,
     )
+
+
+def has_files(run: WandbRun, files: Mapping[str, bytes]) -> bool:
+    """Whether a run on the server has these files {name: content}, by their sizes."""
+    sizes = {file.name: file.size for file in run.files(list(files))} if files else {}
+    return all(sizes.get(name) == len(content) for name, content in files.items())
 
 
 @cache
@@ -208,7 +223,7 @@ def _set_up() -> None:
 
 
 class LostRowsError(Exception):
-    """The server does not have all rows of a run."""
+    """The server does not have all rows or files of a run."""
 
 
 class DetachedTracker:
@@ -227,13 +242,14 @@ class DetachedTracker:
         self._thread = threading.Thread(target=self._work, args=(connect,), daemon=True)
         self._thread.start()
 
-    def log(self, row: dict, cut: dict | None = None) -> None:
-        """Log one epoch, with the cut made at it."""
-        self._calls.put(lambda tracker: tracker.log(row, cut))
+    def log(self, row: dict) -> None:
+        """Log one epoch."""
+        self._calls.put(lambda tracker: tracker.log(row))
 
-    def finish(self, summary: dict) -> None:
-        """Write the summary and close the run."""
-        self._end(lambda tracker: tracker.finish(summary), 2 * (INIT_SECONDS + FINISH_SECONDS))
+    def finish(self, summary: dict, files: Mapping[str, bytes]) -> None:
+        """Write summary and files, and close the run."""
+        longest = 2 * (INIT_SECONDS + FINISH_SECONDS)
+        self._end(lambda tracker: tracker.finish(summary, files), longest)
 
     def abandon(self, status: int) -> None:
         """Close the run with the exit status of an interrupted process."""
@@ -300,14 +316,8 @@ def tracked(
         raise
 
 
-def replay(history: Sequence[dict], cuts: Sequence[dict], summary: dict, tracker: Tracker) -> None:
+def replay(record: Record, tracker: Tracker) -> None:
     """Send a finished record to a tracker, as if the run took place now."""
-    log_rows(history, cuts, tracker)
-    tracker.finish(summary)
-
-
-def log_rows(history: Sequence[dict], cuts: Sequence[dict], tracker: Tracker) -> None:
-    """Send rows of a history, each with the cut made at its epoch."""
-    made = {cut["epoch"]: cut for cut in cuts}
-    for row in history:
-        tracker.log(row, made.get(row["epoch"]))
+    for row in sent_rows(record.history(), record.cuts()):
+        tracker.log(row)
+    tracker.finish(record.summary(), sent_files(record))

@@ -25,7 +25,7 @@ from benchmark.models import build
 from benchmark.training.state import State, prepared
 from benchmark.training.step import make_optimizer
 
-FORMAT = 3
+FORMAT = 4
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 """Errors of a full or a failing GPU; they do not mean that the file is bad."""
 
@@ -146,6 +146,7 @@ def _content(state: State, config: RunConfig, data: str) -> dict:
         "data": data,
         "num_classes": model.num_classes,
         "plan": model.plan,
+        "written": model.written,
         "original": model.original,
         "masks": model.masks(),
         "model": model.state_dict(),
@@ -154,7 +155,6 @@ def _content(state: State, config: RunConfig, data: str) -> dict:
         "seconds": state.seconds,
         "history": state.history,
         "cuts": state.cuts,
-        "ranked": state.ranked,
         "eager": state.eager,
     }
     return _copied(content)
@@ -208,7 +208,8 @@ def _read(path: Path) -> dict:
 def _restored(content: dict, config: RunConfig, device: torch.device) -> State:
     if content["run_id"] != config.run_id:
         raise _UnusableError(f"it belongs to run {content['run_id']}")
-    net = build(config.arch, content["num_classes"], plan=content["plan"])
+    plan = content["plan"] | content.get("written", {})  # formats up to 3 have whole streams
+    net = build(config.arch, content["num_classes"], plan=plan)
     model = prepared(net, device, config.precision)
     model.original = dict(content["original"])
     model.load_state_dict(content["model"])
@@ -216,14 +217,15 @@ def _restored(content: dict, config: RunConfig, device: torch.device) -> State:
         model.set_mask(name, mask.to(device))
     optimizer = make_optimizer(model, config)
     optimizer.load_state_dict(content["optimizer"])
-    ranked = content.get("ranked", {})  # formats up to 2 have none
+    origin = content["origin"]
+    if content["format"] < 4:  # {conv: index of each filter}
+        origin = {stream: origin[writers[0]] for stream, writers in model.writers.items()}
     return State(
         model,
         optimizer,
-        content["origin"],
+        origin,
         content["seconds"],
         content["history"],
         content["cuts"],
-        ranked={m: {c: s.to(device) for c, s in layers.items()} for m, layers in ranked.items()},
         eager=content.get("eager", ""),
     )

@@ -95,7 +95,7 @@ def make_cut(
         },
         "agreement": agreement(scores, model),
     }
-    _adopt(state, shrunk, scores, config)
+    _adopt(state, shrunk, config)
     row["seconds"] = time.perf_counter() - start
     state.seconds += row["seconds"]
     state.cuts.append(row)
@@ -166,21 +166,18 @@ def _restore_statistics(shrunk: Shrunk, trained: Net) -> None:
     shrunk.net.load_state_dict(statistics, strict=False)
 
 
-def _adopt(state: State, shrunk: Shrunk, scores: dict[str, Scores], config: RunConfig) -> None:
+def _adopt(state: State, shrunk: Shrunk, config: RunConfig) -> None:
     """Make the compact net the one that is trained."""
     net = shrunk.net
     if config.ablation == "reinit":
-        new = reinitialised(config, net.num_classes, net.plan, len(state.cuts) + 1)
+        new = reinitialised(config, net, len(state.cuts) + 1)
         net.load_state_dict(new.state_dict())
         mask_filters(net, net.masks())
     optimizer = make_optimizer(net, config)
     if config.cut_momentum == "carry" and config.ablation != "reinit":
         carry_momentum(state, shrunk, optimizer)
-    filters = {name: shrunk.rows[f"{name}.weight"][0] for name in net.convs}
-    state.origin = {name: state.origin[name][kept.cpu()] for name, kept in filters.items()}
-    state.ranked = {
-        measure: {name: layer[filters[name].to(layer.device)] for name, layer in layers.items()}
-        for measure, layers in scores.items()
+    state.origin = {
+        stream: state.origin[stream][kept.cpu()] for stream, kept in shrunk.channels.items()
     }
     state.model, state.optimizer, state.step, state.cost = net, optimizer, None, None
 

@@ -8,8 +8,7 @@ from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost
 from benchmark.data._batches import epoch_batches
 from benchmark.flow import evaluate, measure_flow, tf32, with_statistics_of
-from benchmark.pruning.ranks import movement, squared_norms
-from benchmark.record import FLOW_KEYS, HISTORY_KEYS, MOVED
+from benchmark.record import FLOW_KEYS, HISTORY_KEYS
 from benchmark.schedule import schedule
 from benchmark.training.problem import Problem
 from benchmark.training.state import State
@@ -19,16 +18,8 @@ from benchmark.training.step import step_kind
 def advance(
     state: State, problem: Problem, config: RunConfig, lr: float, *, flow_every: int
 ) -> dict:
-    """Train one epoch in place; returns the row that it added to the history.
-
-    After a cut the row has `moved/<measure>`: how well each recorded score predicted how far its
-    filter moves (see `benchmark.pruning.ranks.movement`).
-    """
-    norms = squared_norms(state.model) if state.ranked else {}
+    """Train one epoch in place; returns the row that it added to the history."""
     row = train_epoch(state, problem, config, lr)
-    moved = movement(state.ranked, state.model, norms)
-    row |= {f"{MOVED}{measure}": value for measure, value in moved.items()}
-    state.ranked = {}
     return log_epoch(state, problem, config, row, flow=(state.epoch + 1) % flow_every == 0)
 
 

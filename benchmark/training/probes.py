@@ -22,12 +22,11 @@ from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net
 from benchmark.pruning import select, shrink
 from benchmark.pruning.ranks import agreement
+from benchmark.record import PROBE_SHARES
 from benchmark.training.cut import predicted_changes, scored_net
 from benchmark.training.problem import Problem
 from benchmark.training.state import State, initial_weights
 
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
-"""Shares of the filters that are removed."""
 SMALL = 0.2
 """Largest share at which theta.Hg is measured after a cut."""
 SECOND_ORDER = ("grad_preservation", "grasp_t1")
@@ -88,7 +87,7 @@ def _cuts(
     scores: dict[str, Scores], model: Net, config: RunConfig, epoch: int
 ) -> Iterator[tuple[str, float, int, Scores]]:
     """(measure, share, draw, scores) of each cut."""
-    for share in SHARES:
+    for share in PROBE_SHARES:
         for name, layers in scores.items():
             yield name, share, 0, layers
         for draw in range(DRAWS):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from benchmark.config import RunConfig, stream_seed
-from benchmark.models import Net, build, layout
+from benchmark.models import Net, Plan, build, layout
 from benchmark.pruning import Shrunk
 from benchmark.training.step import Step, make_optimizer
 
@@ -20,14 +20,12 @@ class State:
     model: Net
     optimizer: torch.optim.Optimizer
     origin: dict[str, torch.Tensor]
-    """{conv name: index of each filter in the original net}"""
+    """{stream: index of each channel in the original net}"""
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
     """The rows of all epochs so far, row 0 included."""
     cuts: list[dict] = field(default_factory=list)
     """The rows of all cuts so far."""
-    ranked: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    """{measure: {conv name: scores [filters]}} of a cut until the next epoch is trained."""
     eager: str = ""
     """Why steps on a GPU were taken eagerly, if some were (see `ReplayedStep`)."""
     cost: dict[str, int] | None = None
@@ -45,12 +43,12 @@ def fresh(config: RunConfig, num_classes: int, device: torch.device) -> State:
     """The state before training, with initial weights that depend on (arch, width, data set, seed)
     alone."""
     model = prepared(initial_net(config, num_classes), device, config.precision)
-    origin = {name: torch.arange(filters) for name, filters in model.plan.items()}
+    origin = {stream: torch.arange(model.channels[stream]) for stream in model.writers}
     return State(model, make_optimizer(model, config), origin)
 
 
 def initial_net(
-    config: RunConfig, num_classes: int, plan: dict[str, int] | None = None, salt: str = "init"
+    config: RunConfig, num_classes: int, plan: Plan | None = None, salt: str = "init"
 ) -> Net:
     """A net with torch's default initialisation, drawn from a named stream of the run."""
     with torch.random.fork_rng(devices=[]):
@@ -58,25 +56,26 @@ def initial_net(
         return build(config.arch, num_classes, config.width, plan)
 
 
-def reinitialised(config: RunConfig, num_classes: int, plan: dict[str, int], round: int) -> Net:
-    """The newly initialised net with which the ablation `reinit` continues after cut number
-    `round`."""
-    return initial_net(config, num_classes, plan, salt=f"reinit {round}")
+def reinitialised(config: RunConfig, model: Net, round: int) -> Net:
+    """The newly initialised net of the shape of `model` with which the ablation `reinit` continues
+    after cut number `round`."""
+    plan = model.plan | model.written
+    return initial_net(config, model.num_classes, plan, salt=f"reinit {round}")
 
 
 def initial_weights(config: RunConfig, state: State) -> dict[str, torch.Tensor]:
     """{conv name: the weights that the filters of `state.model` had at their (last)
     initialisation}"""
     if config.ablation == "reinit" and state.cuts:
-        net = reinitialised(config, state.model.num_classes, state.model.plan, len(state.cuts))
+        net = reinitialised(config, state.model, len(state.cuts))
         return {name: net.get_submodule(name).weight.detach() for name in net.convs}
     net = initial_net(config, state.model.num_classes)
     weights = {}
     for name, conv in net.convs.items():
-        weights[name] = net.get_submodule(name).weight.detach()[state.origin[name]]
+        filters = state.origin[conv.writes][state.model.places(name).cpu()]
+        weights[name] = net.get_submodule(name).weight.detach()[filters]
         if conv.reads in net.writers and not conv.depthwise:
-            inputs = state.origin[net.writers[conv.reads][-1]]
-            weights[name] = weights[name][:, inputs]
+            weights[name] = weights[name][:, state.origin[conv.reads]]
     return weights
 
 

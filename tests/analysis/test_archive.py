@@ -12,10 +12,10 @@ import pytest
 from analysis.claims import judge_all
 from analysis.report.build import build
 from analysis.report.publish import publish
-from analysis.runs.frames import TABLES
+from analysis.runs.frames import TABLES, to_frames
 from analysis.runs.load import load
 from analysis.settings import named
-from analysis.verdicts import INCONCLUSIVE
+from analysis.verdicts import NOT_TESTED
 from benchmark.errors import UserError
 from tests.support import simulate
 from tests.support.commands import command
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 def published(tmp_path_factory):
     """A folder of runs, some of them unfinished or diverged, and what was published of it."""
     folder = tmp_path_factory.mktemp("study")
-    configs = simulate.grid(archs=("vgg13",), timings=(0, 4))
+    configs = simulate.grid(archs=("vgg13",), timings=(0, 4), probe_epochs="1,3")
     simulate.simulate(
         folder / "runs", configs, World(loss={"magnitude": -0.1}, diverged=("grasp",))
     )
@@ -42,6 +42,8 @@ def test_an_archive_has_the_frames_of_the_runs(published):
     ours, runs = load(str(published / "results")), load(str(published / "runs"))
     runs = runs.only(runs.finished()["run_id"])
     assert (ours.runs["outcome"] == "diverged").any()
+    assert len(ours.probes)
+    assert len(ours.probe_ranks)
     assert ours.digest() == runs.digest()
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(ours, name), getattr(runs, name), check_exact=True)
@@ -149,6 +151,21 @@ def test_an_archive_is_checked_and_blocks_no_other_source(
         ),
         ("kept", lambda t, run: t[t["run_id"] != run], "cuts does not say for each conv"),
         (
+            "probes",
+            lambda t, run: t[(t["run_id"] != run) | (t["epoch"] != 3)],
+            "probes does not have each cut of epoch 3 once",
+        ),
+        (
+            "probes",
+            lambda t, run: spoilt(t, run, "share", 0.3),
+            "probe 1: share must be one of",
+        ),
+        (
+            "probe_ranks",
+            lambda t, run: t[t["run_id"] != run],
+            "ranks does not have the same epochs as the probes",
+        ),
+        (
             "runs",
             lambda t, run: spoilt(t, run, "outcome", "splendid"),
             "outcome must be finished or diverged or coll",
@@ -163,7 +180,8 @@ def test_a_run_of_an_archive_that_is_not_whole_is_left_out_alone(
     shutil.copytree(published / "results", tmp_path, dirs_exist_ok=True)
     file = tmp_path / f"{table}.parquet"
     whole = load(str(tmp_path)).runs
-    run = whole.loc[whole["measure"] == "random", "run_id"].iloc[0]
+    measure = "none" if table.startswith("probe") else "random"
+    run = whole.loc[whole["measure"] == measure, "run_id"].iloc[0]
     damage(pd.read_parquet(file), run).to_parquet(file)
     assert set(whole["run_id"]) - set(load(str(tmp_path)).runs["run_id"]) == {run}
     assert re.search(f"left out: archive .*, run {run}.*{said}", capsys.readouterr().err)
@@ -180,5 +198,8 @@ def test_an_archive_of_0_1_is_read(capsys):
     assert set(frames.runs["rules"]) == {1}  # their ids are not those that these fields have now
     assert len(frames.finished()) == len(frames.runs) == 36
     assert len(frames.cuts) == 36 * 5
-    assert {item.verdict for item in judge_all(named(frames))} == {INCONCLUSIVE}
+    empty = to_frames((), (), "")
+    for name in ("probes", "probe_ranks"):  # its files are of before there were any
+        pd.testing.assert_frame_equal(getattr(frames, name), getattr(empty, name))
+    assert {item.verdict for item in judge_all(named(frames))} == {NOT_TESTED}
     assert capsys.readouterr().err == ""

@@ -11,7 +11,7 @@ from analysis.report import style
 from benchmark.errors import UserError
 from benchmark.measures import MEASURES
 from benchmark.record import HISTORY_KEYS, Record
-from benchmark.tracking.rows import sent_row
+from benchmark.tracking.rows import CUT_KEYS, sent_rows
 from tests.support.simulate import grid, simulate
 from tests.support.wandb_server import serving
 
@@ -36,7 +36,8 @@ def panels():
 def test_every_panel_shows_keys_that_runs_log(tmp_path):
     simulate(tmp_path, grid(measures=("loss",), timings=(4,), seeds=(0,), dense=False))
     (folder,) = tmp_path.iterdir()
-    logged = {*HISTORY_KEYS, *sent_row({}, Record(folder).cuts()[0])}
+    record = Record(folder)
+    logged = {key for row in sent_rows(record.history(), record.cuts()) for key in row}
     shown = [panel["config"].get(axis, []) for panel in panels() for axis in AXES]
     keys = {
         key.removeprefix("summary:")
@@ -44,6 +45,7 @@ def test_every_panel_shows_keys_that_runs_log(tmp_path):
         for key in ([part] if isinstance(part, str) else part)
     }
     assert keys <= logged
+    assert set(CUT_KEYS) <= keys
     assert {key for key in HISTORY_KEYS if key.startswith(("flow/", "train/", "test/"))} <= keys
 
 
@@ -67,8 +69,7 @@ def test_runs_are_grouped_by_measure_in_the_colours_of_the_figures():
 def test_sections_are_by_topic_and_convergence_comes_first():
     names = [part["name"] for part in section()["panelBankConfig"]["sections"]]
     assert names == [
-        "Convergence", "Cuts: before and after", "Cuts: predicted and actual", "Gradient flow",
-        "Accuracy against cost", "Course of training",
+        "Convergence", "Cuts", "Gradient flow", "Accuracy against cost", "Course of training",
     ]  # fmt: skip
     first = panels()[0]["config"]
     assert (first["metrics"], first["xAxis"], first["yLogScale"]) == (["train/loss"], "epoch", True)
@@ -114,7 +115,7 @@ def test_the_command_saves_a_view_and_says_where(tmp_path):
         "project-view",
     )
     assert view["displayName"] == "Measures compared (arch vgg13)"
-    assert len(json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]) == 6
+    assert len(json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]) == 5
 
 
 def test_the_command_writes_a_file_without_a_server(tmp_path):

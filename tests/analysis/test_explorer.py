@@ -19,20 +19,8 @@ from analysis.report.page.explorer import (
 )
 from analysis.runs.load import load
 from analysis.settings import named
-from analysis.stats import mean_interval
 from tests.support import simulate
 from tests.support.simulate import World
-
-
-@pytest.mark.parametrize(
-    ("seeds", "tolerance"), [(2, 0.01), (3, 0.01), (4, 0.01), (5, 0.15), (12, 0.1)]
-)
-def test_a_band_is_the_interval_of_the_mean(seeds, tolerance):
-    values = np.random.default_rng(0).normal(size=(seeds, 60))
-    low, high = band(values)
-    wanted = mean_interval([values], np.random.default_rng(0), resamples=9999)
-    for bound, other in zip((low, high), wanted, strict=True):
-        assert np.abs(bound - other).max() < tolerance * (wanted[1] - wanted[0]).mean()
 
 
 def test_one_seed_has_no_band():

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
@@ -11,18 +12,63 @@ from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from analysis.report import style
-from analysis.report.figures import FIGURES, layer_densities, sample_size, save
+from analysis.report.figures import FIGURES, layer_densities, results, sample_size, save
 from analysis.report.figures.scale import round_ticks
 from analysis.runs.load import load
 from analysis.settings import named, settings_of
+from benchmark.config import RunConfig
 from benchmark.measures import MEASURES
 from tests.support import simulate
 from tests.support.simulate import World
+
+PROBES = ("run_id", "epoch", "measure", "share", "draw", "actual.loss_change")
+RANKS = ("run_id", "epoch", "a", "b", "rho")
 
 
 def frames_of(path, configs, world=None):
     simulate.simulate(path, configs, world)
     return named(load(str(path)))
+
+
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
+HARM = {"magnitude": 2.0, "loss": 0.5, "loss_biased": 0.7, "grasp_t1": 5.0, "random": 4.0}
+"""Change of the loss by each measure, in nats for all filters at epoch 1."""
+RHO = {("theta_g", "theta_hg"): 0.7, ("loss", "loss_biased"): 0.9, ("loss", "magnitude"): 0.1}
+
+
+def probed_frames(path, *, seeds=(0, 1, 2), epochs=(1, 3, 10), **others):
+    """Dense runs with probes at these epochs. `random` has two draws, one twice as harmful as
+    planted, one not at all; seeds differ by a tenth."""
+    text = ",".join(map(str, epochs))
+    runs = [
+        RunConfig(measure="none", epochs=10, probe_epochs=text, seed=seed, **others)
+        for seed in seeds
+    ]
+    frames = frames_of(path, [config.canonical() for config in runs])
+    probes, ranks = [], []
+    for config in runs:
+        factor = 1 + 0.1 * (config.seed - 1)
+        for epoch, share, (measure, harm) in itertools.product(epochs, SHARES, HARM.items()):
+            change = factor * harm * share**1.5 * np.sqrt(epoch)
+            for draw in range(1 + (measure == "random")):
+                value = 2 * change * draw if measure == "random" else change
+                probes.append((config.run_id, epoch, measure, share, draw, value))
+        for epoch, ((a, b), rho) in itertools.product(epochs, RHO.items()):
+            ranks.append((config.run_id, epoch, a, b, factor * rho))
+        ranks.append((config.run_id, 1, "fisher", "loss", 0.5))
+    return replace(
+        frames,
+        probes=pd.DataFrame(probes, columns=list(PROBES)),
+        probe_ranks=pd.DataFrame(ranks, columns=list(RANKS)),
+    )
+
+
+def over_ratios(ratios=(0.5, 0.75, 0.9), **fields):
+    return [
+        config
+        for ratio in ratios
+        for config in simulate.grid(ratio=ratio, dense=ratio == ratios[0], **fields)
+    ]
 
 
 GRIDS = {
@@ -51,11 +97,16 @@ def frames(request, tmp_path_factory):
 OWN_PANELS = {"agreement", "order_products", "cost"}
 """Figures whose panels are not settings."""
 NEEDS = {"agreement": "demo", "order_products": "dense", "epochs_to_threshold": "dense"}
+OF_OTHER_GRIDS = {"probe_losses", "probe_correlations", "accuracy_by_macs"}
+"""Figures of runs that these grids do not have."""
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_panel_has_a_title_and_axes_have_labels(frames, name, request):
     canvas, grid = FIGURES[name].draw(frames), request.node.callspec.params["frames"]
+    if name in OF_OTHER_GRIDS:
+        assert canvas is None
+        return
     panels = set(settings_of(frames.runs))
     lacking = (NEEDS.get(name) == "dense" and "no dense" in grid) or (
         NEEDS.get(name) == "demo" and grid != "demo"
@@ -82,10 +133,14 @@ def six_settings(tmp_path_factory):
     return frames_of(tmp_path_factory.mktemp("runs"), configs, World(agreement=True))
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [name for name in FIGURES if name not in OF_OTHER_GRIDS])
 def test_no_panel_covers_another_or_leaves_the_figure(name, six_settings, tmp_path):
     canvas = FIGURES[name].draw(six_settings)
     save(canvas, tmp_path / name)
+    check_boxes(canvas)
+
+
+def check_boxes(canvas):
     boxes = [
         Axes.get_tightbbox(ax, canvas.canvas.get_renderer()) for ax in canvas.axes if ax.axison
     ]
@@ -249,3 +304,120 @@ def test_a_log_axis_of_any_length_has_three_to_seven_ticks():
         for length in lengths
     }
     assert counts <= set(range(3, 8))
+
+
+def curves(ax):
+    """{colour: (x, y)} of the lines with markers."""
+    return {
+        line.get_color(): (line.get_xdata(), line.get_ydata())
+        for line in ax.lines
+        if line.get_marker() not in ("", "None", None)
+    }
+
+
+def test_losses_of_probes_are_means_over_draws_and_seeds(tmp_path):
+    frames = probed_frames(tmp_path / "runs")
+    canvas = FIGURES["probe_losses"].draw(frames)
+    save(canvas, tmp_path / "figure")
+    check_boxes(canvas)
+    axes = canvas.axes
+    assert [ax.get_title() for ax in axes] == ["after 1 epoch", "after 3 epochs", "after 10 epochs"]
+    for ax, epoch in zip(axes, (1, 3, 10), strict=True):
+        drawn = curves(ax)
+        assert drawn.keys() == {style.look(measure).color for measure in HARM}
+        for measure, harm in HARM.items():
+            shares, change = drawn[style.look(measure).color]
+            assert shares == pytest.approx(100 * np.array(SHARES))
+            assert change == pytest.approx(harm * np.array(SHARES) ** 1.5 * np.sqrt(epoch))
+        low, high = ax.get_ylim()
+        assert low < 0
+        assert max(change.max() for _, change in drawn.values()) < high
+    caption = FIGURES["probe_losses"].caption_for(frames)
+    assert caption.endswith("n = 3 seeds (3 probed runs).")
+
+
+def test_probes_at_other_epochs_and_of_other_nets(tmp_path):
+    one, other = (
+        probed_frames(tmp_path / name, seeds=seeds, epochs=epochs)
+        for name, seeds, epochs in (("a", (0,), (1, 3)), ("b", (1, 2), (1, 10)))
+    )
+    both = named(
+        replace(
+            one,
+            **{
+                name: pd.concat([getattr(one, name), getattr(other, name)], ignore_index=True)
+                for name in ("runs", "history", "probes", "probe_ranks")
+            },
+        )
+    )
+    titles = [ax.get_title() for ax in FIGURES["probe_losses"].draw(both).axes]
+    assert titles == ["after 1 epoch", "after 3 epochs", "after 10 epochs"]
+    (ax,) = FIGURES["probe_correlations"].draw(both).axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "3", "10"]
+    wide = probed_frames(tmp_path / "c", width=0.5, epochs=(1, 3))
+    parts = {
+        name: pd.concat([getattr(one, name), getattr(wide, name)], ignore_index=True)
+        for name in ("runs", "history", "probes", "probe_ranks")
+    }
+    canvas = FIGURES["probe_losses"].draw(named(replace(one, **parts)))
+    assert len(canvas.axes) >= 4
+    titles = {ax.get_title().replace("\N{NO-BREAK SPACE}", " ") for ax in canvas.axes}
+    assert "after 3 epochs, width 0.5" in {" ".join(title.split()) for title in titles}
+
+
+def test_one_seed_of_probes_has_no_band(tmp_path):
+    frames = probed_frames(tmp_path / "runs", seeds=(1,))
+    ax = FIGURES["probe_losses"].draw(frames).axes[0]
+    assert not ax.collections
+    assert "One seed gives no interval" in FIGURES["probe_losses"].caption_for(frames)
+
+
+def test_rank_correlations_of_probes(tmp_path):
+    frames = probed_frames(tmp_path / "runs")
+    canvas = FIGURES["probe_correlations"].draw(frames)
+    (ax,) = canvas.axes
+    found = sorted(line[1].mean() for line in curves(ax).values())
+    assert found == pytest.approx(sorted(RHO.values()))
+    labels = [text.get_text() for text in canvas.legends[0].texts]
+    assert labels == ["θ·Hg with θ·g", "loss with loss biased", "loss with magnitude"]
+    bars = np.concatenate([np.concatenate(bar.get_segments())[:, 1] for bar in ax.collections])
+    assert bars.max() <= 1
+    assert len(bars) == 2 * 3 * 3
+
+
+@pytest.mark.parametrize("budget", ["filters", "macs"])
+def test_accuracy_over_ratios_is_drawn_by_budget(tmp_path, budget):
+    loss = World(accuracy={"loss": 0.05, "random": -0.1}, noise=0.001)
+    other = "params" if budget == "macs" else "macs"
+    configs = over_ratios(timings=[0], budget=budget)
+    configs += over_ratios([0.6], timings=[0], budget=other)  # another budget is another figure
+    frames = frames_of(tmp_path / "runs", configs, loss)
+    canvas = FIGURES["accuracy_by_macs"].draw(frames)
+    save(canvas, tmp_path / "figure")
+    check_boxes(canvas)
+    (ax,) = canvas.axes
+    assert ax.get_title().replace("\n", " ").startswith("cut at initialisation, budget")
+    assert budget in ax.get_title()
+    known = {style.look(name).color for name in simulate.MEASURES}
+    drawn = {color: line for color, line in curves(ax).items() if color in known}
+    best, worst = (drawn[style.look(name).color] for name in ("loss", "random"))
+    assert len(best[0]) == 3
+    assert (np.diff(best[0]) < 0).all()
+    assert (best[1] > worst[1] + 5).all()
+    (rings,) = [line for line in ax.lines if line.get_markerfacecolor() == "none"]
+    points = [point for line in drawn.values() for point in zip(*line, strict=True)]
+    front = [
+        (x, y) for x, y in points if not any(a <= x + 1e-9 and b > y + 1e-9 for a, b in points)
+    ]
+    assert rings.get_xydata() == pytest.approx(np.array(sorted(front)))
+
+
+def test_one_ratio_of_each_budget_is_no_curve(tmp_path):
+    configs = [*over_ratios([0.5], budget="macs"), *over_ratios([0.75], budget="filters")]
+    assert FIGURES["accuracy_by_macs"].draw(frames_of(tmp_path, configs)) is None
+
+
+def test_the_front_has_no_row_that_another_beats():
+    means = pd.DataFrame({"macs": [10, 10, 20, 30, 40.0], "accuracy": [50, 60, 60, 55, 70.0]})
+    front = results._front(means)
+    assert front.to_numpy().tolist() == [[10, 60], [40, 70]]

@@ -30,7 +30,7 @@ def test_a_diverged_run_has_no_outcome_and_drops_its_pair(tmp_path):
 def test_pairs_share_setting_and_seed(tmp_path):
     table = outcomes(frames_of(tmp_path, simulate.grid()))
     pairs = pair(table, "final_accuracy", ["magnitude"], ["loss", "grasp"])
-    assert (len(pairs.table), len(pairs.dropped), len(pairs.differences())) == (6, 0, 2)
+    assert (len(pairs.table), len(pairs.dropped), pairs.differences().shape) == (6, 0, (2, 3))
     row = pairs.table.iloc[0]
     runs = table[(table["task"] == row["task"]) & (table["seed"] == row["seed"])].set_index(
         "measure"
@@ -55,17 +55,23 @@ def test_a_setting_with_one_seed_is_dropped_beside_fuller_ones(tmp_path):
     frames = frames_of(tmp_path, [c for c in configs if c not in lonely])
     pairs = pair(outcomes(frames), "final_accuracy", ["magnitude"], ["loss"])
     assert len(pairs.table) == 3
-    assert pairs.dropped["reason"].tolist() == ["only one complete seed in this setting"]
+    assert pairs.dropped["reason"].tolist() == ["only 1 complete seeds in this setting"]
 
 
-def test_a_stray_run_of_another_measure_does_not_cost_the_pairs(tmp_path):
-    configs = simulate.grid()
-    table = outcomes(
-        frames_of(tmp_path, [c for c in configs if c.measure != "random" or c.seed == 0])
-    )
-    pairs = pair(table, "final_accuracy", ["magnitude"], ["loss", "random"])
-    assert (len(pairs.table), pairs.right) == (6, ("loss",))
-    assert "random is set aside" in pairs.notes[0]
+def test_settings_with_fewer_than_five_seeds_are_dropped_beside_fuller_ones(tmp_path):
+    configs = simulate.grid(seeds=range(5))
+    few = [c for c in configs if c.prune_epoch == 4 and c.seed > 2]
+    frames = frames_of(tmp_path, [c for c in configs if c not in few])
+    pairs = pair(outcomes(frames), "final_accuracy", ["magnitude"], ["loss"])
+    assert len(pairs.table) == 5
+    assert pairs.dropped["reason"].tolist() == ["only 3 complete seeds in this setting"] * 3
+
+
+def test_settings_with_the_same_seeds_are_a_block(tmp_path):
+    configs = [*simulate.grid(seeds=range(6)), *simulate.grid(archs=["resnet56"], seeds=range(5))]
+    pairs = pair(outcomes(frames_of(tmp_path, configs)), "final_accuracy", ["magnitude"], ["loss"])
+    assert sorted(len(block.table) for block in pairs.blocks()) == [10, 12]
+    assert pairs.differences().shape == (4, 6)
 
 
 def test_ablations_take_no_part(tmp_path):
@@ -82,26 +88,13 @@ def test_ablations_take_no_part(tmp_path):
     assert len(pairs.table) == 3
 
 
-def test_a_group_is_paired_as_it_would_be_alone(tmp_path):
-    """Which measures take part is decided in each group: others may have more of them, or fewer."""
-    few, many = ["magnitude", "loss"], ["magnitude", "l1", "loss", "grasp"]
-    first = simulate.grid(measures=few, archs=["vgg13"])
-    second = simulate.grid(measures=many, archs=["resnet20", "resnet56"])
-    table = outcomes(frames_of(tmp_path, [*first, *second]))
-    sides = ("magnitude", "l1"), ("loss", "grasp")
-    together = pair(table, "final_accuracy", *sides)
-    assert (together.left, together.right) == sides
-    assert together.dropped.empty
-    for group, rows in table.groupby("group"):
-        alone = pair(rows, "final_accuracy", *sides)
-        assert (
-            together.of(group).table["difference"].tolist()
-            == alone.table["difference"].tolist()
-            != []
-        )
-    thin = pair(table[table["seed"].eq(0) | table["measure"].ne("grasp")], "final_accuracy", *sides)
-    assert thin.notes == (
-        "grasp is set aside: it has runs in only 33% of the pairs "
-        "(resnet20 on digits, resnet56 on digits)",
-        "no run of l1 (vgg13 on digits)",
-    )
+def test_every_measure_of_a_pair_must_be_there(tmp_path):
+    few = simulate.grid(measures=["magnitude", "loss"], archs=["vgg13"])
+    many = simulate.grid(measures=["magnitude", "loss", "grasp"], archs=["resnet20"])
+    table = outcomes(frames_of(tmp_path, [*few, *many]))
+    pairs = pair(table, "final_accuracy", ["magnitude"], ["loss", "grasp"])
+    assert set(pairs.table["group"]) == {"resnet20 on digits"}
+    assert pairs.dropped["reason"].tolist() == ["grasp missing"] * 6
+    assert pairs.groups() == ["resnet20 on digits", "vgg13 on digits"]
+    nothing = pair(table, "final_accuracy", ["l1"], ["fisher"])
+    assert (len(nothing.table), len(nothing.dropped)) == (0, 0)

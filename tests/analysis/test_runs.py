@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from analysis.report.build import build
-from analysis.runs.frames import TABLES, UNFINISHED
+from analysis.runs.frames import TABLES, UNFINISHED, dense_controls, to_frames
 from analysis.runs.load import load
 from benchmark.config import RULES, RunConfig
 from benchmark.errors import UserError
-from benchmark.files import write_json
-from benchmark.record import HISTORY_KEYS, Record
+from benchmark.files import write_json, write_lines
+from benchmark.record import HISTORY_KEYS, Record, run_folders
 from tests.support import simulate
 
 TINY = {
@@ -29,12 +29,7 @@ def test_frames_hold_what_the_records_say(tmp_path):
     simulate.simulate(tmp_path, configs)
     frames = load(str(tmp_path))
     assert set(frames.runs["run_id"]) == {config.run_id for config in configs}
-    assert list(frames.history.columns) == [
-        "run_id",
-        *HISTORY_KEYS,
-        "moved/grasp",
-        "moved/magnitude",
-    ]
+    assert list(frames.history.columns) == ["run_id", *HISTORY_KEYS]
     assert len(frames.history) == len(configs) * 6
     run = next(config for config in configs if config.measure == "grasp")
     row = frames.runs.set_index("run_id").loc[run.run_id]
@@ -52,21 +47,146 @@ def test_frames_hold_what_the_records_say(tmp_path):
     assert dict(zip(kept["conv"], kept["original"], strict=True)) == simulate.PLAN
 
 
-def test_rank_correlations_of_a_cut_and_after_it_are_columns(tmp_path):
+def test_rank_correlations_of_a_cut_are_columns(tmp_path):
     configs = simulate.grid(**TINY)
-    simulate.simulate(
-        tmp_path, configs, simulate.World(agreement=True, movement={"grasp": 0.5}, noise=0)
-    )
+    simulate.simulate(tmp_path, configs, simulate.World(agreement=True))
     frames = load(str(tmp_path))
     run = next(config for config in configs if config.measure == "grasp")
-    rows = frames.history[frames.history["run_id"] == run.run_id].set_index("epoch")
-    assert rows["moved/grasp"].dropna().to_dict() == {3: 0.5, 4: 0.5}
-    assert rows["moved/magnitude"].isna().all()
     cuts = [
         json.loads(line) for line in (tmp_path / run.run_id / "cuts.jsonl").read_text().splitlines()
     ]
     mine = frames.cuts[frames.cuts["run_id"] == run.run_id]
     assert mine["agreement.grasp|loss"].tolist() == [cut["agreement"]["grasp|loss"] for cut in cuts]
+
+
+PROBE_COLUMNS = [
+    "run_id", "epoch", "measure", "share", "draw", "kept_macs", "seconds",
+    "before.loss", "before.grad_norm", "before.theta_g", "before.theta_hg",
+    "after.loss", "after.grad_norm", "after.theta_g", "after.theta_hg",
+    "predicted.loss_change", "predicted.grad_norm_sq_change",
+    "actual.loss_change", "actual.grad_norm_sq_change",
+]  # fmt: skip
+
+
+@pytest.fixture
+def probed(tmp_path):
+    """The record of a dense run with cut probes, beside two pruned runs."""
+    configs = simulate.grid(**TINY | {"seeds": [0]}, probe_epochs="1,3")
+    simulate.simulate(tmp_path, configs)
+    (record,) = (Record(tmp_path / config.run_id) for config in configs if config.probed)
+    return record
+
+
+def test_probes_are_frames(probed):
+    frames = load(str(probed.folder.parent))
+    rows, ranks = probed.probes()
+    assert sorted(frames.probes.columns) == sorted(PROBE_COLUMNS)
+    assert list(frames.probe_ranks.columns) == ["run_id", "epoch", "a", "b", "rho"]
+    assert len(frames.probes) == len(rows) == 2 * 5 * 8
+    assert set(frames.probes["run_id"]) == {probed.folder.name}
+    for place in (0, 5, 79):
+        cell, row = frames.probes.iloc[place], rows[place]
+        for key in ("epoch", "measure", "share", "draw", "kept_macs", "seconds"):
+            assert cell[key] == row[key]
+        for state in ("before", "after", "predicted", "actual"):
+            for key, value in row[state].items():
+                found = cell[f"{state}.{key}"]
+                assert np.isnan(found) if value is None else found == value
+    assert frames.probe_ranks.drop(columns="run_id").to_dict("records") == ranks
+    other = frames.only(set(frames.runs["run_id"]) - {probed.folder.name})
+    assert other.probes.empty
+    assert other.probe_ranks.empty
+
+
+def test_frames_of_probes_have_their_columns_and_types_without_rows(probed):
+    whole, empty = load(str(probed.folder.parent)), to_frames((), (), "")
+    for name in ("probes", "probe_ranks"):
+        ours, theirs = getattr(whole, name), getattr(empty, name)
+        assert ours.dtypes.to_dict() == theirs.dtypes.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("probes.jsonl", lambda rows: rows[:-1], "does not have each cut of epoch 3 once"),
+        ("probes.jsonl", lambda rows: rows[:40], "does not have each cut of epoch 3 once"),
+        ("probes.jsonl", lambda rows: rows[40:], "does not have each cut of epoch 1 once"),
+        ("probes.jsonl", lambda rows: [*rows, rows[0]], "does not have each cut of epoch 1 once"),
+        (
+            "probes.jsonl",
+            lambda rows: [row for row in rows if row["share"] != 0.4],
+            "does not have each cut of epoch 1 once",
+        ),
+        (
+            "probes.jsonl",
+            lambda rows: [*rows, rows[0] | {"epoch": 2}],
+            "has rows of epoch 2, which is not to be probed",
+        ),
+        (
+            "probes.jsonl",
+            lambda rows: [rows[0] | {"seconds": "long"}, *rows[1:]],
+            "probes.jsonl, line 1: seconds must be a number or null, got 'long'",
+        ),
+        (
+            "probes.jsonl",
+            lambda rows: [rows[0] | {"after": 3}, *rows[1:]],
+            "probes.jsonl, line 1, after must be an object of numbers, got 3",
+        ),
+        ("probe_ranks.jsonl", lambda rows: rows[:3], "does not have the same epochs as the probes"),
+        (
+            "probe_ranks.jsonl",
+            lambda rows: [rows[0] | {"rho": "high"}, *rows[1:]],
+            "probe_ranks.jsonl, line 1: rho must be a number or null, got 'high'",
+        ),
+    ],
+)
+def test_probes_that_are_not_whole_are_named(probed, file, damage, said):
+    path = probed.folder / file
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, damage(rows))
+    frames = load(str(probed.folder.parent))
+    assert probed.folder.name not in set(frames.runs["run_id"])
+    (reason,) = frames.set_aside
+    assert reason.startswith(f"record file {path}")
+    assert reason.endswith(said)
+
+
+@pytest.mark.parametrize("outcome", ["finished", "diverged"])
+def test_a_net_that_diverged_need_not_be_probed(probed, outcome):
+    """As `probe()` has it."""
+    probed.probes_file.unlink()
+    probed.probe_ranks_file.unlink()
+    if outcome == "diverged":
+        write_json(probed.summary_file, probed.summary() | {"outcome": outcome})
+    else:
+        history = probed.history()
+        write_lines(probed.history_file, [row | {"test/loss": None} for row in history])
+    assert load(str(probed.folder.parent)).set_aside == ()
+
+
+def test_a_run_with_probes_is_the_dense_control_unless_there_is_a_plain_one(probed):
+    runs, plain = probed.folder.parent, probed.config().dense()
+    assert plain.run_id != probed.folder.name
+    frames = load(str(runs))
+    assert set(frames.runs["dense_id"]) == {plain.run_id}
+    assert dense_controls(frames.runs).to_dict() == {plain.run_id: probed.folder.name}
+    grid = [plain, RunConfig(measure="loss", epochs=5)]
+    assert set(frames.of(grid).runs["run_id"]) == {probed.folder.name}
+    simulate.simulate(runs, [plain])
+    both = load(str(runs))
+    assert dense_controls(both.runs).to_dict() == {plain.run_id: plain.run_id}
+    assert set(both.of(grid).runs["run_id"]) == {plain.run_id}
+
+
+def test_probes_of_several_sources_are_together(probed, tmp_path):
+    other = tmp_path / "other"
+    simulate.simulate(other, simulate.grid(**TINY | {"seeds": [1]}, probe_epochs="2"))
+    (second,) = (record for record in map(Record, run_folders(other)) if record.config().probed)
+    whole = load([str(probed.folder.parent), str(other)])
+    assert whole.probes.groupby("run_id").size().to_dict() == {
+        probed.folder.name: 80, second.folder.name: 40,
+    }  # fmt: skip
+    assert len(whole.probe_ranks) == 9
 
 
 def test_null_is_nan_in_columns_of_floats(tmp_path):

@@ -74,3 +74,18 @@ def test_outcomes_are_the_numbers_of_the_record(tmp_path):
     assert row["final_accuracy"] == history.loc[10, "test/accuracy"]
     assert row["grad_norm_change"] == pytest.approx(np.log10(frames.cuts["after.grad_norm"].item()))
     assert row["loss_change"] == pytest.approx(frames.cuts["actual.loss_change"].item())
+
+
+def test_a_probed_run_is_the_dense_control_too(tmp_path):
+    pruned = simulate.grid(measures=["loss"], dense=False)
+    probed = simulate.grid(measures=["none"], probe_epochs="1,8", dense=False)
+    frames = frames_of(tmp_path / "probed", [*pruned, *probed])
+    found = named(frames).runs.set_index("run_id")
+    wanted = {config.seed: config.run_id for config in probed}
+    assert all(found["control"] == found["seed"].map(wanted))
+    assert outcomes(frames)["threshold"].notna().all()
+    whole = completeness(frames, simulate.grid(measures=["loss"]))
+    assert (whole.expected, len(whole.missing)) == (9, 0)
+    plain = simulate.grid(measures=["none"])
+    both = frames_of(tmp_path / "both", [*pruned, *probed, *plain])
+    assert set(named(both).runs["control"]) == {config.run_id for config in plain}

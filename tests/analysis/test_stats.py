@@ -2,49 +2,92 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp, wilcoxon
 
 from analysis import stats
 
 
-@pytest.mark.parametrize(("tasks", "seeds"), [(1, 3), (2, 3), (6, 3), (2, 5)])
-def test_intervals_cover_the_truth_at_their_level(tasks, seeds):
-    rng = np.random.default_rng(1)
-    covered = 0
-    for _ in range(300):
-        interval = stats.mean_interval(list(rng.normal(size=(tasks, seeds))), rng, resamples=499)
-        covered += interval[0] <= 0 <= interval[1]
-    assert covered / 300 >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 300)
+def drawn(rng, tasks, seeds, rho=0.0, worlds=2000):
+    """Differences [worlds, tasks, seeds] of mean 0, correlated by seed across tasks."""
+    common = rng.normal(size=(worlds, 1, seeds)) * np.sqrt(rho)
+    return common + rng.normal(size=(worlds, tasks, seeds)) * np.sqrt(1 - rho)
 
 
-@pytest.mark.parametrize("scales", [(1, 0, 0), (1, 0.1, 0.01), (3, 1, 1)])
-def test_intervals_cover_the_truth_when_tasks_vary_unequally(scales):
-    """A task in which nothing varies (a cut that changes nothing, say) must not make the others
-    look surer."""
-    rng, covered = np.random.default_rng(2), 0
-    for _ in range(300):
-        interval = stats.mean_interval(
-            [rng.normal(0, scale, size=3) for scale in scales], rng, resamples=499
-        )
-        covered += interval[0] <= 0 <= interval[1]
-    assert covered / 300 >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 300)
+@pytest.mark.parametrize(("tasks", "seeds"), [(1, 5), (6, 5), (2, 10)])
+@pytest.mark.parametrize("rho", [0.0, 0.15, 0.8])
+def test_intervals_cover_the_truth_at_their_level(tasks, seeds, rho):
+    worlds = drawn(np.random.default_rng(1), tasks, seeds, rho)
+    covered = np.mean([np.prod(stats.estimate(world).interval()) <= 0 for world in worlds])
+    assert covered == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / len(worlds)))
 
 
-@pytest.mark.parametrize("shift", [-1.5, -0.6, 0.0, 0.6, 1.5])
-def test_the_p_value_is_the_interval_read_the_other_way_round(shift):
-    for seed in range(20):
-        data = list(np.random.default_rng(seed).normal(shift, 1, size=(2, 4)))
-        interval, p = stats.paired_test(data, np.random.default_rng(0))
-        assert interval == stats.mean_interval(data, np.random.default_rng(0))
-        assert (p < 0.05) == (interval[0] > 0 or interval[1] < 0)
-        if p < 1:
-            at_p = stats.mean_interval(data, np.random.default_rng(0), level=1 - p)
-            assert min(abs(at_p[0]), abs(at_p[1])) == pytest.approx(0, abs=1e-3)
+def test_intervals_of_unequal_seeds_cover_the_truth():
+    worlds = drawn(np.random.default_rng(2), 4, 10, 0.15)
+    worlds[:, 2:, 5:] = np.nan
+    covered = np.mean([np.prod(stats.estimate(world).interval()) <= 0 for world in worlds])
+    assert covered >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / len(worlds))
+
+
+def test_with_equal_seeds_it_is_student_s_interval_over_the_means_of_seeds():
+    data = np.random.default_rng(0).normal(1, 1, size=(3, 6))
+    found, wanted = stats.estimate(data), ttest_1samp(data.mean(axis=0), 0)
+    assert found.effect == pytest.approx(data.mean())
+    assert found.interval() == pytest.approx(tuple(wanted.confidence_interval(0.95)))
+    assert found.p() == pytest.approx(wanted.pvalue)
+
+
+def test_a_missing_pair_costs_its_task_that_seed_alone():
+    data = np.random.default_rng(0).normal(size=(3, 6))
+    hole = data.copy()
+    hole[1, 2] = np.nan
+    found = stats.estimate(hole)
+    assert found.effect == pytest.approx(np.mean([np.nanmean(task) for task in hole]))
+    assert found.freedom == 4
+    assert found.error == pytest.approx(stats.estimate(data).error, rel=0.3)
+
+
+def test_spread_between_tasks_does_not_widen_the_interval():
+    near = np.random.default_rng(0).normal(size=(2, 5))
+    far = near + np.array([[0.0], [100.0]])
+    assert stats.estimate(near).error == pytest.approx(stats.estimate(far).error)
+    assert stats.spread(far) > 50 > stats.spread(near)
+    assert np.isnan(stats.spread(near[:1]))
 
 
 def test_p_values_of_what_does_not_vary():
-    assert stats.paired_test([np.zeros(3)], np.random.default_rng(0)) == ((0.0, 0.0), 1.0)
-    assert stats.paired_test([np.ones(3)], np.random.default_rng(0)) == ((1.0, 1.0), stats.LEAST_P)
-    assert stats.paired_test([np.ones(1)], np.random.default_rng(0)) is None
+    assert stats.estimate(np.zeros((1, 3))).p() == 1.0
+    assert stats.estimate(np.ones((1, 3))).p() == stats.LEAST_P
+    assert stats.estimate(np.ones((1, 1))).p() is None
+    assert stats.estimate(np.ones((1, 1))).interval() is None
+    assert stats.estimate(np.ones((2, 3))).interval() == (1.0, 1.0)
+
+
+def test_the_correlation_of_seeds_is_found():
+    rng = np.random.default_rng(3)
+    for rho in (0.0, 0.15, 0.9):
+        worlds = drawn(rng, 6, 400, rho, worlds=1)
+        assert stats.seed_correlation(worlds[0]) == pytest.approx(rho, abs=0.08)
+    assert stats.seed_correlation(np.array([[1.0, 2.0], [3.0, 4.0]])) == pytest.approx(1.0)
+    for unknown in (np.zeros((2, 5)), rng.normal(size=(1, 5)), rng.normal(size=(3, 1))):
+        assert np.isnan(stats.seed_correlation(unknown))
+
+
+def test_the_signed_rank_test_of_one_task_is_wilcoxon_s():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        data = rng.normal(0.5, 1, size=8)
+        assert stats.signed_rank_p(data[None], rng) == pytest.approx(wilcoxon(data).pvalue)
+
+
+def test_the_signed_rank_test_keeps_its_level_with_seeds_shared_by_tasks():
+    rng = np.random.default_rng(4)
+    worlds = drawn(rng, 4, 7, 0.8, worlds=400)
+    share = np.mean([stats.signed_rank_p(world, rng) < 0.05 for world in worlds])
+    assert share <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / len(worlds))
+    shifted = worlds[0] + 5
+    shifted[2, 3] = np.nan
+    assert stats.signed_rank_p(shifted, rng) == pytest.approx(2 / 2**7)
+    assert stats.signed_rank_p(np.zeros((2, 5)), rng) == 1.0
 
 
 def test_holm_steps_down():
@@ -52,44 +95,13 @@ def test_holm_steps_down():
     assert stats.holm([]) == []
 
 
-def test_interval_approaches_the_normal_one_with_many_seeds():
-    rng = np.random.default_rng(0)
-    sample = rng.normal(2, 1, size=400)
-    low, high = stats.mean_interval([sample], rng)
-    half = 1.96 * sample.std(ddof=1) / 20
-    assert (low, high) == pytest.approx((sample.mean() - half, sample.mean() + half), abs=0.015)
-
-
-def test_interval_is_the_same_for_the_same_generator():
-    data = [np.array([0.1, 0.3, 0.2]), np.array([0.0, 0.5, 0.1])]
-    once, again = (stats.mean_interval(data, np.random.default_rng(3)) for _ in range(2))
-    assert once == again
-
-
-def test_tasks_count_once_whatever_their_seeds():
-    assert stats.stratified_mean([np.ones(2), np.zeros(6)]) == 0.5
-
-
-def test_spread_between_tasks_does_not_widen_the_interval():
-    near = [np.array([0.0, 0.1, 0.2]), np.array([0.0, 0.1, 0.2])]
-    far = [near[0], near[1] + 100]
-    widths = [np.diff(stats.mean_interval(data, np.random.default_rng(0))) for data in (near, far)]
-    assert widths[0] == pytest.approx(widths[1])
-
-
-@pytest.mark.parametrize(
-    "samples", [[], [np.array([1.0])], [np.array([1.0, 2.0]), np.array([1.0])]]
-)
-def test_one_seed_gives_no_interval(samples):
-    assert stats.mean_interval(samples, np.random.default_rng(0)) is None
-
-
-def test_trailing_axes_are_kept():
-    samples = np.random.default_rng(0).normal(size=(4, 7))
-    low, high = stats.mean_interval([samples], np.random.default_rng(0))
-    assert low.shape == high.shape == (7,)
-    assert np.all(low < samples.mean(axis=0))
-    assert np.all(samples.mean(axis=0) < high)
+def test_the_interval_of_a_curve_is_that_of_each_point():
+    sample = np.random.default_rng(0).normal(size=(4, 7))
+    low, high = stats.mean_interval(sample)
+    for point, bounds in enumerate(zip(low, high, strict=True)):
+        wanted = ttest_1samp(sample[:, point], 0).confidence_interval(0.95)
+        assert bounds == pytest.approx(tuple(wanted))
+    assert stats.mean_interval(sample[:1]) is None
 
 
 def test_win_probability_counts_ties_half_and_is_unsure_of_few():
@@ -102,7 +114,7 @@ def test_win_probability_counts_ties_half_and_is_unsure_of_few():
 
 
 def test_effect_size_pools_the_spread_within_tasks():
-    tasks = [np.array([1.0, 3.0]), np.array([11.0, 13.0])]
+    tasks = np.array([[1.0, 3.0], [11.0, 13.0]])
     assert stats.effect_size(tasks) == pytest.approx(7 / np.sqrt(2))
-    assert np.isnan(stats.effect_size([np.array([1.0])]))
-    assert np.isnan(stats.effect_size([np.array([1.0, 1.0])]))
+    assert np.isnan(stats.effect_size(np.array([[1.0]])))
+    assert np.isnan(stats.effect_size(np.array([[1.0, 1.0]])))

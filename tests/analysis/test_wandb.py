@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis.runs import wandb as wandb_source
-from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.frames import TABLES, UNFINISHED, Frames
 from analysis.runs.load import load
 from analysis.runs.pull import Pull
 from benchmark.config import RunConfig
@@ -22,6 +22,7 @@ from benchmark.errors import UserError
 from benchmark.files import write_json, write_lines
 from benchmark.record import Record
 from benchmark.tracking import api as wandb_api
+from benchmark.tracking.rows import sent_rows
 from benchmark.tracking.tracker import WandbTracker, replay
 from tests.support import simulate, time_pull
 from tests.support.planted import plant
@@ -37,7 +38,9 @@ TINY = {
     "seeds": [0, 1],
     "epochs": 5,
     "rounds": [2],
+    "probe_epochs": "1,3",
 }
+"""Two measures cut twice, and dense controls with cut probes."""
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def records(tmp_path, server):
 
 def assert_same(theirs: Frames, ours: Frames) -> None:
     """Every cell, its type, and the order of rows and columns."""
-    for name in ("runs", "history", "cuts", "kept"):
+    for name in TABLES:
         pd.testing.assert_frame_equal(
             getattr(theirs, name), getattr(ours, name), check_exact=True, obj=name
         )
@@ -78,9 +81,9 @@ def track(record: Record, files: Path, *, rows: int | None = None) -> None:
     interrupted run does."""
     tracker = WandbTracker(record.config(), files, "online", project=PROJECT)
     if rows is None:
-        replay(record.history(), record.cuts(), record.summary(), tracker)
+        replay(record, tracker)
         return
-    for row in record.history()[:rows]:
+    for row in sent_rows(record.history()[:rows], ()):
         tracker.log(row)
     tracker.abandon(1)
 
@@ -108,6 +111,7 @@ def test_what_the_tracker_sends_comes_back_as_the_same_frames(server, pull, tmp_
     unfinished.summary_file.unlink()
     local = load(str(runs))
     assert set(outcomes(local).values()) == {"finished", "diverged", "collapsed", UNFINISHED}
+    assert all(len(getattr(local, name)) for name in TABLES)
     assert_same(load(SOURCE, pull), local)
 
 
@@ -130,10 +134,11 @@ def test_a_second_pull_asks_for_no_history_and_an_offline_one_for_nothing(
 ):
     local = load(str(tmp_path / "runs"))
     assert_same(load(SOURCE, pull), local)
-    asked = server.requests["HistoryPage"]
-    assert asked == len(records)
+    asked = [server.requests[name] for name in ("HistoryPage", "RunFiles", "storage")]
+    dense = sum(bool(record.config().probed) for record in records)
+    assert asked == [len(records), len(records), len(records) + dense]
     assert_same(load(SOURCE, pull), local)
-    assert server.requests["HistoryPage"] == asked
+    assert [server.requests[name] for name in ("HistoryPage", "RunFiles", "storage")] == asked
     requests = server.requests.total()
     assert_same(load(SOURCE, replace(pull, offline=True)), local)
     assert server.requests.total() == requests
@@ -214,6 +219,62 @@ def test_an_ended_run_that_lacks_rows_counts_as_unfinished_with_a_warning(
         f"warning: 1 runs of W&B project {ENTITY}/{PROJECT} ended, but lack rows"
     )
     assert line.endswith(server.runs[0].name)
+
+
+@pytest.mark.parametrize("name", ["cuts.jsonl", "probes.jsonl", "probe_ranks.jsonl"])
+@pytest.mark.parametrize("left", [None, 0, 1])
+def test_an_ended_run_that_lacks_a_file_or_rows_of_it_counts_as_unfinished(
+    records, server, pull, capsys, name, left
+):
+    mirror = next(run for run in server.runs if name in run.files)
+    if left is None:
+        del mirror.files[name]
+    else:
+        lines = mirror.files[name].splitlines(keepends=True)
+        mirror.files[name] = b"".join(lines[:left])
+    found = outcomes(load(SOURCE, pull))
+    assert [run_id for run_id, outcome in found.items() if outcome == UNFINISHED] == [mirror.name]
+    assert capsys.readouterr().err.strip().endswith(f"completes them: {mirror.name}")
+
+
+def test_a_file_that_nobody_sent_does_not_count(records, server, pull, tmp_path):
+    """What an earlier attempt with other cuts left on the server."""
+    mirror = next(run for run in server.runs if "probes.jsonl" in run.files)
+    mirror.files["cuts.jsonl"] = b'{"round": 1}\n'
+    assert_same(load(SOURCE, pull), load(str(tmp_path / "runs")))
+
+
+def test_many_files_are_in_pages_and_others_are_left_alone(records, server, pull, tmp_path):
+    mirror = server.runs[0]
+    others = {f"media/{number}.png": b"image" for number in range(60)}
+    mirror.files = others | mirror.files
+    assert_same(load(SOURCE, pull), load(str(tmp_path / "runs")))
+    assert len(list(wandb_api.connect().run(f"{ENTITY}/{PROJECT}/{mirror.name}").files())) == len(
+        mirror.files
+    )
+
+
+ODD_FILES = [
+    ("cuts.jsonl", {"after": None}, "cuts.jsonl, line 1, after must be an object of numbers"),
+    ("cuts.jsonl", None, "cuts.jsonl, line 1, must be an object, got None"),
+    ("probes.jsonl", {"share": 0.3}, "probes.jsonl, line 1: share must be one of"),
+    ("probes.jsonl", {"draw": -1}, "probes.jsonl, line 1: draw must be a whole number"),
+    ("probes.jsonl", {"before": {"loss": "low"}}, "line 1, before: loss must be a number or null"),
+    ("probe_ranks.jsonl", {"a": 3}, "probe_ranks.jsonl, line 1: a must be a text, got 3"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "said"), ODD_FILES)
+def test_an_odd_file_blocks_no_other_run(records, server, pull, capsys, name, damage, said):
+    mirror = next(run for run in server.runs if name in run.files)
+    first, *others = mirror.files[name].splitlines()
+    changed = json.dumps(damage and json.loads(first) | damage).encode()
+    mirror.files[name] = b"\n".join([changed, *others, b""])
+    assert len(load(SOURCE, pull).finished()) == len(records) - 1
+    told = capsys.readouterr().err.strip()
+    assert told.startswith(f"warning: left out: W&B run {ENTITY}/{PROJECT}/{mirror.name}")
+    assert said in told
+    assert "\n" not in told
 
 
 def test_runs_of_others_are_left_out_and_pages_are_turned(records, server, pull, tmp_path):
@@ -400,6 +461,8 @@ def test_what_a_sweep_adds_to_a_configuration_does_not_matter(records, server, p
 def test_lost_answers_are_asked_for_again(records, server, pull, tmp_path):
     server.fail(500, 1, "Runs")
     server.fail(429, 2, "HistoryPage")
+    server.fail(500, 1, "RunFiles")
+    server.fail(500, 1, "storage")
     assert_same(load(SOURCE, pull), load(str(tmp_path / "runs")))
 
 

@@ -156,6 +156,25 @@ def test_batch_norm_of_masked_channels():
         assert slopes[0][:, 1::3].any()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_a_part_of_a_streams_channels(layout, training):
+    torch.manual_seed(0)
+    written = torch.arange(12) % 3 > 0
+    x = torch.randn(16, 8, 16, 16).to(memory_format=LAYOUTS[layout]).requires_grad_()
+    part, alone = BatchNorm2d(8, written).train(training), BatchNorm2d(8).train(training)
+    y, expected = part(x), alone(x)
+    assert y.is_contiguous(memory_format=LAYOUTS[layout])
+    assert not y[:, ~written].any()
+    assert torch.equal(y[:, written], expected)
+    slope = torch.randn(y.shape).to(memory_format=LAYOUTS[layout])
+    slopes = torch.autograd.grad(y, [x, *part.parameters()], slope)
+    others = torch.autograd.grad(expected, [x, *alone.parameters()], slope[:, written])
+    for ours, theirs in zip(slopes, others, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert part.state_dict().keys() == alone.state_dict().keys()
+
+
 def test_batch_norm_has_a_second_derivative_in_training():
     torch.manual_seed(0)
     x = (

@@ -75,6 +75,10 @@ def test_reinit_keeps_the_filters_and_draws_new_weights(tmp_path, arch):
     plain = cut(tmp_path, arch=arch, width=0.125)
     again = cut(tmp_path, arch=arch, width=0.125, ablation="reinit")
     assert plain.model.plan == again.model.plan
+    assert plain.model.written.keys() == again.model.written.keys()
+    assert all(
+        torch.equal(part, again.model.written[name]) for name, part in plain.model.written.items()
+    )
     assert all(
         torch.equal(mask, again.model.mask(name)) for name, mask in plain.model.masks().items()
     )

@@ -7,7 +7,7 @@ from benchmark.cost import cost
 from benchmark.errors import UserError
 from benchmark.models import build, default_plan, load_authors
 from benchmark.models._net import Conv2d
-from benchmark.pruning import compact, select
+from benchmark.pruning import compact, masked, select
 from tests.conftest import tiny_net
 
 ARCHES = registry.names("models")
@@ -70,11 +70,44 @@ def test_width_keeps_at_least_eight_filters():
         ({"conv1": 0}, r"plan\['conv1'\] must be at least 1"),
         ({"layer1.0.conv2": 12}, r"plan\['layer1.0.conv2'\] must equal plan\['conv1'\] = 16"),
         ({"conv9": 4}, "missing or unknown: conv9"),
+        (
+            {"layer1.0.conv2": torch.ones(12, dtype=torch.bool)},
+            r"plan\['layer1.0.conv2'\] must equal plan\['conv1'\] = 16",
+        ),
+        (
+            {"layer1.0.conv2": torch.zeros(16, dtype=torch.bool)},
+            r"plan\['layer1.0.conv2'\] must be at least 1",
+        ),
+        (
+            {"layer1.0.conv2": torch.ones(16)},
+            r"plan\['layer1.0.conv2'\] must be bool \[channels\] or a number of filters",
+        ),
     ],
 )
 def test_plans_that_do_not_fit_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         build("resnet56", plan=default_plan("resnet56") | change)
+    depthwise = {"layers.0.conv1": torch.ones(32, dtype=torch.bool)}
+    with pytest.raises(UserError, match="of a depthwise conv must be a number of filters"):
+        build("mobilenet_v1", plan=default_plan("mobilenet_v1") | depthwise)
+
+
+def test_a_net_that_writes_parts_of_streams_is_built_from_its_plan():
+    dense = tiny_net("resnet20").eval()
+    draw = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(n, generator=draw) for name, n in dense.plan.items()}
+    net = compact(dense, select(dense, scores, 0.6))
+    assert net.written.keys() == {
+        n for n in net.plan if net.plan[n] < net.channels[net.convs[n].writes]
+    }
+    again = build("resnet20", plan=net.plan | net.written).eval()
+    again.load_state_dict(net.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(x), net(x))
+    assert again.plan == net.plan
+    whole = {name: torch.ones(n, dtype=torch.bool) for name, n in dense.plan.items()}
+    assert build("resnet20", plan=whole).written == {}
+    assert dense.state_dict().keys() == net.state_dict().keys()
 
 
 def test_unknown_architecture():
@@ -89,7 +122,8 @@ def test_the_authors_checkpoints_load_dense_and_pruned(tmp_path, arch):
         name: dense.get_submodule(name).weight.detach().flatten(1).norm(dim=1)
         for name in dense.convs
     }
-    for net in (dense, compact(dense, select(dense, scores, 0.5))):
+    keep = select(dense, scores, 0.5, grouping="stream")
+    for net in (dense, masked(dense, keep), compact(dense, keep)):
         state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
         torch.save({"net": state, "cfg": [8, "M"]}, tmp_path / "net.pth")
         loaded = load_authors(arch, tmp_path / "net.pth").eval()

@@ -1,23 +1,26 @@
 """Cut probes: what they record, that they change nothing, and that they resume."""
 
 import dataclasses
+import json
 import math
 
 import pytest
 import torch
 
+from analysis.report.build import build
+from analysis.runs.folder import read_folder
 from benchmark import run as run_module
 from benchmark.cost import cost
 from benchmark.errors import UserError
 from benchmark.flow import evaluate, measure_flow, with_statistics_of
 from benchmark.measures import MEASURES, score
 from benchmark.pruning import masked, select
+from benchmark.record import PROBE_SHARES as SHARES
 from benchmark.record import DenseFolder, Record
 from benchmark.run import run
 from benchmark.training import probes
 from benchmark.training.checkpoint import load
 from benchmark.training.cut import predicted_changes
-from benchmark.training.probes import SHARES
 from benchmark.training.problem import make_problem
 from tests.benchmark.test_run import without_times
 from tests.conftest import tiny_run
@@ -104,6 +107,17 @@ def test_what_is_measured_after_a_cut(probed):
         else:
             assert measured == {"loss", "grad_norm", "theta_g"} | ({"theta_hg"} if whole else set())
         assert all(value is None or math.isfinite(value) for value in row["after"].values())
+
+
+def test_its_frames_are_the_record_and_a_report_needs_no_cut(probed, tmp_path):
+    frames = read_folder(str(probed.runs))
+    rows, ranks = record_of(CONFIG, probed).probes()
+    assert frames.set_aside == ()
+    assert frames.probes["after.loss"].tolist() == [row["after"]["loss"] for row in rows]
+    assert frames.probe_ranks["rho"].tolist() == [row["rho"] for row in ranks]
+    build(str(probed.runs), tmp_path)
+    assert (tmp_path / "index.html").exists()
+    assert json.loads((tmp_path / "claims.json").read_text())["claims"]
 
 
 def test_probing_changes_no_bit_of_training(probed, options):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, relu
 
@@ -17,6 +17,7 @@ from benchmark.errors import UserError
 from benchmark.measures import score
 from benchmark.models import Conv, Net, build, layout, multiple
 from benchmark.pruning import compact, masked, select, shrink
+from benchmark.pruning.masks import follow
 from benchmark.schedule import kept_fraction
 from tests.conftest import tiny_images, tiny_net
 
@@ -55,11 +56,17 @@ class Separable(Net):
         return self.linear((x + self.outer_norm(self.outer(y))).mean((2, 3)))
 
 
-@pytest.mark.parametrize("protocol", ["exact", "paper"])
-def test_a_depthwise_conv_follows_all_convs_that_write_its_stream(monkeypatch, protocol):
+@pytest.fixture
+def separable(monkeypatch):
+    """The architecture `separable`, beside the others."""
+    found, load = SimpleNamespace(CONVS=SEPARABLE, build=Separable), registry.load
     monkeypatch.setattr(
-        registry, "load", lambda *_: SimpleNamespace(CONVS=SEPARABLE, build=Separable)
+        registry, "load", lambda kind, name: found if name == "separable" else load(kind, name)
     )
+
+
+@pytest.mark.parametrize("protocol", ["exact", "paper"])
+def test_a_depthwise_conv_follows_all_convs_that_write_its_stream(separable, protocol):
     net = build("separable").double().eval()
     assert not net.convs["depthwise"].prunable
     x, y = inputs(0)
@@ -74,8 +81,8 @@ def test_a_depthwise_conv_follows_all_convs_that_write_its_stream(monkeypatch, p
         fraction = kept_fraction(0.7, round, rounds=3)
         kept = sum(int(keep[name].sum()) for name in ("stem", "inner", "outer")) / 34
         assert kept == pytest.approx(fraction, abs=0.1)
-        live = big.masks()
-        assert torch.equal(live["depthwise"], live["stem"] | live["outer"])
+        stem, outer = (big.over_stream(name, big.mask(name)) for name in ("stem", "outer"))
+        assert torch.equal(big.mask("depthwise"), stem | outer)
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     assert {
         name: len(layer) for name, layer in score(net.float(), "oracle", images, y).items()
@@ -83,18 +90,14 @@ def test_a_depthwise_conv_follows_all_convs_that_write_its_stream(monkeypatch, p
 
 
 def random_keep(net, seed, share):
-    """A random mask: at least one filter of each conv stays; depthwise convs follow their
-    producer."""
+    """A random mask: at least one live filter of each conv stays; depthwise convs follow."""
     draw = torch.Generator().manual_seed(seed)
-    keep, writers = {}, {}
-    for name, conv in net.convs.items():
-        if conv.depthwise:
-            keep[name] = keep[writers[conv.reads]]
-            continue
-        keep[name] = torch.rand(net.plan[name], generator=draw) < share
-        keep[name][torch.randint(net.plan[name], (1,), generator=draw)] = True
-        writers[conv.writes] = name
-    return keep
+    keep = {}
+    for name, filters in net.plan.items():
+        keep[name] = torch.rand(filters, generator=draw) < share
+        live = net.mask(name).nonzero().flatten()
+        keep[name][live[torch.randint(len(live), (1,), generator=draw)]] = True
+    return follow(net, keep)
 
 
 def inputs(seed):
@@ -138,6 +141,75 @@ def test_masked_equals_compact(arch, seed, share, training):
         train_steps(model, x, y, 3)
     assert_same(shrunk, lambda model: model.state_dict(), TRAINED)
     torch.testing.assert_close(big(x), small(x), **TRAINED)
+
+
+def over_filters(net, small, keep, index):
+    """`keep` of a compact net for the net that it came from; index: {conv name: its filters}."""
+    wide = {name: torch.zeros(filters, dtype=torch.bool) for name, filters in net.plan.items()}
+    return {name: wide[name].index_copy(0, index[name], keep[name]) for name in small.convs}
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "separable"])
+@settings(
+    max_examples=3,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(seed=st.integers(0, 10_000), share=st.sampled_from([0.4, 0.7]), padded=st.booleans())
+def test_rounds_of_cuts_and_training_equal_those_of_the_masked_net(
+    separable, arch, seed, share, padded
+):
+    """Compact nets of a residual net, cut again and again, against the whole net with masks."""
+    whole = small = tiny_net(arch, seed, torch.float64).train()
+    index = {name: torch.arange(filters) for name, filters in whole.plan.items()}
+    (x, y), cuts = inputs(seed), []
+    for round in range(3):
+        keep = random_keep(small, seed + round, share)
+        whole = masked(whole, over_filters(whole, small, keep, index))
+        cuts.append(shrink(small, keep, multiple=4 if padded else 1))
+        small = cuts[-1].net
+        rows = {name: cuts[-1].rows[f"{name}.weight"][0] for name in index}
+        index = {name: index[name][rows[name]] for name in index}
+        assert padded or all(bool(mask.all()) for mask in small.masks().values())
+        assert cost(small) == cost(whole)
+        for net in (whole, small):
+            train_steps(net, x, y, 3)
+        for tensors in (lambda net: net.state_dict(), lambda net: slopes(net, x, y)):
+            large, little = tensors(whole), tensors(small)
+            for name, tensor in little.items():
+                for cut in cuts:
+                    large[name] = cut.part(name.removeprefix("H "), large[name])
+                torch.testing.assert_close(tensor, large[name], **CLOSE)
+        torch.testing.assert_close(small(x), whole(x), **CLOSE)
+
+
+def slopes(net, x, y):
+    """The gradients, and the Hessian's product with them, of a net in training mode."""
+    theta = dict(net.named_parameters())
+    loss = cross_entropy(net(x), y)
+    first = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+    inner = sum(grad.square().sum() for grad in first) / 2
+    second = torch.autograd.grad(inner, list(theta.values()))
+    return dict(zip(theta, first, strict=True)) | {
+        f"H {name}": tensor for name, tensor in zip(theta, second, strict=True)
+    }
+
+
+@pytest.mark.parametrize("grouping", ["filter", "stream"])
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_compact_net_computes_the_macs_that_it_reports(arch, grouping):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = build(arch).eval()
+    draw = torch.Generator().manual_seed(0)
+    for round in (1, 2):
+        scores = {name: torch.rand(n, generator=draw) for name, n in net.plan.items()}
+        net = compact(net, select(net, scores, 0.75, round=round, rounds=2, grouping=grouping))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 3, 32, 32))
+    assert counter.get_total_flops() == 2 * cost(net)["net/macs"]
+    assert sum(p.numel() for p in net.parameters()) == cost(net)["net/params"]
 
 
 @pytest.mark.parametrize("arch", ARCHES)

@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from benchmark.config import RULES
 from benchmark.errors import UserError
 from benchmark.record import HISTORY_KEYS, Record
+from benchmark.run import run
 from benchmark.tracking.rows import (
-    STATE_KEYS,
+    CUT_KEYS,
     flat,
+    lacks_rows,
     part,
     record,
     sent_config,
-    sent_row,
+    sent_files,
+    sent_rows,
     sent_summary,
 )
 from tests.conftest import tiny_run
@@ -34,15 +37,8 @@ def numbers(keys):
     return values.map(lambda found: dict(zip(keys, found, strict=True)))
 
 
-CUT = st.fixed_dictionaries(
-    {
-        "kept": st.integers(1, 512).map(lambda first: dict(zip(CONVS, (first, 7, 8), strict=True))),
-        **{name: numbers(keys) for name, keys in STATE_KEYS.items()},
-        "agreement": numbers(["grasp|loss", "loss|mine@0123456789ab"]),
-        "seconds": NUMBER,
-    }
-)
-ROW = st.tuples(numbers(HISTORY_KEYS), numbers(["moved/grasp", "moved/loss"]), st.none() | CUT)
+CUT = st.fixed_dictionaries({"actual": numbers(["loss_change"]), "seconds": NUMBER})
+ROW = st.tuples(numbers(HISTORY_KEYS), st.none() | CUT)
 
 
 def returned(values):
@@ -60,46 +56,91 @@ def known(values):
     return {key: value for key, value in values.items() if value is not None}
 
 
+def as_texts(files):
+    return {name: content.decode() for name, content in files.items()}
+
+
 @settings(deadline=None, max_examples=50)
 @given(made=st.lists(ROW, min_size=1, max_size=4), order=st.randoms(use_true_random=False))
-def test_rows_lead_back_to_history_and_cuts(made, order):
-    history, cuts = [], []
-    for epoch, (row, moved, cut) in enumerate(made):
-        history.append({**row, **known(moved), "epoch": epoch})
-        if cut:
-            agreement = known(cut["agreement"])
-            cuts.append({"round": len(cuts) + 1, "epoch": epoch, **cut, "agreement": agreement})
-    by_epoch = {cut["epoch"]: cut for cut in cuts}
-    sent = [returned(sent_row(row, by_epoch.get(row["epoch"]))) for row in history]
+def test_rows_lead_back_to_the_history(made, order):
+    history = [{**row, "epoch": epoch} for epoch, (row, _) in enumerate(made)]
+    cuts = [{"round": 1, "epoch": epoch, **cut} for epoch, (_, cut) in enumerate(made) if cut]
+    sent = [returned(row) for row in sent_rows(history, cuts)]
+    assert {key for row in sent for key in row} <= {*CUT_KEYS, *(k for row in history for k in row)}
     order.shuffle(sent)
     summary = {"outcome": "finished", "plan": {"before": dict.fromkeys(CONVS, 512)}}
-    ours = record(sent, returned(sent_summary(summary)))
-    assert ours[:2] == (history, cuts)
+    ours = record(sent, returned(sent_summary(summary, {})), {})
+    assert ours[0] == history
     # what frames take from the order of keys
     assert [list(row) for row in ours[0]] == [list(row) for row in history]
-    for mine, cut in zip(ours[1], cuts, strict=True):
-        assert [list(mine[name]) for name in (*STATE_KEYS, "kept")] == [
-            list(cut[name]) for name in (*STATE_KEYS, "kept")
-        ]
 
 
 @pytest.mark.parametrize("measure", ["magnitude", "random", "none"])
 def test_a_simulated_record_comes_back(tmp_path, measure):
     (config,) = simulate.grid(
-        measures=[measure], timings=[2], rounds=[2], seeds=[0], epochs=5, dense=False
-    )
+        measures=[measure], timings=[2], rounds=[2], seeds=[0], epochs=5, dense=False,
+        probe_epochs="1,3",
+    )  # fmt: skip
     world = simulate.World(diverged=("random",), flow_every=2, agreement=True)
     simulate.simulate(tmp_path, [config], world)
     local = Record(tmp_path / config.run_id)
-    cuts = {cut["epoch"]: cut for cut in local.cuts()}
-    rows = [returned(sent_row(row, cuts.get(row["epoch"]))) for row in local.history()]
-    history, made, summary = record(rows, returned(sent_summary(local.summary())))
+    files = sent_files(local)
+    assert set(files) == (
+        {"probes.jsonl", "probe_ranks.jsonl"} if measure == "none" else {"cuts.jsonl"}
+    )
+    assert files.get("cuts.jsonl", b"") == local.cuts_file.read_bytes()
+    rows = [returned(row) for row in sent_rows(local.history(), local.cuts())]
+    summary = returned(sent_summary(local.summary(), files))
+    history, cuts, ended, *probes = record(rows, summary, as_texts(files))
     assert history == local.history()
-    assert made == [{k: v for k, v in cut.items() if k != "scores"} for cut in local.cuts()]
+    assert cuts == local.cuts()
+    assert tuple(probes) == local.probes()
     told = local.summary()
     told["plan"] = {"before": told["plan"]["before"]}
-    assert summary.items() <= told.items()
-    assert list(summary["plan"]["before"]) == list(told["plan"]["before"])
+    assert ended.items() <= told.items()
+    assert list(ended["plan"]["before"]) == list(told["plan"]["before"])
+
+
+def test_of_a_cut_the_row_has_three_numbers(tmp_path):
+    config, *_ = simulate.grid(measures=["loss"], timings=[2], rounds=[2], seeds=[0], epochs=5)
+    simulate.simulate(tmp_path, [config])
+    local = Record(tmp_path / config.run_id)
+    history, cuts = local.history(), local.cuts()
+    for row, macs in zip(history, (100, 100, 100, 60, 25, 25), strict=True):
+        row["net/macs"] = macs
+    rows = sent_rows(history, cuts)
+    assert [row.get("cut/kept_macs") for row in rows] == [None, None, 0.6, 0.25, None, None]
+    assert [row.get("cut/round") for row in rows] == [None, None, 1, 2, None, None]
+    assert rows[3]["cut/loss_change"] == cuts[1]["actual"]["loss_change"]
+    # a run that stopped right after its cut
+    assert "cut/kept_macs" not in sent_rows(history[:3], cuts[:1])[2]
+    assert "cut/round" in sent_rows(history[:3], cuts[:1])[2]
+
+
+def test_a_run_logs_few_keys(options):
+    """W&B's tables and its list of charts have one entry for each key of a history."""
+    config = tiny_run(measure="loss", prune_epoch=1, rounds=2, epochs=4)
+    run(config, options)
+    local = Record(options.runs / config.run_id)
+    keys = {key for row in sent_rows(local.history(), local.cuts()) for key in row}
+    assert keys == {*HISTORY_KEYS, *CUT_KEYS}
+    assert len(keys) <= 30
+
+
+def test_files_that_lack_rows_are_noticed():
+    files = {"cuts.jsonl": b'{"round": 1}\n{"round": 2}\n', "probes.jsonl": b'{"epoch": 1}\n'}
+    summary = sent_summary({"plan": {"before": {}}}, files)
+    assert not lacks_rows(summary, as_texts(files))
+    assert lacks_rows(summary, {})
+    assert lacks_rows(summary, as_texts(files | {"cuts.jsonl": b'{"round": 1}\n'}))
+    assert lacks_rows(summary, as_texts(files | {"probe_ranks.jsonl": b"{}\n"}))
+    assert not lacks_rows({}, {})
+
+
+@pytest.mark.parametrize("text", ['{"round": ', "3", "[]"])
+def test_a_file_of_something_else_is_an_error(text):
+    with pytest.raises(ValueError, match=r"cuts\.jsonl, line 1, must be an object|Expecting"):
+        record([], {"outcome": "finished"}, {"cuts.jsonl": text})
 
 
 def test_the_configuration_names_the_run():
@@ -127,9 +168,8 @@ def test_the_later_of_two_rows_and_numbers_as_texts():
         {"epoch": 0, "lr": 2},
         {"_step": 3},
     ]
-    history, cuts, _ = record(rows, {"outcome": "finished"})
+    history, *_ = record(rows, {"outcome": "finished"}, {})
     assert [(row["epoch"], row["lr"]) for row in history] == [(0, 2), (1, None)]
     assert history[1]["test/loss"] is None
-    assert cuts == []
     with pytest.raises(UserError, match="epoch must be a whole number"):
-        record([{"epoch": -1}], {"outcome": "finished"})
+        record([{"epoch": -1}], {"outcome": "finished"}, {})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from benchmark import registry
 from benchmark.cost import cost, dense_cost
 from benchmark.errors import UserError
-from benchmark.pruning import compact, masked, select
+from benchmark.pruning import compact, masked, select, shrink
 from benchmark.pruning.masks import follow
 from benchmark.schedule import kept_fraction
 from tests.conftest import tiny_net, tiny_run
@@ -104,7 +104,7 @@ def test_a_resnets_stem_is_never_ranked_and_depthwise_convs_follow():
 
 def partly_masked():
     net = net_of("resnet20")
-    net = compact(net, select(net, random_scores(net, 0, False), 0.4))
+    net = masked(net, select(net, random_scores(net, 0, False), 0.4))
     assert any(bool((~net.mask(name)).any()) for name in net.convs)
     return net
 
@@ -250,6 +250,40 @@ def test_allocation_uniform_keeps_the_largest_share_of_each_layer(arch, budget):
         best = scores[name].argsort(descending=True)[: int(high * n + Fraction(1, 2))]
         more[name] = torch.zeros_like(keep[name]).index_fill(0, best, True)
     assert cost(masked(net, follow(net, more)))[f"net/{budget}"] > target
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"protocol": "paper"},
+        {"budget": "filters"},
+        {"budget": "macs"},
+        {"budget": "macs", "grouping": "stream"},
+        {"allocation": "uniform", "budget": "params"},
+    ],
+    ids=lambda rules: "-".join(rules.values()),
+)
+@pytest.mark.parametrize("multiple", [1, 4])
+@settings(max_examples=4, deadline=None)
+@given(seed=SEEDS, ties=st.booleans())
+def test_a_compact_net_is_cut_as_the_masked_net_is(rules, multiple, seed, ties):
+    """Filters that are gone count and rank as masked ones do, round after round."""
+    whole = net = tiny_net("resnet20")
+    index = {name: torch.arange(filters) for name, filters in whole.plan.items()}
+    for round in (1, 2, 3):
+        # a live score of 0 ties with all that are gone, and `paper` has these in another order
+        scores = random_scores(whole, seed + round, ties and "protocol" not in rules)
+        fewer = {name: layer[index[name]] for name, layer in scores.items()}
+        keeps = [
+            select(each, layers, 0.6, round=round, rounds=3, **rules)
+            for each, layers in ((whole, scores), (net, fewer))
+        ]
+        whole, shrunk = masked(whole, keeps[0]), shrink(net, keeps[1], multiple=multiple)
+        net = shrunk.net
+        index = {name: index[name][shrunk.rows[f"{name}.weight"][0]] for name in index}
+        for name, mask in whole.masks().items():
+            live = torch.zeros_like(mask).index_copy(0, index[name], net.mask(name))
+            assert torch.equal(live, mask), name
 
 
 def test_a_channel_of_a_stream_goes_as_a_whole():

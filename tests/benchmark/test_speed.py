@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from benchmark.flow import gradients, hessian_gradients
+from benchmark.measures import MEASURES
+from benchmark.measures._scoring import score_all
 from benchmark.perf import contests, naive
-from benchmark.perf.speed import Speed, sized
+from benchmark.perf.speed import PARTS, Speed, execute, sized
+from benchmark.training import probes
 from tests.conftest import tiny_images, tiny_net
 from tests.support.commands import command
 
@@ -47,6 +50,35 @@ def test_every_part_is_timed_side_by_side(tmp_path):
         assert row["ours"] > 0
         assert row["theirs"] > 0
         assert len(row["times as fast"]) == 2
+
+
+def test_a_probe_is_compared_with_the_scores_of_all_measures(tmp_path, monkeypatch):
+    monkeypatch.setattr(probes, "DRAWS", 1)
+    monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 3)
+    file, calls = tmp_path / "speed.json", []
+
+    def counted(model, measures, images, labels, **given):
+        calls.append(({measure.name for measure in measures}, len(images)))
+        return score_all(model, measures, images, labels, **given)
+
+    for module in (contests, probes):
+        monkeypatch.setattr(module, "score_all", counted)
+    small = Speed(
+        archs=("vgg13",),
+        width=0.0625,
+        parts=("probe",),
+        images=20,
+        repeats=1,
+        device="cpu",
+        json=file,
+    )
+    execute(small)
+    (row,) = json.loads(file.read_text())["probe"]
+    assert len(row["times scoring"]) == 1
+    assert row["seconds"] > row["scoring seconds"] > 0
+    every = set(MEASURES) - {"oracle", "none", "random"}
+    assert calls == [(every, 20)] * 4
+    assert "probe" not in PARTS  # at full width it takes minutes
 
 
 @pytest.mark.parametrize(

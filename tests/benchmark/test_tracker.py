@@ -19,9 +19,10 @@ from benchmark.errors import UserError
 from benchmark.record import Record
 from benchmark.run import run
 from benchmark.tracking import tracker as track
-from benchmark.tracking.rows import sent_config, sent_row, sent_summary
+from benchmark.tracking.rows import sent_config, sent_files, sent_rows, sent_summary
 from benchmark.tracking.tracker import default_mode
 from benchmark.training.cut import CutError
+from tests.benchmark.test_probes import few
 from tests.conftest import tiny_run
 
 CUT = {"measure": "loss", "prune_epoch": 1, "rounds": 2, "epochs": 4}
@@ -42,17 +43,18 @@ def record_of(config, options):
 
 
 def mirrored(record):
-    """The rows and the summary that a server must have of a record."""
-    cuts = {cut["epoch"]: cut for cut in record.cuts()}
-    rows = [sent_row(row, cuts.get(row["epoch"])) for row in record.history()]
-    return rows, sent_summary(record.summary())
+    """The rows, summary and files that a server must have of a record."""
+    files = sent_files(record)
+    rows = sent_rows(record.history(), record.cuts())
+    return rows, sent_summary(record.summary(), files), files
 
 
 def assert_complete(run, record):
-    rows, summary = mirrored(record)
+    rows, summary, files = mirrored(record)
     assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in run.history] == rows
     assert [row["_step"] for row in run.history] == [row["epoch"] for row in rows]
     assert summary.items() <= run.summary.items()
+    assert files == {name: c for name, c in run.files.items() if name.endswith(".jsonl")}
     assert run.state == "finished"
 
 
@@ -80,7 +82,11 @@ def test_one_offline_run_per_run_with_all_rows(options):
     text = inspect(folders[0])
     for row in Record(options.runs / config.run_id).history():
         assert json.dumps(row["test/loss"]) in text
-    assert "cut/before/loss" in text
+    assert "cut/loss_change" in text
+    assert "cuts.jsonl" in text
+    assert (folders[0] / "files" / "cuts.jsonl").read_bytes() == record_of(
+        config, options
+    ).cuts_file.read_bytes()
     assert config.cell in text
 
 
@@ -107,8 +113,42 @@ def test_the_server_gets_the_record(online, server, capsys):
     assert mirror.config == sent_config(config)
     assert mirror.group == config.cell
     assert set(mirror.tags) == {"loss", "vgg13", "digits", config.run_id, "seed-3"}
-    assert "cut/kept/features.0" in mirror.history[1]
+    assert {key for row in mirror.history for key in row if key.startswith("cut/")} == {
+        "cut/round", "cut/loss_change", "cut/kept_macs",
+    }  # fmt: skip
     assert capsys.readouterr().err == ""
+
+
+def test_the_server_gets_probes(online, server, monkeypatch):
+    few(monkeypatch)
+    config = tiny_run(measure="none", probe_epochs="1", epochs=1)
+    run(config, online)
+    mirror, record = server.run("flowprune"), record_of(config, online)
+    assert_complete(mirror, record)
+    assert mirror.files["probes.jsonl"] == record.probes_file.read_bytes()
+    assert mirror.files["probe_ranks.jsonl"] == record.probe_ranks_file.read_bytes()
+
+
+def test_files_are_sent_once_at_the_end(online, server):
+    def uploads(progress):
+        counts.append(server.requests["CreateRunFiles"])
+
+    counts, config = [], tiny_run(**CUT)
+    run(config, online, uploads)
+    early = {name for name in server.run("flowprune").files if name.endswith(".jsonl")}
+    assert early == {"cuts.jsonl"}
+    assert counts[-1] <= 1  # W&B's own files
+    assert server.requests["storage"] <= 4
+
+
+def test_files_that_do_not_arrive_are_one_warning(online, server, monkeypatch, capsys):
+    monkeypatch.setattr(track, "CONFIRM_PAUSES", (0.0, 0.1))
+    server.fail(404, math.inf, "storage")
+    config = tiny_run(**CUT | {"epochs": 3})
+    assert run(config, online)["outcome"] == "finished"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "W&B failed (4 of 4 rows arrived, but not all of cuts.jsonl); the run" in line
+    assert "python -m sweeps push" in line
 
 
 def test_the_environment_names_project_and_entity(online, server, monkeypatch):

@@ -69,6 +69,7 @@ def demo(tmp_path_factory):
     grid["parameters"] |= {
         "measure": {"values": ["none", "magnitude", "loss"]},
         "prune_epoch": {"value": 2},
+        "seed": {"values": [0, 1, 2]},
     }
     grid_file.unlink()
     grid_file.write_text(yaml.safe_dump(grid))

@@ -19,7 +19,7 @@ from benchmark.__main__ import Command, from_agent
 from benchmark.cli import parse
 from benchmark.errors import UserError
 from benchmark.record import Record
-from benchmark.tracking.rows import sent_config, sent_row, sent_summary
+from benchmark.tracking.rows import sent_config, sent_files, sent_rows, sent_summary
 from tests.support import simulate
 
 MANY = settings(
@@ -113,13 +113,13 @@ def test_rows_of_wandb(records, data, new):
     found = []
     for config in CONFIGS:
         record = Record(records / config.run_id)
-        cuts = {cut["epoch"]: cut for cut in record.cuts()}
-        rows = [sent_row(row, cuts.get(row["epoch"])) for row in record.history()]
+        files = sent_files(record)
         found.append(
             {
                 "config": sent_config(config),
-                "summary": sent_summary(record.summary()),
-                "history": rows,
+                "summary": sent_summary(record.summary(), files),
+                "history": sent_rows(record.history(), record.cuts()),
+                "files": {name: content.decode() for name, content in files.items()},
             }
         )
     part = data.draw(st.sampled_from(["config", "summary", "history"]))

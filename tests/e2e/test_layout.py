@@ -15,7 +15,10 @@ PACKAGES = "benchmark", "sweeps", "analysis"
 """Each may import itself and those before it."""
 HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "wandb"}
 """What `--help` does without."""
-COMMANDS = ["benchmark", "sweeps", "sweeps run", "analysis", "analysis compare"]
+COMMANDS = [
+    "benchmark", "benchmark.descent", "sweeps", "sweeps run", "analysis", "analysis compare",
+    "analysis descent",
+]  # fmt: skip
 
 Graph = Mapping[str, set[str]]
 """{module: the modules of the packages that it imports}"""

@@ -10,21 +10,19 @@ from analysis.runs.load import load
 from tests.support import simulate
 
 WORLD = simulate.World(
-    loss={"magnitude": -0.03}, accuracy={"grasp": 0.1}, growth={"grasp": 2}, agreement=True,
-    diverged=("loss_biased",), jump={"grasp": 1.0, "random": 0.5, "loss": -0.3},
-    turn={"loss": -0.4}, movement={"loss": 0.02},
+    loss={"magnitude": -0.03}, accuracy={"grasp_t1": 0.1}, growth={"grasp": 2},
+    diverged=("random",), change={"loss": -0.1, "random": 0.3}, shift={"loss": -0.1},
 )  # fmt: skip
 """In it some claims hold, some do not, and one is undecided."""
 
 
-WORDS = ("sentence", "statistic", "rule", "settings")
+WORDS = ("sentence", "plain", "statistic", "rule", "settings")
 """Keys that are left out."""
 
 
 def golden_claims(folder: Path) -> list[dict]:
     """The content of claims.json without its texts, and numbers to three digits."""
-    measures, archs = (*simulate.MEASURES, "loss_biased"), ("vgg13", "resnet56")
-    simulate.simulate(folder, simulate.grid(measures=measures, archs=archs, seeds=range(4)), WORLD)
+    simulate.simulate(folder, simulate.study(archs=("vgg13", "resnet56"), seeds=range(6)), WORLD)
     return [rounded(item.to_dict()) for item in judge_all(load(str(folder)))]
 
 

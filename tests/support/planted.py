@@ -1,9 +1,10 @@
-"""Puts runs into the test server as the tracker would, without the wandb client."""
+"""Puts runs into the test server as the tracker would, without the wandb client; and cut probes
+into simulated records."""
 
 import json
 
 from benchmark.record import Record
-from benchmark.tracking.rows import sent_config, sent_row, sent_summary
+from benchmark.tracking.rows import sent_config, sent_files, sent_rows, sent_summary
 from tests.support.wandb_server import ENTITY, HISTORY, Run, Server
 
 
@@ -11,7 +12,7 @@ def plant(
     server: Server, record: Record, project: str, name: str | None = None, **fields: object
 ) -> Run:
     """Put a finished record into a project, under its run_id or the W&B id `name`."""
-    config, cuts = record.config(), {cut["epoch"]: cut for cut in record.cuts()}
+    config = record.config()
     run = Run(
         ENTITY, project, name or config.run_id, state="finished", exitcode=0, group=config.cell
     )
@@ -20,9 +21,10 @@ def plant(
     run.raw_config["_wandb"] = {
         "value": {"t": {"12": "0.31.0"}}
     }  # without it wandb does not resume the run
-    rows = [_returned(sent_row(row, cuts.get(row["epoch"]))) for row in record.history()]
+    rows = [_returned(row) for row in sent_rows(record.history(), record.cuts())]
     run.lines[HISTORY] = {row["epoch"]: json.dumps(row | {"_step": row["epoch"]}) for row in rows}
-    run.summary = _returned(sent_summary(record.summary()))
+    run.files = sent_files(record)
+    run.summary = _returned(sent_summary(record.summary(), run.files))
     for key, value in fields.items():
         setattr(run, key, value)
     server.runs.append(run)

@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from pathlib import Path
@@ -13,10 +13,12 @@ import numpy as np
 
 from benchmark.config import RULES, RunConfig
 from benchmark.files import write_json, write_lines
-from benchmark.record import HISTORY_KEYS, MOVED, Record
+from benchmark.record import HISTORY_KEYS, PROBE_SHARES, Record
 from benchmark.schedule import kept_fraction, schedule
 
 MEASURES = ("magnitude", "loss", "grasp", "grad_preservation", "random")
+CLAIMED = (*MEASURES, "grasp_t1")
+PROBED = (*CLAIMED, "loss_biased")
 FAMILY = {"loss_biased": "loss", "taylor": "loss"}
 PLAN = {
     f"features.{layer}": filters
@@ -37,11 +39,13 @@ class World:
     """Change of log10 |g| at each cut."""
     jump: dict[str, float] = field(default_factory=dict)
     """Decades by which the loss changes more at a cut than the 0.2 nats it otherwise rises by."""
-    turn: dict[str, float] = field(default_factory=dict)
-    """Decades by which d|theta|^2/dt changes more at a cut than by the 0.2 nats that it otherwise
-    does."""
-    movement: dict[str, float] = field(default_factory=dict)
-    """Rank correlation of a score with how far its filters move after a cut."""
+    change: dict[str, float] = field(default_factory=dict)
+    """Shift of the change of the loss at a cut probe, in nats per 20 % of the filters."""
+    shift: dict[str, float] = field(default_factory=dict)
+    """Shift of the sizes of the changes of both time-derivatives at a cut probe, in nats per
+    20 %."""
+    rho: float = 0.0
+    """Rank correlation of theta.Hg with theta.g of the filters."""
     agreement: bool = False
     """Whether every run recorded the scores of other measures, and of `oracle`, at its cuts."""
     noise: float = 0.01
@@ -77,6 +81,21 @@ def grid(
     return list({config.run_id: config.canonical() for config in configs}.values())
 
 
+def study(
+    *, seeds: Sequence[int] = range(5), archs: Sequence[str] = ("vgg13",), **fields: object
+) -> list[RunConfig]:
+    """The runs that decide all claims: pruned to equal MACs, dense controls, and cut probes."""
+    pruned = grid(measures=CLAIMED, archs=archs, seeds=seeds, budget="macs", **fields)
+    layerwise = grid(
+        measures=["random"], archs=archs, seeds=seeds, budget="macs", allocation="magnitude",
+        dense=False, **fields,
+    )  # fmt: skip
+    probing = grid(
+        measures=["none"], archs=archs, seeds=seeds, probe_epochs="1,8", dense=False, **fields
+    )
+    return [*pruned, *layerwise, *probing]
+
+
 def simulate(
     runs: Path, configs: Sequence[RunConfig], world: World | None = None, *, finished: bool = True
 ) -> None:
@@ -96,7 +115,7 @@ def write_run(runs: Path, config: RunConfig, world: World, *, finished: bool) ->
     luck, noise = shared.normal(0, 0.02), own.normal(0, world.noise, size=2)
     last_cut = timetable.cuts[-1] if timetable.cuts else timetable.total
     total = min(timetable.total, last_cut + 1) if name in world.diverged else timetable.total
-    history, moved = [], own.normal(world.movement.get(name, 0.0), 10 * world.noise)
+    history = []
     for epoch in range(total + 1):
         loss = 0.3 + (CHANCE - 0.3) * np.exp(-0.6 * epoch * 10 / timetable.total) + luck
         shift = world.loss.get(name, 0.0) + noise[0] if epoch > last_cut else 0.0
@@ -107,8 +126,6 @@ def write_run(runs: Path, config: RunConfig, world: World, *, finished: bool) ->
         history.append(_row(config, world, epoch, loss + shift, accuracy, timetable.lr(epoch)))
         if epoch > last_cut:
             history[-1]["time/images_per_second"] = float(own.normal(4000, 100))
-        if epoch - 1 in timetable.cuts:
-            history[-1][f"{MOVED}{name}"] = float(np.clip(moved, -1, 1))
     if name in world.diverged:
         history[-1] |= dict.fromkeys(("train/loss", "test/loss", "flow/grad_norm", "flow/theta_g"))
     cuts = [
@@ -120,6 +137,10 @@ def write_run(runs: Path, config: RunConfig, world: World, *, finished: bool) ->
     write_json(record.config_file, {"rules": RULES, **config.to_dict()})
     write_lines(record.history_file, history)
     write_lines(record.cuts_file, cuts)
+    if config.probed:
+        rows = [row for epoch in config.probed for row in _probes(world, own, history[epoch])]
+        write_lines(record.probes_file, rows)
+        write_lines(record.probe_ranks_file, _probe_ranks(config, world, own))
     if finished:
         write_json(record.summary_file, _summary(config, world, history, cuts))
 
@@ -159,13 +180,10 @@ def _cut(
     epoch: int,
 ) -> dict:
     now = history[epoch]
-    planted = [
-        effects.get(config.measure, 0.0) for effects in (world.growth, world.jump, world.turn)
-    ]
-    growth, jump, turn = (float(effect + own.normal(0, 10 * world.noise)) for effect in planted)
+    planted = [effects.get(config.measure, 0.0) for effects in (world.growth, world.jump)]
+    growth, jump = (float(effect + own.normal(0, 10 * world.noise)) for effect in planted)
     before = _state(now["test/loss"], now["test/accuracy"], 1.0)
     after = _state(now["test/loss"] + 0.2 * 10**jump, now["test/accuracy"] / 2, 10**growth)
-    after["theta_g"] = before["theta_g"] - 0.1 * 10**turn
     actual = {
         "loss_change": after["loss"] - before["loss"],
         "grad_norm_sq_change": after["grad_norm"] ** 2 - before["grad_norm"] ** 2,
@@ -183,6 +201,48 @@ def _cut(
         "agreement": _agreement(own, epoch) if world.agreement else {},
         "seconds": 0.1,
     }
+
+
+def _probes(world: World, own: np.random.Generator, row: dict) -> Iterator[dict]:
+    """The probes of an epoch: the loss rises by 0.2 nats at 20 % of the filters, and effects."""
+    keys = ("loss", "grad_norm", "theta_g", "theta_hg")
+    before = _state(row["test/loss"], 0.5, 1.0)
+    for share, name in product(PROBE_SHARES, PROBED):
+        for draw in range(2 if name == "random" else 1):
+            size = share / 0.2
+            noise = own.normal(0, world.noise, size=2)
+            after = _state(
+                before["loss"] + size * (0.2 + world.change.get(name, 0.0)) + noise[0], 0.4, 1.0
+            )
+            turn = size * (0.3 + world.shift.get(name, 0.0)) + abs(noise[1])
+            after |= {"theta_g": before["theta_g"] - turn, "theta_hg": before["theta_hg"] + turn}
+            rise = after["loss"] - before["loss"]
+            yield {
+                "epoch": row["epoch"],
+                "measure": name,
+                "share": share,
+                "draw": draw,
+                "kept_macs": 1 - share,
+                "before": {key: before[key] for key in keys},
+                "after": {key: None if draw and key != "loss" else after[key] for key in keys},
+                "predicted": {"loss_change": rise * 0.8, "grad_norm_sq_change": 0.1 * size},
+                "actual": {
+                    "loss_change": rise,
+                    "grad_norm_sq_change": None if draw else 0.1 * size,
+                },
+                "seconds": 0.01,
+            }
+
+
+def _probe_ranks(config: RunConfig, world: World, own: np.random.Generator) -> list[dict]:
+    centers = {
+        ("theta_g", "theta_hg"): world.rho, ("loss", "loss_biased"): 0.8, ("loss", "magnitude"): 0.0
+    }  # fmt: skip
+    return [
+        {"epoch": epoch, "a": a, "b": b, "rho": float(np.clip(own.normal(rho, 0.05), -1, 1))}
+        for epoch in config.probed
+        for (a, b), rho in centers.items()
+    ]
 
 
 def _agreement(own: np.random.Generator, epoch: int) -> dict[str, float]:

@@ -7,9 +7,12 @@
 
 The real client (init, log, finish, resume, preempting, files), `wandb sweep`, `wandb agent` (grids)
 and `wandb.Api` (runs with filters, order and pages, scan_history, files, sweeps, views, delete)
-work against it. A run of a sweep that exits after `mark_preempting` is handed to the next agent,
-with its whole configuration as arguments, as W&B does. `server.fail(500, times=2,
-path="file_stream")` and `server.hang("UpsertBucket")` make it misbehave.
+work against it. Files are listed by name and in pages, with their sizes; their MD5 sums are left
+empty, patterns are ignored, and addresses are neither signed nor do they expire. A file is listed,
+with size 0, from when a client asks where to put it. A run of a sweep that exits after
+`mark_preempting` is handed to the next agent, with its whole configuration as arguments, as W&B
+does. `server.fail(500, times=2, path="file_stream")` and `server.hang("UpsertBucket")` make it
+misbehave.
 
 `python -m tests.support.wandb_server` serves until Ctrl-C, and prints what to export in another
 shell to use it.
@@ -139,13 +142,15 @@ class Run:
             self, names.get(head, "heartbeat" if head in ("heartbeat_at", "updatedAt") else head)
         )
 
-    def node(self, base: str) -> dict:
+    def stored(self, base: str) -> list[dict]:
         urls = {name: base + storage(self, name) for name in self.files}
-        stored = [
+        return [
             {"id": name, "name": name, "url": urls[name], "directUrl": urls[name], "mimetype": "",
              "sizeBytes": str(len(content)), "md5": "", "updatedAt": self.heartbeat}
             for name, content in self.files.items()
         ]  # fmt: skip
+
+    def node(self, base: str) -> dict:
         telemetry = self.raw_config.get("_wandb", {}).get("value", {}).get("t")
         return {
             "id": self.id, "internalId": self.id, "projectId": "1", "name": self.name,
@@ -164,7 +169,8 @@ class Run:
             "logLineCount": len(self.streamed("output.log")), "historyKeys": self.history_keys(),
             "wandbConfig": json.dumps({"t": telemetry} if telemetry else {}),
             "user": {"name": ENTITY, "username": ENTITY},
-            "project": project_node(self.entity, self.project), "files": connection(stored),
+            "project": project_node(self.entity, self.project),
+            "files": connection(self.stored(base)),
         }  # fmt: skip
 
     def history_keys(self) -> dict:
@@ -398,6 +404,8 @@ def stopped_status(server: Server, variables: dict) -> dict:
 @answers("CreateRunFiles")
 def create_files(server: Server, variables: dict) -> dict:
     run = server.find(variables, "run")
+    for name in variables["files"]:
+        run.files.setdefault(name, b"")
     files = [
         {"name": name, "uploadUrl": server.url + storage(run, name)} for name in variables["files"]
     ]
@@ -559,7 +567,20 @@ def matches(run: Run, wanted: dict) -> bool:
     return True
 
 
-@answers("Run", "RunState", "RunHistoryKeys", "RunFiles", "QueryRunInfo")
+@answers("RunFiles")
+def run_files(server: Server, variables: dict) -> dict:
+    """A page of the files with these names (none named: all)."""
+    run, names = server.find(variables), variables.get("fileNames")
+    if run is None:
+        return {"project": project_node(*located(variables), run=None)}
+    nodes = [node for node in run.stored(server.url) if not names or node["name"] in names]
+    start, count = int(variables.get("fileCursor") or 0), int(variables.get("fileLimit") or 50)
+    page = connection(nodes[start : start + count], start=start, total=len(nodes))
+    node = run.node(server.url) | {"fileCount": len(nodes), "files": page}
+    return {"project": project_node(*located(variables), run=node)}
+
+
+@answers("Run", "RunState", "RunHistoryKeys", "QueryRunInfo")
 def get_run(server: Server, variables: dict) -> dict:
     key = next(key for key in ("name", "run", "runName") if variables.get(key))
     run = server.find(variables, key)

@@ -1,5 +1,7 @@
 """The committed grids hold what they say, and a plan needs no data."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,19 +19,9 @@ from tests.conftest import tiny_images
 from tests.support.commands import command
 from tests.sweeps.test_sweeps import SWEEPS, write
 
-AUTHORS = {
-    "magnitude",
-    "l1",
-    "bn_scale",
-    "loss",
-    "taylor",
-    "loss_biased",
-    "loss_biased_init",
-    "fisher",
-    "fisher_bn",
-    "grasp",
-    "grad_preservation",
-}
+PAPER = {"magnitude", "loss", "loss_biased", "grasp", "grad_preservation"}
+"""The measures of the paper."""
+CONTROLS = {"none", "random", "grasp_t1"}
 
 
 @pytest.fixture(scope="module")
@@ -41,48 +33,49 @@ def paper():
 def test_committed_grids_load(path):
     grid = grids.load(path)
     assert len({config.run_id for config in grid.configs}) == len(grid.configs) > 0
-    measures = {config.measure for config in grid.configs}
-    assert measures >= {"none", "magnitude", "grasp", "grad_preservation"}
-    assert {config.seed for config in grid.configs} == {0, 1, 2}
+    assert {config.seed for config in grid.configs} == (
+        {0, 1, 2} if path.stem == "ablations" else set(range(5))
+    )
 
 
-def test_the_demo_is_what_the_readme_says():
+def test_the_demo_has_what_the_claims_need():
     grid = grids.load(SWEEPS / "demo.yaml")
-    assert len(grid.configs) == 33
-    assert {config.measure for config in grid.configs} == {
-        "none",
-        "magnitude",
-        "loss",
-        "grasp",
-        "grad_preservation",
-        "random",
-    }
+    assert len(grid.configs) == 35
+    assert {c.measure for c in grid.configs} == PAPER - {"loss_biased"} | CONTROLS
+    assert {c.budget for c in grid.configs if c.measure != "none"} == {"macs"}
+    assert {c.probe_epochs for c in grid.configs if c.measure == "none"} == {"1,2"}
 
 
 def test_the_paper_grid_is_full(paper):
-    tasks = 3 * 2 * 3  # architectures, data sets, seeds
-    assert {config.measure for config in paper.configs} == AUTHORS | {
-        "random",
-        "none",
-    }
-    assert paper.points == tasks * 13 * 4 * 3
-    at_init, later, dense = 10 * 3, 12 * 3, 1
-    assert len(paper.configs) == tasks * (at_init + 3 * later + dense)
-    assert paper.epochs() == tasks * 160 * (
-        at_init + 2 * later + 2 * later + dense
-    )  # a trained net goes on for 160 more
-    alone = later * (1 + 40 + 160) + 160
+    tasks = 2 * 2 * 5  # architectures, data sets, seeds
+    assert {config.measure for config in paper.configs} == PAPER | CONTROLS
+    assert paper.points == tasks * 8 * 2 * 4 * 3
+    pruned = 7 * 2 * 3  # measures, budgets, rounds
+    assert len(paper.configs) == tasks * (4 * pruned + 1)
+    assert paper.epochs() == tasks * 160 * (5 * pruned + 1)  # a trained net goes on for 160 more
+    alone = pruned * (1 + 40 + 160) + 160
     assert paper.shared_epochs() == tasks * (alone - 160)
+    assert not paper.blind
 
 
-def test_the_paper_grid_has_no_cells_without_meaning(paper):
-    assert sum(config.measure == "none" for config in paper.configs) == 3 * 2 * 3
-    assert {(config.measure, config.prune_epoch) for config in paper.blind} == {
+def test_the_control_of_layers_has_a_partner_for_each_of_its_runs(paper):
+    layers = grids.load(SWEEPS / "paper-layers.yaml").configs
+    partners = {replace(c, measure="magnitude", allocation="global") for c in layers}
+    assert partners <= set(paper.configs)
+    assert len(partners) == len(layers)
+
+
+def test_cuts_at_initialisation_by_measures_that_are_blind_there_are_left_out(tmp_path):
+    fields = {
+        "measure": {"values": ["bn_scale", "loss_biased_init", "loss"]},
+        "epochs": {"value": 3},
+    }
+    grid = grids.load(write(tmp_path / "g.yaml", prune_epoch={"values": [0, 1]}, **fields))
+    assert {(config.measure, config.prune_epoch) for config in grid.blind} == {
         ("bn_scale", 0),
         ("loss_biased_init", 0),
     }
-    assert len(paper.blind) == 2 * 3 * 2 * 3 * 3
-    assert not set(paper.blind) & set(paper.configs)
+    assert not set(grid.blind) & set(grid.configs)
 
 
 def test_trained_restarts_after_all_epochs(paper):

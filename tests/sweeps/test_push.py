@@ -15,7 +15,7 @@ from PIL import Image
 from benchmark.errors import UserError
 from benchmark.files import write_json
 from benchmark.record import Record
-from benchmark.tracking.rows import sent_row, sent_summary
+from benchmark.tracking.rows import sent_files, sent_rows, sent_summary
 from sweeps import push as push_module
 from sweeps.push import push
 from tests.support import simulate
@@ -28,9 +28,10 @@ TINY = {"measures": ["grasp"], "timings": [2], "seeds": [0, 1], "epochs": 4, "ro
 
 @pytest.fixture
 def records(tmp_path):
-    """Four finished runs, one of them diverged, and one that is not finished."""
+    """Finished runs, two of them diverged and one with cut probes, and one that is not
+    finished."""
     *finished, unfinished = simulate.grid(
-        **{**TINY, "measures": ["grasp", "loss"], "seeds": [0, 1]}
+        **{**TINY, "measures": ["grasp", "loss"], "seeds": [0, 1]}, probe_epochs="1,3"
     )
     simulate.simulate(tmp_path / "runs", finished, simulate.World(diverged=("loss",), flow_every=3))
     simulate.simulate(tmp_path / "runs", [unfinished], finished=False)
@@ -40,12 +41,12 @@ def records(tmp_path):
 def assert_whole(server, record):
     """There is one W&B run with the id of the record, and it says the same."""
     (mirror,) = (run for run in server.runs if run.config.get("run_id") == record.folder.name)
-    cuts = {cut["epoch"]: cut for cut in record.cuts()}
-    rows = [sent_row(row, cuts.get(row["epoch"])) for row in record.history()]
+    rows, files = sent_rows(record.history(), record.cuts()), sent_files(record)
     assert [
         {k: v for k, v in row.items() if not k.startswith("_")} for row in mirror.history
     ] == rows
-    assert sent_summary(record.summary()).items() <= mirror.summary.items()
+    assert sent_summary(record.summary(), files).items() <= mirror.summary.items()
+    assert files == {name: c for name, c in mirror.files.items() if name.endswith(".jsonl")}
     assert {
         **record.config().to_dict(),
         "run_id": record.folder.name,
@@ -87,16 +88,38 @@ def _without_rows(run):
     run.lines.clear()
 
 
-@pytest.mark.parametrize("damage", [_cut_short, _with_a_gap, _without_summary, _without_rows])
+def _without_file(run):
+    run.files.popitem()
+
+
+def _with_a_file_that_did_not_arrive(run):
+    run.files[next(iter(run.files))] = b""
+
+
+def _of_an_earlier_version(run):
+    """It had the numbers of cuts in the rows of its history."""
+    run.files.clear()
+    run.summary = {k: value for k, value in run.summary.items() if not k.startswith("lines/")}
+
+
+DAMAGES = [
+    _cut_short, _with_a_gap, _without_summary, _without_rows, _without_file,
+    _with_a_file_that_did_not_arrive, _of_an_earlier_version,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_an_incomplete_run_is_completed(records, server, damage):
     for record in records:
         plant(server, record, PROJECT)
-    damage(server.runs[0])
-    untouched = [dict(run.lines) for run in server.runs[1:]]
+    broken = [run for run in server.runs if run.config["measure"] in ("grasp", "none")][-2:]
+    for run in broken:
+        damage(run)
+    untouched = [dict(run.lines) for run in server.runs if run not in broken]
     assert push(records[0].folder.parent, PROJECT) == 0
     for record in records:
         assert_whole(server, record)
-    assert [dict(run.lines) for run in server.runs[1:]] == untouched
+    assert [dict(run.lines) for run in server.runs if run not in broken] == untouched
 
 
 def test_runs_of_agents_count_and_are_never_written_to(records, server):

@@ -7,7 +7,7 @@ seed there is none. Runs with an ablation are in no figure. Figures come in the 
 in which they are declared: of the modules' names, and of their functions.
 """
 
-from analysis.report.figures import by_epoch, cuts, layers, results
+from analysis.report.figures import by_epoch, cuts, layers, probes, results
 from analysis.report.figures.layers import layer_densities
 from analysis.report.figures.plot import FIGURES, Plot, sample_size, save
 
@@ -17,6 +17,7 @@ __all__ = [
     "cuts",
     "layer_densities",
     "layers",
+    "probes",
     "results",
     "sample_size",
     "save",

@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
 
-from analysis.quantities import CHANGES, GRADIENT_CHANGE, LOSS_CHANGE, MOVEMENT
+from analysis.quantities import CHANGES, GRADIENT_CHANGE, LOSS_CHANGE, RANK_CORRELATION
 from analysis.report import style
 from analysis.report.bands import interval
 from analysis.report.figures.dots import DOTS, dots
@@ -74,20 +74,6 @@ def loss_change(frames: Frames) -> Figure | None:
     return dots(frames, LOSS_CHANGE, signed=True)
 
 
-@figure(
-    "Scores and movement",
-    (
-        "Spearman correlation, over the filters that stay, of the score that a run was cut by "
-        "with the change of their squared norm in the epoch after the cut (mean over the cuts "
-        "of a run): the statistic (a) of C2. Above 0, filters with low scores move least. "
-        f"{DOTS}."
-    ),
-)
-def movement(frames: Frames) -> Figure | None:
-    """How well scores predict how much filters change, by measure."""
-    return dots(frames, MOVEMENT)
-
-
 REFERENCES = ("magnitude", "loss", "grad_preservation", "grasp", "oracle")
 """Measures that the others are compared with: one of each kind."""
 
@@ -131,7 +117,7 @@ def agreement(frames: Frames) -> Figure | None:
             order=sorted(first["epoch"].unique()),
             hue="measure",
             dodge=0.3,
-            errorbar=lambda values: interval(values, *MOVEMENT.bounds),
+            errorbar=lambda values: interval(values, *RANK_CORRELATION.bounds),
             err_kws={"linewidth": 0.8},
             linewidth=1.3,
             linestyles=[style.look(name).line for name in shown],
@@ -145,7 +131,7 @@ def agreement(frames: Frames) -> Figure | None:
         ax.axhline(0, color="#555555", linewidth=0.9, zorder=1)
         ax.set(xlabel="epochs before the cut", ylabel="", ylim=(-1.05, 1.05))
     for (ax,) in blocks[::COLUMNS]:
-        ax.set_ylabel(MOVEMENT.axis)
+        ax.set_ylabel(RANK_CORRELATION.axis)
     legend(canvas, measures)
     return canvas
 

@@ -19,10 +19,7 @@ from analysis.report.figures.scale import signed_scale
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, settings_of
 
-DOTS = (
-    "Small dots are runs, markers means over seeds, bars their 95 % bootstrap intervals (widened "
-    "for few seeds)"
-)
+DOTS = "Small dots are runs, markers means over seeds, bars their 95 % t intervals"
 WIDE = 100
 """Ratio of the largest to the smallest numbers from which an axis is logarithmic."""
 
@@ -48,7 +45,7 @@ def dots(
     for panel, (ax,) in zip(panels, blocks, strict=True):
         here = pruned[pruned["setting"] == panel]
         _rows(ax, here, measures, quantity, full)
-        _reference(ax, table.loc[table.index.isin(here["dense_id"]), "value"], quantity)
+        _reference(ax, table.loc[table.index.isin(here["control"]), "value"], quantity)
         if quantity.low < 0:
             ax.axvline(0, color="#555555", linewidth=0.9, zorder=1)
         ax.set(xlabel=textwrap.fill(quantity.axis, 30), ylabel="")

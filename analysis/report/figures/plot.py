@@ -26,7 +26,7 @@ matplotlib.use("Agg")
 
 COLUMNS = 3
 """Panels beside each other."""
-BAND = "95 % bootstrap intervals over seeds (widened for few seeds)"
+BAND = "95 % t intervals over seeds"
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,36 @@ class Plot:
     caption: str
     draw: Callable[[Frames], Figure | None]
     """None where the frames hold nothing to draw."""
+    size: Callable[[Frames], str]
+    """How many runs stand behind what is drawn, in words."""
 
     def caption_for(self, frames: Frames) -> str:
         """The caption, with the number of runs behind what is drawn."""
-        return f"{self.caption} {sample_size(frames)}"
+        return f"{self.caption} {self.size(frames)}"
 
 
 FIGURES: dict[str, Plot] = {}
 
 
-def figure(title: str, caption: str) -> Callable[[Callable[[Frames], Figure | None]], Plot]:
+def sample_size(frames: Frames) -> str:
+    """How many seeds stand behind each mean, in words."""
+    runs = frames.drawn()
+    seeds = runs[runs["measure"] != DENSE].groupby(["setting", "measure"]).size()
+    if seeds.empty:
+        return "No pruned run."
+    span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    lost = int((runs["outcome"] != FINISHED).sum())
+    lost = f", of which {lost} diverged or collapsed" if lost else ""
+    text = (
+        f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} "
+        f"runs{lost})."
+    )
+    return text if seeds.max() > 1 else f"{text} One seed gives no interval."
+
+
+def figure(
+    title: str, caption: str, *, size: Callable[[Frames], str] = sample_size
+) -> Callable[[Callable[[Frames], Figure | None]], Plot]:
     """Declare a figure: its title and caption stand beside the code that draws it."""
 
     def declare(function: Callable[[Frames], Figure | None]) -> Plot:
@@ -55,8 +75,9 @@ def figure(title: str, caption: str) -> Callable[[Callable[[Frames], Figure | No
             with matplotlib.rc_context(style.RC):
                 return function(frames)
 
-        FIGURES[function.__name__] = Plot(function.__name__, title, caption, draw)
-        return FIGURES[function.__name__]
+        plot = Plot(function.__name__, title, caption, draw, size)
+        FIGURES[plot.name] = plot
+        return plot
 
     return declare
 
@@ -78,22 +99,6 @@ def save(canvas: Figure, stem: Path) -> bytes:
     )
     stem.with_name(f"{stem.name}.png").write_bytes(image.getvalue())
     return image.getvalue()
-
-
-def sample_size(frames: Frames) -> str:
-    """How many seeds stand behind each mean, in words."""
-    runs = frames.drawn()
-    seeds = runs[runs["measure"] != DENSE].groupby(["setting", "measure"]).size()
-    if seeds.empty:
-        return "No pruned run."
-    span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    lost = int((runs["outcome"] != FINISHED).sum())
-    lost = f", of which {lost} diverged or collapsed" if lost else ""
-    text = (
-        f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} "
-        f"runs{lost})."
-    )
-    return text if seeds.max() > 1 else f"{text} One seed gives no interval."
 
 
 def new_canvas(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
+import pandas as pd
 import seaborn
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis.outcomes import SIZES, outcomes, share_left
 from analysis.quantities import EPOCHS_TO_THRESHOLD, FINAL_ACCURACY, LOSS_AFTER_CUT
 from analysis.report import style
+from analysis.report.bands import interval
 from analysis.report.figures.dots import DOTS, dots
-from analysis.report.figures.plot import figure, legend, new_canvas
+from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas
+from analysis.report.figures.scale import round_ticks
 from analysis.runs.frames import Frames
-from analysis.settings import DENSE
+from analysis.settings import DENSE, SHARED
 
 
 @figure(
@@ -85,3 +92,73 @@ def cost(frames: Frames) -> Figure | None:
     blocks[0][0].set_ylabel(FINAL_ACCURACY.axis)
     legend(canvas, measures, line=False)
     return canvas
+
+
+@figure(
+    "Accuracy against computation",
+    "Final test accuracy against the share of the multiply-accumulates of a forward pass that is "
+    "left (log scale), a line per measure over the ratios of one budget, a panel per setting that "
+    f"has several ratios. Markers are means over seeds, bars {BAND}. Rings mark the front: no "
+    "other mean is as accurate with as few multiply-accumulates. The dashed line is the dense "
+    "control.",
+)
+def accuracy_by_macs(frames: Frames) -> Figure | None:
+    """Final accuracy against the MACs left, over several ratios of one budget."""
+    table = outcomes(frames)
+    macs = 100 * share_left(table, "macs")
+    table = table.assign(macs=macs, accuracy=FINAL_ACCURACY.scale * table["final_accuracy"])
+    table = table[(table["ablation"] == "none") & table["accuracy"].notna()]
+    pruned = table[(table["measure"] != DENSE) & table["macs"].notna()]
+    rest = [name for name in SHARED if name != "ratio"]
+    pruned = pruned[pruned.groupby(rest)["ratio"].transform("nunique") > 1]
+    if pruned.empty:
+        return None
+    pruned = pruned.assign(panel=pruned["setting"].map(_without_ratio))
+    panels, measures = list(pruned["panel"].unique()), style.in_order(set(pruned["measure"]))
+    canvas, blocks = new_canvas(panels, 1, height=2.5, sharex=True)
+    for panel, (ax,) in zip(panels, blocks, strict=True):
+        here = pruned[pruned["panel"] == panel]
+        means = here.groupby(["measure", "ratio"])[["macs", "accuracy"]].mean()
+        for measure in style.in_order(set(here["measure"])):
+            _over_ratios(ax, here[here["measure"] == measure], measure)
+        front = _front(means)
+        ax.plot(
+            front["macs"], front["accuracy"], "o", markersize=8, markerfacecolor="none",
+            markeredgecolor="black", markeredgewidth=0.8,
+        )  # fmt: skip
+        dense = table.loc[table.index.isin(here["control"]), "accuracy"]
+        if len(dense):
+            look = style.look(DENSE)
+            ax.axhline(dense.mean(), color=look.color, linestyle=look.line, linewidth=1, zorder=1)
+        ax.set_xlabel("MACs left (%)")
+    first = blocks[0][0]
+    first.set_xscale("log")
+    first.set_xticks(round_ticks(0.95 * pruned["macs"].min(), 1.05 * pruned["macs"].max()))
+    first.xaxis.set_major_formatter("{x:g}")
+    first.xaxis.set_minor_locator(NullLocator())
+    for (ax,) in blocks[::COLUMNS]:
+        ax.set_ylabel(FINAL_ACCURACY.axis)
+    controls = [DENSE] if table.index.isin(pruned["control"]).any() else []
+    legend(canvas, [*measures, *controls])
+    return canvas
+
+
+def _without_ratio(setting: str) -> str:
+    return re.sub(r", ratio [^,]+", "", setting)
+
+
+def _over_ratios(ax: Axes, runs: pd.DataFrame, measure: str) -> None:
+    """The means of one measure at each ratio, with their intervals."""
+    ratios = runs.groupby("ratio")
+    means, look = ratios[["macs", "accuracy"]].mean(), style.look(measure)
+    ax.plot(means["macs"], means["accuracy"], **look.curve())
+    spans = [interval(part["accuracy"], *FINAL_ACCURACY.bounds) for _, part in ratios]
+    low, high = np.array(spans).T
+    ax.vlines(means["macs"], low, high, color=look.color, linewidth=0.8)
+
+
+def _front(means: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no other one beats: fewer `macs` and as much `accuracy`, or as few and more."""
+    ordered = means.sort_values(["macs", "accuracy"], ascending=[True, False])
+    best = ordered["accuracy"].cummax().shift(fill_value=-np.inf)
+    return ordered[ordered["accuracy"] > best]
