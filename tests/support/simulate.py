@@ -84,7 +84,9 @@ def grid(
 def study(
     *, seeds: Sequence[int] = range(5), archs: Sequence[str] = ("vgg13",), **fields: object
 ) -> list[RunConfig]:
-    """The runs that decide all claims: pruned to equal MACs, dense controls, and cut probes."""
+    """The runs that decide all claims: pruned to equal MACs, dense controls, and cut probes. One
+    timing unless others are given."""
+    fields = {"timings": (4,)} | fields
     pruned = grid(measures=CLAIMED, archs=archs, seeds=seeds, budget="macs", **fields)
     layerwise = grid(
         measures=["random"], archs=archs, seeds=seeds, budget="macs", allocation="magnitude",
