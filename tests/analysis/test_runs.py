@@ -170,6 +170,7 @@ def test_a_run_with_probes_is_the_dense_control_unless_there_is_a_plain_one(prob
     frames = load(str(runs))
     assert set(frames.runs["dense_id"]) == {plain.run_id}
     assert dense_controls(frames.runs).to_dict() == {plain.run_id: probed.folder.name}
+    assert dense_controls(frames.runs[frames.runs["measure"] != "none"]).empty
     grid = [plain, RunConfig(measure="loss", epochs=5)]
     assert set(frames.of(grid).runs["run_id"]) == {probed.folder.name}
     simulate.simulate(runs, [plain])

@@ -237,6 +237,17 @@ def test_an_ended_run_that_lacks_a_file_or_rows_of_it_counts_as_unfinished(
     assert capsys.readouterr().err.strip().endswith(f"completes them: {mirror.name}")
 
 
+def test_a_diverged_run_that_lacks_its_cuts_counts_as_unfinished(server, pull, tmp_path):
+    """Nothing but the summary says how many cuts it made."""
+    records = simulated(tmp_path / "runs", simulate.World(diverged=("grasp",)))
+    for record in records:
+        plant(server, record, PROJECT)
+    mirror = next(run for run in server.runs if run.config["measure"] == "grasp")
+    del mirror.files["cuts.jsonl"]
+    found = outcomes(load(SOURCE, pull))
+    assert [run_id for run_id, outcome in found.items() if outcome == UNFINISHED] == [mirror.name]
+
+
 def test_a_file_that_nobody_sent_does_not_count(records, server, pull, tmp_path):
     """What an earlier attempt with other cuts left on the server."""
     mirror = next(run for run in server.runs if "probes.jsonl" in run.files)

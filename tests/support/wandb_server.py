@@ -9,10 +9,11 @@ The real client (init, log, finish, resume, preempting, files), `wandb sweep`, `
 and `wandb.Api` (runs with filters, order and pages, scan_history, files, sweeps, views, delete)
 work against it. Files are listed by name and in pages, with their sizes; their MD5 sums are left
 empty, patterns are ignored, and addresses are neither signed nor do they expire. A file is listed,
-with size 0, from when a client asks where to put it. A run of a sweep that exits after
-`mark_preempting` is handed to the next agent, with its whole configuration as arguments, as W&B
-does. `server.fail(500, times=2, path="file_stream")` and `server.hang("UpsertBucket")` make it
-misbehave.
+with size 0, from when a client asks where to put it, and cannot be fetched until it is there.
+
+A run of a sweep that exits after `mark_preempting` is handed to the next agent, with its whole
+configuration as arguments, as W&B does. `server.fail(500, times=2, path="file_stream")` and
+`server.hang("UpsertBucket")` make it misbehave.
 
 `python -m tests.support.wandb_server` serves until Ctrl-C, and prints what to export in another
 shell to use it.
@@ -672,7 +673,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.misbehaves("storage"):
             return
         run, name = self.stored()
-        if run and name in run.files:
+        if run and run.files.get(name):
             self.send(200, "application/octet-stream", run.files[name])
         else:
             self.reply(404, {"error": f"no file {self.path}"})

@@ -102,9 +102,13 @@ def _of_an_earlier_version(run):
     run.summary = {k: value for k, value in run.summary.items() if not k.startswith("lines/")}
 
 
+def _with_another_number_of_rows(run):
+    run.summary |= {key: 1 for key in run.summary if key.startswith("lines/")}
+
+
 DAMAGES = [
     _cut_short, _with_a_gap, _without_summary, _without_rows, _without_file,
-    _with_a_file_that_did_not_arrive, _of_an_earlier_version,
+    _with_a_file_that_did_not_arrive, _of_an_earlier_version, _with_another_number_of_rows,
 ]  # fmt: skip
 
 
