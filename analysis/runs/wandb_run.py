@@ -13,6 +13,8 @@ from benchmark.errors import UserError, shortened
 from benchmark.record import check_rules
 from benchmark.tracking.rows import FILES, lacks_rows, record
 
+ODD = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
+"""What values that no run sends raise."""
 RUN_ID = re.compile(r"[0-9a-f]{12}-s\d{1,20}")
 
 
@@ -100,7 +102,7 @@ def _parsed(mirror: Mirror, place: str) -> tuple[RunConfig, Run | None]:
         config = RunConfig(**{name: given[name] for name in DEFAULTS if name in given}).canonical()
         if mirror.ended:
             run = Run(config, *record(mirror.history, mirror.summary, mirror.files))
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+    except (*ODD, RecursionError) as error:  # the latter for a file that is nested too deeply
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__} "
         raise UserError(f"{where}: {kind}{shortened(str(error))}") from None
     if config.run_id != mirror.run_id:

@@ -288,6 +288,13 @@ def test_an_odd_file_blocks_no_other_run(records, server, pull, capsys, name, da
     assert "\n" not in told
 
 
+def test_a_file_that_is_nested_too_deeply_blocks_no_other_run(records, server, pull, capsys):
+    mirror = next(run for run in server.runs if "cuts.jsonl" in run.files)
+    mirror.files["cuts.jsonl"] = b"[" * 100_000
+    assert len(load(SOURCE, pull).finished()) == len(records) - 1
+    assert "RecursionError" in capsys.readouterr().err
+
+
 def test_runs_of_others_are_left_out_and_pages_are_turned(records, server, pull, tmp_path):
     server.runs[:0] = [
         Run(ENTITY, PROJECT, f"other{i}", state="finished") for i in range(wandb_api.PAGE + 3)

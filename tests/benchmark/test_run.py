@@ -245,7 +245,7 @@ def test_a_run_that_diverges_ends_as_diverged(options):
 )
 def test_the_tracker_gets_each_row_once_whatever_the_outcome(options, monkeypatch, fields):
     class Rows(NoTracker):
-        def log(self, row, cut=None):
+        def log(self, row):
             logged.append(row["epoch"])
 
     logged = []
