@@ -34,7 +34,6 @@ TINY = {
     "score_samples": {"value": 60},
     "probe_samples": {"value": 30},
     "score_all": {"value": False},
-    "checkpoint_seconds": {"value": 0},
 }
 
 pytestmark = pytest.mark.cluster
@@ -139,11 +138,12 @@ def test_agents_finish_a_grid_though_two_of_them_are_killed(server, place):
     """SIGKILL loses a run, which the user deletes; SIGTERM hands it to the next agent. Records and
     mirrors agree."""
     path = place / "tiny.yaml"
-    path.write_text(
-        yaml.safe_dump(yaml.safe_load((SWEEPS / "demo.yaml").read_text()) | {"parameters": TINY})
-    )
+    content = yaml.safe_load((SWEEPS / "demo.yaml").read_text()) | {"parameters": TINY}
+    path.write_text(yaml.safe_dump(content))
     configs = load(path).configs
     assert len(configs) == 8
+    content["command"].append("--checkpoint-seconds=0")  # no parameter of a grid
+    path.write_text(yaml.safe_dump(content))
     grid = sweep(server, path)
 
     def in_the_middle(but=None):
