@@ -91,51 +91,44 @@ def faster_loss(tables: Tables) -> Evidence:
     macs, filters = (_comparable(tables.runs, budget) for budget in ("macs", "filters"))
     size = ["magnitude"]
 
-    def at(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[str]) -> Pairs:
-        return pair(table, value, left, right)
+    def loss(
+        name: str, table: pd.DataFrame, left: Sequence[str], right: Sequence[str], sign: int | None
+    ) -> Criterion:
+        equal = "MACs" if table is macs else "filters"
+        label = f"training loss, {left[0]} minus {name}, at equal {equal}"
+        return Criterion(label, "nats", pair(table, "loss_after_cut", left, right), sign)
 
-    label = "training loss, magnitude minus {}, at equal {}"
-    beside = [
-        Criterion(label.format(AGNOSTIC_MEAN, "filters"), "nats",
-                  at(filters, "loss_after_cut", size, AGNOSTIC)),
-        Criterion(label.format("random in its layers", "filters"), "nats",
-                  at(filters, "loss_after_cut", size, [LAYERWISE])),
-        Criterion(f"epochs to the threshold, magnitude minus {AGNOSTIC_MEAN}", "epochs",
-                  at(macs, "epochs_to_threshold", size, AGNOSTIC)),
-        Criterion(f"share of runs that get there, magnitude minus {AGNOSTIC_MEAN}", "of runs",
-                  at(macs, "reached", size, AGNOSTIC)),
-        Criterion("fall of the training loss from the first to the last epoch after the cut, "
-                  f"magnitude minus {AGNOSTIC_MEAN}", "nats", at(macs, "fall", size, AGNOSTIC)),
-    ]  # fmt: skip
-    for name in ("l1", "bn_scale"):
-        beside.append(
-            Criterion(
-                f"training loss, {name} minus {AGNOSTIC_MEAN}, at equal MACs",
-                "nats",
-                at(macs, "loss_after_cut", [name], AGNOSTIC),
-            )
+    def both(table: pd.DataFrame, sign: int | None) -> tuple[Criterion, Criterion]:
+        return (
+            loss(AGNOSTIC_MEAN, table, size, AGNOSTIC, sign),
+            loss("random in its layers", table, size, [LAYERWISE], sign),
         )
-    for name in (*AGNOSTIC, "grasp_t1", "random"):
-        pairs = at(macs, "loss_after_cut", size, [name])
-        beside.append(Criterion(label.format(name, "MACs"), "nats", pairs))
+
+    courses = {
+        "epochs_to_threshold": ("epochs to the threshold", "epochs"),
+        "reached": ("share of runs that get there", "of runs"),
+        "fall": (
+            "fall of the training loss from the first to the last epoch after the cut",
+            "nats",
+        ),
+    }
+    primary, check = both(macs, -1)
     return Evidence(
+        (primary,),
+        (check,),
         (
-            Criterion(
-                label.format(AGNOSTIC_MEAN, "MACs"),
-                "nats",
-                at(macs, "loss_after_cut", size, AGNOSTIC),
-                -1,
+            *both(filters, None),
+            *(
+                Criterion(
+                    f"{words}, magnitude minus {AGNOSTIC_MEAN}",
+                    unit,
+                    pair(macs, value, size, AGNOSTIC),
+                )
+                for value, (words, unit) in courses.items()
             ),
+            *(loss(AGNOSTIC_MEAN, macs, [name], AGNOSTIC, None) for name in ("l1", "bn_scale")),
+            *(loss(name, macs, size, [name], None) for name in (*AGNOSTIC, "grasp_t1", "random")),
         ),
-        (
-            Criterion(
-                label.format("random in its layers", "MACs"),
-                "nats",
-                at(macs, "loss_after_cut", size, [LAYERWISE]),
-                -1,
-            ),
-        ),
-        tuple(beside),
     )
 
 

@@ -94,7 +94,7 @@ def with_enough_seeds(pairs: Pairs, steps: Sequence[int] = (SEEDS, 2)) -> Pairs:
     few = seeds < least
     if not few.any():
         return pairs
-    reason = "only " + seeds[few].astype(str) + " complete seeds in this setting"
+    reason = "too few complete seeds in this setting: " + seeds[few].astype(str)
     left_out = pairs.table.loc[few, INDEX].assign(reason=reason)
     dropped = pd.concat([pairs.dropped, left_out], ignore_index=True)
     return replace(pairs, table=pairs.table[~few].reset_index(drop=True), dropped=dropped)

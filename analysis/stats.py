@@ -84,6 +84,15 @@ def mean_interval(
     return sample.mean(axis=0) - half, sample.mean(axis=0) + half
 
 
+def bounded_interval(
+    values: Sequence[float], low: float = -np.inf, high: float = np.inf
+) -> Interval:
+    """`mean_interval` of numbers [seeds] that lie between `low` and `high`; NaN for fewer than
+    two."""
+    found = mean_interval(np.asarray(values, dtype=float))
+    return (np.nan, np.nan) if found is None else tuple(np.clip(found, low, high).tolist())
+
+
 def seed_correlation(differences: np.ndarray) -> float:
     """How far a seed's differences [tasks, seeds] go together across tasks, from -1 / (tasks - 1)
     to 1: the mean covariance of two tasks over the mean variance of one.

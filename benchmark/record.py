@@ -54,6 +54,8 @@ HISTORY_KEYS = (
 """The keys of every row of a history, in their order."""
 PROBE_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Shares of the filters that each cut probe removes."""
+PROBE_KEYS = ("loss", "grad_norm", "theta_g", "theta_hg")
+"""Numbers before and after a cut probe; null where they are not measured."""
 
 
 def _file(name: str) -> property:

@@ -10,9 +10,9 @@ import pandas as pd
 from analysis.outcomes import SIZES, outcomes, share_left
 from analysis.quantities import DENSITY, SUMMARISED, Quantity
 from analysis.report import figures, style
-from analysis.report.bands import interval
 from analysis.runs.frames import UNFINISHED, Frames
 from analysis.settings import DENSE, Completeness, timing
+from analysis.stats import bounded_interval
 from analysis.verdicts import Judgement
 from benchmark.record import FINISHED
 
@@ -48,7 +48,7 @@ def summary(frames: Frames) -> pd.DataFrame:
 def _mean(quantity: Quantity, column: pd.Series) -> dict[str, float]:
     """The mean of a column, its interval, and how many values it has."""
     values, name = column.dropna().to_numpy(), quantity.key
-    low, high = interval(values, quantity.low, quantity.high)
+    low, high = bounded_interval(values, quantity.low, quantity.high)
     mean = values.mean() if len(values) else np.nan
     return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
 

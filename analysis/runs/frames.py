@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError
-from benchmark.record import HISTORY_KEYS, NET_KEYS
+from benchmark.record import HISTORY_KEYS, NET_KEYS, PROBE_KEYS
 from benchmark.schedule import schedule
 
 UNFINISHED = "unfinished"
@@ -20,7 +20,6 @@ STATES = ("before", "after", "after_fresh", "predicted", "actual")
 """The groups of numbers in the row of a cut."""
 TABLES = ("runs", "history", "cuts", "kept", "probes", "probe_ranks")
 """The frames of a source, and the files of an archive."""
-PROBE_KEYS = ("loss", "grad_norm", "theta_g", "theta_hg")
 PROBE_STATES = {
     **dict.fromkeys(("before", "after"), PROBE_KEYS),
     **dict.fromkeys(("predicted", "actual"), ("loss_change", "grad_norm_sq_change")),
@@ -63,9 +62,8 @@ class Frames:
     """A row per run: the fields of its canonical configuration, `run_id`, `cell`, `dense_id` (the
     run_id of its dense control), `rules`, `label`, `first_cut` and `last_cut` (epochs; NaN for the
     dense control), `total` (epochs), `outcome`, `<key>/before` and `/after` for filters, parameters
-    and MACs, `images` (trained on), `classes`, `data`
-    (digest), `device`, `processor`, `threads`, `commit`,
-    `seconds`, `versions` (`name version` texts, joined)."""
+    and MACs, `images` (trained on), `classes`, `data` (digest), `device`, `processor`, `threads`,
+    `commit`, `seconds`, `versions` (`name version` texts, joined)."""
     history: pd.DataFrame
     """A row per run and epoch: `run_id` and `record.HISTORY_KEYS`; NaN where a value was not
     measured."""

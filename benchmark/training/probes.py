@@ -22,7 +22,7 @@ from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net
 from benchmark.pruning import select, shrink
 from benchmark.pruning.ranks import agreement
-from benchmark.record import PROBE_SHARES
+from benchmark.record import PROBE_KEYS, PROBE_SHARES
 from benchmark.training.cut import predicted_changes, scored_net
 from benchmark.training.problem import Problem
 from benchmark.training.state import State, initial_weights
@@ -35,8 +35,6 @@ DRAWS = 20
 """Cuts by `random` for each share."""
 NO_PROBE = ("oracle", "none", "random")
 """Measures without scores here; `random` draws its own for each cut."""
-AFTER = ("loss", "grad_norm", "theta_g", "theta_hg")
-"""Numbers after a cut; null where they are not measured."""
 
 
 def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict], list[dict]]:
@@ -72,7 +70,7 @@ def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict]
             "share": share,
             "draw": draw,
             "kept_macs": cost(shrunk.net, problem.size)["net/macs"] / whole,
-            "before": {key: before.numbers[key] for key in AFTER},
+            "before": {key: before.numbers[key] for key in PROBE_KEYS},
             "after": after,
             "predicted": predicted_changes(model, shrunk.masked, before),
             "actual": _changes(before.numbers, after),
@@ -114,10 +112,10 @@ def _after(
     seen, temperature = problem.probe, config.temperature
     if name == "random" and draw:
         loss, _ = evaluate(net, seen.images, seen.labels, temperature)
-        return dict.fromkeys(AFTER) | {"loss": loss}
+        return dict.fromkeys(PROBE_KEYS) | {"loss": loss}
     second_order = name == "random" or (name in SECOND_ORDER and share <= SMALL)
     found = measure_flow(net, seen.images, seen.labels, temperature, second_order=second_order)
-    return {key: found.numbers.get(key) for key in AFTER}
+    return {key: found.numbers.get(key) for key in PROBE_KEYS}
 
 
 def _changes(before: dict[str, float], after: dict[str, float | None]) -> dict[str, float | None]:

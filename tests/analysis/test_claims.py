@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
@@ -68,6 +69,20 @@ def test_effects_have_the_planted_size(tmp_path):
     assert items["C5"].number.effect == pytest.approx(0.2, abs=0.02)
     assert items["C4"].primary[0].effect == pytest.approx(0.4 * 17 / 60, abs=0.02)  # of 2, 5, 10 %
     assert items["C4"].checks[0].effect == pytest.approx(0.3, abs=0.1)
+
+
+def test_changes_of_the_loss_are_clipped_at_twice_that_of_chance(tmp_path):
+    item = judged(tmp_path, world=World(change={"grasp_t1": 1000.0}), ids=["C4"])["C4"]
+    assert item.primary[0].effect == pytest.approx(2 * np.log(10), abs=0.2)
+
+
+@pytest.mark.parametrize(("change", "verdict"), [(0.2, SUPPORTED), (0.4, REFUTED)])
+def test_loss_biased_may_change_the_loss_a_little_more_than_loss(tmp_path, change, verdict):
+    """The allowance is a tenth of ln C - L: here 0.14 nats, of 0.46 times these changes."""
+    world = World(change={"loss_biased": change, "random": 1.0})
+    item = judged(tmp_path, world=world, ids=["C3"])["C3"]
+    assert item.primary[0].effect < 0
+    assert item.verdict == verdict
 
 
 def test_the_first_epoch_is_early_and_a_quarter_of_the_schedule_late(tmp_path):
@@ -150,7 +165,7 @@ def test_settings_with_too_few_seeds_are_left_out_and_named(tmp_path):
     simulate.simulate(tmp_path, few, World(loss={"magnitude": 5.0}))
     item = judged(tmp_path, world=World(loss={"magnitude": -0.1}), ids=["C1"])["C1"]
     assert (item.verdict, item.number.n) == (SUPPORTED, 5)
-    assert "only 3 complete seeds in this setting (3)" in item.message
+    assert "too few complete seeds in this setting: 3 (3)" in item.message
 
 
 def test_settings_with_other_seeds_are_reported_apart(tmp_path):

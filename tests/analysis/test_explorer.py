@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from analysis.report import style
-from analysis.report.bands import band
 from analysis.report.page.explorer import (
     BAND_STEPS,
     LINEAR_STEPS,
@@ -19,12 +18,9 @@ from analysis.report.page.explorer import (
 )
 from analysis.runs.load import load
 from analysis.settings import named
+from analysis.stats import mean_interval
 from tests.support import simulate
 from tests.support.simulate import World
-
-
-def test_one_seed_has_no_band():
-    assert band(np.zeros((1, 4))) is None
 
 
 def frames_of(folder, world=None, configs=None):
@@ -77,7 +73,7 @@ def test_what_is_packed_are_the_means_and_bands_of_the_runs(tmp_path):
         values = np.log10(values) if item.log else values
         wanted = [
             values.mean(axis=0),
-            *(np.clip(bound, *item.bounds) for bound in band(values)),
+            *(np.clip(bound, *item.bounds) for bound in mean_interval(values)),
         ]
         wanted = np.power(10, wanted) if item.log else np.array(wanted)
         step = (

@@ -55,7 +55,7 @@ def test_a_setting_with_one_seed_is_dropped_beside_fuller_ones(tmp_path):
     frames = frames_of(tmp_path, [c for c in configs if c not in lonely])
     pairs = pair(outcomes(frames), "final_accuracy", ["magnitude"], ["loss"])
     assert len(pairs.table) == 3
-    assert pairs.dropped["reason"].tolist() == ["only 1 complete seeds in this setting"]
+    assert pairs.dropped["reason"].tolist() == ["too few complete seeds in this setting: 1"]
 
 
 def test_settings_with_fewer_than_five_seeds_are_dropped_beside_fuller_ones(tmp_path):
@@ -64,7 +64,7 @@ def test_settings_with_fewer_than_five_seeds_are_dropped_beside_fuller_ones(tmp_
     frames = frames_of(tmp_path, [c for c in configs if c not in few])
     pairs = pair(outcomes(frames), "final_accuracy", ["magnitude"], ["loss"])
     assert len(pairs.table) == 5
-    assert pairs.dropped["reason"].tolist() == ["only 3 complete seeds in this setting"] * 3
+    assert pairs.dropped["reason"].tolist() == ["too few complete seeds in this setting: 3"] * 3
 
 
 def test_settings_with_the_same_seeds_are_a_block(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark.config import RULES, RunConfig
 from benchmark.files import write_json, write_lines
-from benchmark.record import HISTORY_KEYS, PROBE_SHARES, Record
+from benchmark.record import HISTORY_KEYS, PROBE_KEYS, PROBE_SHARES, Record
 from benchmark.schedule import kept_fraction, schedule
 
 MEASURES = ("magnitude", "loss", "grasp", "grad_preservation", "random")
@@ -207,7 +207,6 @@ def _cut(
 
 def _probes(world: World, own: np.random.Generator, row: dict) -> Iterator[dict]:
     """The probes of an epoch: the loss rises by 0.2 nats at 20 % of the filters, and effects."""
-    keys = ("loss", "grad_norm", "theta_g", "theta_hg")
     before = _state(row["test/loss"], 0.5, 1.0)
     for share, name in product(PROBE_SHARES, PROBED):
         for draw in range(2 if name == "random" else 1):
@@ -225,8 +224,10 @@ def _probes(world: World, own: np.random.Generator, row: dict) -> Iterator[dict]
                 "share": share,
                 "draw": draw,
                 "kept_macs": 1 - share,
-                "before": {key: before[key] for key in keys},
-                "after": {key: None if draw and key != "loss" else after[key] for key in keys},
+                "before": {key: before[key] for key in PROBE_KEYS},
+                "after": {
+                    key: None if draw and key != "loss" else after[key] for key in PROBE_KEYS
+                },
                 "predicted": {"loss_change": rise * 0.8, "grad_norm_sq_change": 0.1 * size},
                 "actual": {
                     "loss_change": rise,

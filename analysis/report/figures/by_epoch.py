@@ -13,12 +13,12 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.quantities import GRADIENT_NORM, SPEED, TEST_ACCURACY, TRAINING_LOSS, Quantity
 from analysis.report import style
-from analysis.report.bands import band
 from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas
 from analysis.report.figures.scale import share_limits
 from analysis.report.lines import Line, cut_epochs, lines
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, settings_of
+from analysis.stats import mean_interval
 
 SHARED = (
     "Before the cut all runs share the dense control's training (the dashed black line, which ends "
@@ -104,7 +104,7 @@ def _line(ax: Axes, table: pd.DataFrame, line: Line, quantity: Quantity) -> np.n
     look = style.look(line.measure)
     mean = quantity.shown(values.mean(axis=0))
     ax.plot(epochs, mean, markevery=max(1, len(epochs) // 8), **look.curve())
-    if interval := band(values):
+    if interval := mean_interval(values):
         low, high = quantity.shown(interval)
         ax.fill_between(epochs, low, high, color=look.color, alpha=0.1, linewidth=0)
     return mean

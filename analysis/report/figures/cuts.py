@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 from analysis.quantities import CHANGES, GRADIENT_CHANGE, LOSS_CHANGE, RANK_CORRELATION
 from analysis.report import style
-from analysis.report.bands import interval
 from analysis.report.figures.dots import DOTS, dots
 from analysis.report.figures.plot import BAND, COLUMNS, add_colorbar, figure, legend, new_canvas
 from analysis.report.figures.scale import signed_scale
 from analysis.runs.frames import AGREEMENT, Frames
 from analysis.settings import DENSE, settings_of
+from analysis.stats import bounded_interval
 
 
 @figure(
@@ -117,7 +117,7 @@ def agreement(frames: Frames) -> Figure | None:
             order=sorted(first["epoch"].unique()),
             hue="measure",
             dodge=0.3,
-            errorbar=lambda values: interval(values, *RANK_CORRELATION.bounds),
+            errorbar=lambda values: bounded_interval(values, *RANK_CORRELATION.bounds),
             err_kws={"linewidth": 0.8},
             linewidth=1.3,
             linestyles=[style.look(name).line for name in shown],

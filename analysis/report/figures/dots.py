@@ -13,11 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from analysis.outcomes import outcomes
 from analysis.quantities import Quantity
 from analysis.report import style
-from analysis.report.bands import interval
 from analysis.report.figures.plot import COLUMNS, new_canvas
 from analysis.report.figures.scale import signed_scale
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, settings_of
+from analysis.stats import bounded_interval
 
 DOTS = "Small dots are runs, markers means over seeds, bars their 95 % t intervals"
 WIDE = 100
@@ -82,7 +82,7 @@ def _rows(
         hue="measure",
         legend=False,
         ax=ax,
-        errorbar=lambda values: interval(values, *quantity.bounds),
+        errorbar=lambda values: bounded_interval(values, *quantity.bounds),
         linestyle="none",
         err_kws={"linewidth": 1.6},
         markersize=6,
@@ -98,5 +98,5 @@ def _reference(ax: Axes, values: pd.Series, quantity: Quantity) -> None:
         look = style.look(DENSE)
         ax.axvline(values.mean(), color=look.color, linestyle=look.line, linewidth=1, zorder=1)
     if len(values) > 1:
-        span = interval(values, *quantity.bounds)
+        span = bounded_interval(values, *quantity.bounds)
         ax.axvspan(*span, color="#000000", alpha=0.06, linewidth=0, zorder=0)

@@ -14,10 +14,10 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis.quantities import PROBE_LOSS, RANK_CORRELATION
 from analysis.report import style
-from analysis.report.bands import band
 from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas
 from analysis.report.figures.scale import signed_scale
 from analysis.runs.frames import Frames
+from analysis.stats import mean_interval
 
 PAIRS = {
     ("theta_g", "theta_hg"): ("θ·Hg with θ·g", "#1A1A1A", "o"),
@@ -147,7 +147,7 @@ def _line(ax: Axes, rows: pd.DataFrame, curve: dict) -> None:
     shares = 100 * rows.index.to_numpy(dtype=float)
     values = rows.to_numpy().T
     ax.plot(shares, values.mean(axis=0), **curve)
-    if interval := band(values):
+    if interval := mean_interval(values):
         ax.fill_between(shares, *interval, color=curve["color"], alpha=0.1, linewidth=0)
 
 
@@ -158,7 +158,7 @@ def _bars(ax: Axes, places: np.ndarray, rows: pd.DataFrame, color: str, marker: 
         return
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
     ax.plot(places, values.mean(axis=0), color=color, marker=marker, linewidth=1.1, **edge)
-    if interval := band(values):
+    if interval := mean_interval(values):
         low, high = np.clip(interval, *RANK_CORRELATION.bounds)
         ax.vlines(places, low, high, color=color, linewidth=0.8)
 

@@ -14,12 +14,12 @@ from matplotlib.ticker import LogLocator, NullLocator
 from analysis.outcomes import SIZES, outcomes, share_left
 from analysis.quantities import EPOCHS_TO_THRESHOLD, FINAL_ACCURACY, LOSS_AFTER_CUT
 from analysis.report import style
-from analysis.report.bands import interval
 from analysis.report.figures.dots import DOTS, dots
 from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas
 from analysis.report.figures.scale import round_ticks
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, SHARED
+from analysis.stats import bounded_interval
 
 
 @figure(
@@ -152,7 +152,7 @@ def _over_ratios(ax: Axes, runs: pd.DataFrame, measure: str) -> None:
     ratios = runs.groupby("ratio")
     means, look = ratios[["macs", "accuracy"]].mean(), style.look(measure)
     ax.plot(means["macs"], means["accuracy"], **look.curve())
-    spans = [interval(part["accuracy"], *FINAL_ACCURACY.bounds) for _, part in ratios]
+    spans = [bounded_interval(part["accuracy"], *FINAL_ACCURACY.bounds) for _, part in ratios]
     low, high = np.array(spans).T
     ax.vlines(means["macs"], low, high, color=look.color, linewidth=0.8)
 

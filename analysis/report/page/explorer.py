@@ -19,10 +19,10 @@ from matplotlib.markers import MarkerStyle
 
 from analysis.quantities import CONVERGENCE, GRADIENT_NORM, NORM, SECOND_ORDER, SPEED, Quantity
 from analysis.report import style
-from analysis.report.bands import band
 from analysis.report.lines import Line, cut_epochs, lines
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, settings_of
+from analysis.stats import mean_interval
 
 QUANTITIES = (*CONVERGENCE, GRADIENT_NORM, SPEED, SECOND_ORDER, NORM)
 """What the reader can choose."""
@@ -86,7 +86,7 @@ def _curves(
         values = numbers.loc[list(line.run_ids)].to_numpy()
         whole = np.isfinite(values).all(axis=0) & (line.first <= epochs) & (epochs <= line.last)
         mean = values[:, whole].mean(axis=0)
-        bounds = (np.clip(bound, *item.bounds) for bound in band(values[:, whole]) or ())
+        bounds = (np.clip(bound, *item.bounds) for bound in mean_interval(values[:, whole]) or ())
         curve = [np.diff(steps, prepend=0) for steps in (epochs[whole], _rounded(mean / step))]
         curve += [_rounded(np.abs(bound - mean) / (BAND_STEPS * step)) for bound in bounds]
         curves.append([part.tolist() for part in curve] if whole.any() else None)
