@@ -36,7 +36,7 @@ PROJECT = "flowprune"
 INIT_SECONDS = 20.0
 FINISH_SECONDS = 20.0
 """Time that W&B gets to accept a run, and to receive its last rows."""
-CONFIRM_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
+CONFIRM_PAUSES = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each check of the rows that arrived: the server shows new rows after a moment."""
 ABANDON_SECONDS = 8.0
 """Time that a process which is asked to stop waits for W&B."""

@@ -125,6 +125,11 @@ class Run:
         """What `init` does to an existing run of the same id, without `resume`."""
         self.lines, self.summary, self.exitcode, self.preempting = {}, {}, None, False
 
+    def resume(self) -> None:
+        """Make a run that ended active again."""
+        if self.state in ENDED:
+            self.state, self.preempting = "running", False
+
     def field(self, path: str) -> object:
         """What filters and orders name: `state`, `config.seed.value`, `summary_metrics.test/loss`,
         ..."""
@@ -379,6 +384,8 @@ def upsert_run(server: Server, variables: dict) -> dict:
         run.state = "running"
     elif run.state == "pending":
         run.state = "running"
+    elif variables.get("name"):  # a client resumes it; changes by the API have its id alone
+        run.resume()
     names = {"displayName": "display_name", "groupName": "group", "jobType": "job_type"}
     for name in (
         "displayName",
@@ -417,8 +424,7 @@ def file_stream(server: Server, run: Run, body: dict) -> dict:
     """Store lines of files by their offsets, so that a line that is sent twice is stored once; note
     the end of the run."""
     run.heartbeat = now()
-    if run.state in ENDED:  # a resumed run is active again
-        run.state, run.preempting = "running", False
+    run.resume()
     for name, part in (body.get("files") or {}).items():
         if name == "wandb-summary.json":
             run.summary = json.loads(part["content"][-1])
