@@ -33,9 +33,9 @@ def paper():
 def test_committed_grids_load(path):
     grid = grids.load(path)
     assert len({config.run_id for config in grid.configs}) == len(grid.configs) > 0
-    assert {config.seed for config in grid.configs} == (
-        {0, 1, 2} if path.stem == "ablations" else set(range(5))
-    )
+    seeds = {config.seed for config in grid.configs}
+    assert seeds == set(range(len(seeds)))
+    assert len(seeds) >= (3 if path.stem == "ablations" else 5)
 
 
 def test_the_demo_has_what_the_claims_need():
