@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from benchmark.cli import guarded, parse
+from benchmark import registry
+from benchmark.cli import fail, guarded, parse
 from benchmark.config import RunConfig
+from benchmark.errors import UserError
 from benchmark.options import Options
+from benchmark.outside import NOUNS
 from benchmark.tracking.tracker import under_agent
 
 DESCRIPTION = "Train one net, prune it on the way, and record loss, accuracy and gradient flow."
+KINDS = {f"--{noun}": kind for kind, noun in NOUNS.items()}
+"""{flag: kind of the component that it names}"""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,11 @@ class Command:
 
 
 def main() -> None:
-    command = parse(Command, "python -m benchmark", DESCRIPTION, from_agent(sys.argv[1:]))
+    try:
+        arguments = resolved(from_agent(sys.argv[1:]))
+    except UserError as error:
+        fail(error)
+    command = parse(Command, "python -m benchmark", DESCRIPTION, arguments)
     guarded(lambda: execute(command.config, command.options))
 
 
@@ -43,6 +52,24 @@ def from_agent(arguments: Iterable[str]) -> list[str]:
             under_agent() and name in ("--run_id", "--cell", "--rules")
         ):
             ours.append(argument)
+    return ours
+
+
+def resolved(arguments: list[str]) -> list[str]:
+    """The arguments with the name of each component from outside instead of its file.
+
+    Raises `UserError` for a file that cannot be read.
+    """
+    ours, flag = [], ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if kind := KINDS.get(flag):
+            ours.append(registry.resolve(kind, argument))
+        elif equals and (kind := KINDS.get(name)):
+            ours.append(f"{name}={registry.resolve(kind, value)}")
+        else:
+            ours.append(argument)
+        flag = argument if not KINDS.get(flag) else ""
     return ours
 
 

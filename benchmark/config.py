@@ -12,6 +12,7 @@ from math import isfinite
 
 from benchmark import registry
 from benchmark.errors import UserError, require, require_one_of
+from benchmark.outside import is_outside
 
 PROTOCOLS = ("exact", "paper")
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -67,12 +68,13 @@ class RunConfig:
     """The science of one run. Raises `UserError` (a ValueError) for a value that is not allowed."""
 
     measure: str = "magnitude"
-    """Importance measure: the lowest-scored filters are pruned (`none`: the dense control)."""
+    """Importance measure, or a file .py with one: the lowest-scored filters are pruned (`none`: the
+    dense control)."""
     arch: str = "vgg13"
-    """Architecture."""
+    """Architecture, or a file .py with one."""
     dataset: str = "digits"
-    """Data set: digits, cifar10, cifar100, or folder:PATH (class folders under train/ and
-    test/)."""
+    """Data set: digits, cifar10, cifar100, folder:PATH (class folders under train/ and test/), or a
+    file .py with one."""
     width: float = 1.0
     """Factor on the number of filters of every layer (at least 8 stay)."""
     ratio: float = 0.75
@@ -180,6 +182,13 @@ class RunConfig:
         registry.check("measure", "measures", self.measure)
         registry.check("arch", "models", self.arch)
         registry.check("dataset", "data", self.dataset)
+
+    @property
+    def outside(self) -> dict[str, str]:
+        """{kind: name@digest} of the components that are not part of the suite."""
+        dataset = registry.split(self.dataset)[0]
+        named = {"measures": self.measure, "models": self.arch, "data": dataset}
+        return {kind: name for kind, name in named.items() if is_outside(name)}
 
     @property
     def probed(self) -> tuple[int, ...]:

@@ -6,6 +6,8 @@ runs/<run_id>/config.json    the fields of the run, and the `rules` that they be
              probes.jsonl    one object per cut probe of a dense run
              probe_ranks.jsonl  one object per epoch and pair of measures: their rank correlation
              scores/         cut-01.npz ...: per-filter scores at a cut
+             components/     copies of the files of components that are not part of the suite:
+                             measures/, models/, data/
              checkpoint.pt   the state after the last epoch, until the run is finished; the state
                              before it is checkpoint.previous.pt
              .lock           exists while a process executes the run
@@ -19,6 +21,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from benchmark import outside
 from benchmark.config import RULES, RunConfig
 from benchmark.errors import UserError, require
 from benchmark.files import (
@@ -29,6 +32,7 @@ from benchmark.files import (
     remove,
     remove_temporaries,
     sync,
+    write_atomically,
     write_json,
     write_lines,
 )
@@ -91,10 +95,16 @@ class Record:
         return self.summary_file.exists()
 
     def start(self, config: RunConfig) -> None:
-        """Make the folder and write the configuration; remove the note of an earlier failure."""
+        """Make the folder, write the configuration and copies of the components from outside that
+        this process knows; remove the note of an earlier failure."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_temporaries()
         remove(self.failure_file)
+        for component in outside.given():
+            if config.outside.get(component.kind) == component.name:
+                copy = self.folder / component.copy
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(copy, component.content)
         write_json(self.config_file, {"rules": RULES, **config.to_dict()})
 
     def config(self) -> RunConfig:
@@ -188,7 +198,8 @@ class Record:
             self.probes_file,
             self.probe_ranks_file,
         )
-        for path in (*files, self.folder, self.folder.parent):
+        copies = self.folder / outside.COPIES
+        for path in (*files, *copies.glob("*"), copies, self.folder, self.folder.parent):
             if path.exists():
                 sync(path)
         write_json(self.summary_file, summary)

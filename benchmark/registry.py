@@ -1,22 +1,34 @@
 """The components: one file each, and the file's name is the component's name.
 
 Listing the names imports nothing, so that a configuration can be checked, and `--help` printed,
-without torch.
+without torch. Components that are not part of the suite are called `name@digest` (see
+`benchmark.outside`).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 
-from benchmark.errors import UserError
+from benchmark import outside
+from benchmark.errors import UserError, require
 
 KINDS = ("measures", "models", "data")
+ORDERS = (0, 1, 2, "control", "truth")
+NEEDS = (
+    "weight", "initial", "gradient", "gradient_square", "hessian_gradient", "gamma", "beta",
+    "gamma_square", "beta_square", "uniform", "net",
+)  # fmt: skip
+"""What a measure may have as parameters; `benchmark.measures._scoring` says what each one is."""
+DECLARED = {"models": ("CONVS", "build"), "data": ("load",)}
+"""What the file of a component declares."""
 
 
 @cache
@@ -27,17 +39,85 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")))
 
 
+def split(dataset: str) -> tuple[str, str]:
+    """The component and the path of a data set: `folder:PATH` -> ("folder", "PATH"),
+    `mine:PATH@digest` -> ("mine@digest", "PATH")."""
+    head, _, path = dataset.partition(":")
+    marked = re.fullmatch(r"(?s)(\w+)(?::(.*))?(@[0-9a-f]{12})", dataset)
+    if head in names("data") or not marked:
+        return head, path
+    return marked[1] + marked[3], marked[2] or ""
+
+
+def resolve(kind: str, value: str, folders: Sequence[Path] = (Path(),)) -> str:
+    """The name by which a run knows a component: `name@digest` for a file (a path that ends in
+    `.py`, taken relative to the first of the folders where it exists) or a component of an
+    installed package; other values are returned as they are.
+
+    Raises `UserError` for a file that cannot be read, or has the name of a component of the suite.
+    """
+    head, colon, path = value.partition(":") if kind == "data" else (value, "", "")
+    if head.endswith(outside.ENDING):
+        files = [Path(folder) / head for folder in folders]
+        component = outside.add(kind, next((f for f in files if f.exists()), files[0]))
+        if component.stem in names(kind):
+            raise UserError(
+                f"{component} has the name of a component of the suite: give it another one"
+            )
+    elif head in names(kind) or not (component := outside.installed(kind, head)):
+        return value
+    stem, _, digest = component.name.partition("@")
+    return f"{stem}{colon}{path}@{digest}"
+
+
 def check(field: str, kind: str, name: str) -> None:
     """Raise `UserError` unless `name` is a component of this kind; of a data set only the part
     before a colon counts (`folder:PATH`)."""
-    if (name.partition(":")[0] if kind == "data" else name) not in names(kind):
-        raise UserError(f"{field} must be one of {', '.join(names(kind))}, got {name!r}")
+    component = split(name)[0] if kind == "data" else name
+    if outside.is_outside(component):
+        load(kind, component)
+    elif component not in names(kind):
+        allowed = f"one of {', '.join(names(kind))}, or a file {outside.ENDING}"
+        raise UserError(f"{field} must be {allowed}, got {name!r}")
 
 
 def load(kind: str, name: str) -> ModuleType:
-    """Import the file of a component."""
-    check(kind, kind, name)
-    return import_module(f"benchmark.{kind}.{name}")
+    """Import the file of a component. Raises `UserError` for a file that does not declare what a
+    component of this kind does."""
+    if not outside.is_outside(name):
+        check(kind, kind, name)
+        return import_module(f"benchmark.{kind}.{name}")
+    component = outside.find(kind, name)
+    module = outside.module(component)
+    if kind == "measures":
+        _check_measure(component, getattr(module, component.stem, None))
+    for declared in DECLARED.get(kind, ()):
+        if not hasattr(module, declared):
+            raise UserError(f"{component} must declare {declared}")
+    return module
+
+
+def load_measure(name: str) -> Measure:
+    """A measure by its name, which it has as its `name` too."""
+    return replace(getattr(load("measures", name), name.partition("@")[0]), name=name)
+
+
+def _check_measure(component: outside.Component, found: object) -> None:
+    """Raise `UserError` unless a file declares the measure that has its name."""
+    if not isinstance(found, Measure) or found.name != component.stem:
+        raise UserError(
+            f"{component} must have a function {component.stem}, decorated by "
+            "benchmark.registry.measure"
+        )
+    for need in found.needs:
+        known = need in NEEDS and (need != "net" or len(found.needs) == 1)
+        require(known, f"{component}: parameters", need, f"among {', '.join(NEEDS)} (net alone)")
+    require(bool(found.needs), f"{component}: parameters", "none", f"among {', '.join(NEEDS)}")
+    orders = ", ".join(map(str, ORDERS))
+    require(found.order in ORDERS, f"{component}: order", found.order, f"one of {orders}")
+    t = found.temperature
+    good = isinstance(t, (int, float)) and isfinite(t) and t > 0
+    require(good, f"{component}: temperature", t, "a number above 0")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from benchmark import outside
 from benchmark.config import RunConfig
 from benchmark.cost import cost
 from benchmark.data import check_finished
 from benchmark.locks import held
 from benchmark.models import default_plan
 from benchmark.options import Options
+from benchmark.outside import NOUNS
 from benchmark.provenance import environment
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
@@ -52,6 +54,7 @@ def run(
     phase that it starts from: wait, or raise `BusyError`. Raises `UserError` for components that
     are not installed, and for data or records that do not fit.
     """
+    outside.look_in(options.runs)
     config.check_components()
     with options.applied():
         return _execute(config.canonical(), options, watch, wait)
@@ -228,6 +231,7 @@ def _summary(run: _Run, state: State, outcome: str) -> dict:
         **state.history[-1],
         "before": {key: state.history[0][key] for key in NET_KEYS},
         "after": cost(state.model, run.problem.size),
+        "components": {noun: getattr(config, noun) for noun in map(NOUNS.get, config.outside)},
         "plan": {"before": default_plan(config.arch, config.width), "after": after},
         "samples": run.problem.samples,
         "classes": run.problem.num_classes,

@@ -13,6 +13,7 @@ import tyro
 from benchmark.cli import guarded, parse
 from benchmark.errors import UserError, require
 from benchmark.options import Options
+from benchmark.outside import look_in
 
 MOST_WORKERS = 10_000
 DESCRIPTION = "Work through a grid of runs: W&B sweep files, executed by worker processes."
@@ -96,6 +97,7 @@ def execute(command: Plan | Run | Status | Push) -> int:
     from sweeps import commands  # here, so that --help is quick
     from sweeps.grid import load
 
+    look_in(command.runs if isinstance(command, Status) else command.options.runs)
     grid = load(command.grid)
     if isinstance(command, Status):
         return commands.status(grid, command.runs, json=command.json)

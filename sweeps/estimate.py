@@ -55,7 +55,7 @@ class TrainSize(NamedTuple):
 
 def train_size(dataset: str, root: Path) -> TrainSize:
     """The size that the file of the data set declares (for images of 32x32); if none, counted."""
-    source = registry.load("data", dataset.partition(":")[0])
+    source = registry.load("data", registry.split(dataset)[0])
     if hasattr(source, "TRAIN_IMAGES"):
         return TrainSize(source.TRAIN_IMAGES, source.CLASSES)
     images = data.load(dataset, root)

@@ -14,8 +14,10 @@ import yaml
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError, require
 from benchmark.fields import field_value
-from benchmark.measures import MEASURES
+from benchmark.measures import named
 from benchmark.options import Options
+from benchmark.outside import NOUNS
+from benchmark.registry import resolve
 from benchmark.schedule import schedule
 
 FILE_KEYS = (
@@ -68,16 +70,17 @@ class Grid:
 def load(path: Path) -> Grid:
     """Read a sweep file. Raises `UserError` that names the file, the key and what is allowed.
 
-    Points that mean the same run are one run (`none` has no timing).
+    Points that mean the same run are one run (`none` has no timing). Files of components are looked
+    for in the working folder, then beside the sweep file.
     """
     content = _read(Path(path))
     try:
-        return _grid(str(content.get("name", Path(path).stem)), content)
+        return _grid(str(content.get("name", Path(path).stem)), content, Path(path).parent)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _grid(name: str, content: dict) -> Grid:
+def _grid(name: str, content: dict, folder: Path) -> Grid:
     for key in content:
         if key not in FILE_KEYS:
             raise UserError(f"unknown key {key!r}; the keys are {', '.join(FILE_KEYS)}")
@@ -87,6 +90,8 @@ def _grid(name: str, content: dict) -> Grid:
         allowed = "a mapping of fields to value or values"
         raise UserError(f"parameters must be {allowed}, got {parameters!r}")
     axes = {field: _values(field, entry) for field, entry in parameters.items()}
+    for kind, field in NOUNS.items():
+        axes |= {field: [_named(kind, v, folder) for v in axes[field]]} if field in axes else {}
     settings = {field: _setting(field, axes.pop(field)) for field in OPTION_FIELDS if field in axes}
     Options(**settings)  # checks them
     count = math.prod(map(len, axes.values()))
@@ -100,7 +105,7 @@ def _grid(name: str, content: dict) -> Grid:
     blind, configs = [], []
     for config in dict.fromkeys(point.canonical() for point in points):
         at_init = config.prune_epoch == 0 and config.measure != "none"
-        (blind if at_init and not MEASURES[config.measure].at_init else configs).append(config)
+        (blind if at_init and not named(config.measure).at_init else configs).append(config)
     if not configs:
         measures = ", ".join(sorted({config.measure for config in blind}))
         raise UserError(f"no run is left; {measures} cannot cut at epoch 0")
@@ -152,6 +157,12 @@ def _values(name: str, entry: object) -> list:
         return values
     # YAML reads 1e-4 as a text, a flag does not
     return [field_value(name, value) if isinstance(value, str) else value for value in values]
+
+
+def _named(kind: str, value: object, folder: Path) -> object:
+    """The name of a component; a file is looked for in the working folder, as `wandb agent` does
+    it, and then in the folder of the sweep file."""
+    return resolve(kind, value, (Path(), folder)) if isinstance(value, str) else value
 
 
 def _setting(name: str, values: list) -> object:

@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from analysis.verdicts import Judgement
 from benchmark import __version__
 from benchmark.config import RunConfig
 from benchmark.files import write_json
+from benchmark.processes import spawning
 from benchmark.provenance import commit
 from benchmark.record import FINISHED
 
@@ -198,7 +198,7 @@ def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[
     if workers < 2 or len(frames.runs) < PARALLEL:
         yield zip(parts, map(_draw_group, *arguments), strict=True)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawning()) as pool:
         yield zip(parts, pool.map(_draw_group, *arguments), strict=True)
 
 

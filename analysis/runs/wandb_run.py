@@ -10,8 +10,9 @@ from analysis.runs.check import check_values, gap
 from analysis.runs.frames import Run
 from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError, shortened
+from benchmark.outside import NOUNS
 from benchmark.record import check_rules
-from benchmark.tracking.rows import FILES, lacks_rows, record
+from benchmark.tracking.rows import FILES, lacks_rows, part, record
 
 ODD = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 """What values that no run sends raise."""
@@ -85,6 +86,13 @@ def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], l
     return found, broken, set_aside
 
 
+def _named(mirror: Mirror) -> dict[str, object]:
+    """The names of components from outside: a sweep's configuration has the paths of their files,
+    the summary their names."""
+    names = part(mirror.summary, "components/")
+    return {field: names[field] for field in NOUNS.values() if field in names}
+
+
 def _is_whole(mirror: Mirror, run: Run) -> bool:
     return gap(run) is None and not lacks_rows(mirror.summary, mirror.files)
 
@@ -96,7 +104,7 @@ def _parsed(mirror: Mirror, place: str) -> tuple[RunConfig, Run | None]:
     Other keys of the configuration (a sweep's arguments of the command) are ignored.
     """
     where = f"W&B run {place}/{shortened(mirror.id)}"
-    given, run = mirror.config, None
+    given, run = mirror.config | _named(mirror), None
     check_rules(where, given.get("rules", 1), f"leave it out with --filter rules={RULES}")
     try:
         config = RunConfig(**{name: given[name] for name in DEFAULTS if name in given}).canonical()

@@ -104,7 +104,7 @@ def state(dataset: str, root: Path) -> str:
 
 def _files(dataset: str, root: Path) -> list[Path] | None:
     """The files that `load` reads; None for a data set that a program makes without files."""
-    name, _, path = dataset.partition(":")
+    name, path = registry.split(dataset)
     source = registry.load("data", name)
     return source.files(Path(root), path) if hasattr(source, "files") else None
 
@@ -132,7 +132,7 @@ def load(dataset: str, root: Path) -> Images:
 
     Raises `UserError` for a file that is missing or wrong, with a hint where to get it.
     """
-    name, _, path = dataset.partition(":")
+    name, path = registry.split(dataset)
     source = registry.load("data", name)
     fits = not path or getattr(source, "TAKES_PATH", False)
     require(fits, "dataset", dataset, f"{name}, which takes no path")

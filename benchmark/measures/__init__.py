@@ -6,6 +6,7 @@ torch, so that the measures' names, orders and needs are known without it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark import registry
@@ -14,13 +15,20 @@ if TYPE_CHECKING:
     import torch
 
 MEASURES: dict[str, registry.Measure] = {
-    name: getattr(registry.load("measures", name), name) for name in registry.names("measures")
+    name: registry.load_measure(name) for name in registry.names("measures")
 }
+"""The measures of the suite."""
+
+
+def named(measure: str) -> registry.Measure:
+    """The measure that a run names: one of `MEASURES`, or `name@digest`. Raises `UserError` if
+    there is none."""
+    return MEASURES[measure] if measure in MEASURES else registry.load_measure(measure)
 
 
 def score(
     model: torch.nn.Module,
-    measure: str,
+    measure: str | Path | registry.Measure,
     images: torch.Tensor,
     labels: torch.Tensor,
     *,
@@ -32,21 +40,26 @@ def score(
 ) -> dict[str, torch.Tensor]:
     """Score every filter of `model` with one measure.
 
-    images: uint8 [N, H, W, 3], which are normalised here; labels: int64 [N]. temperature: None for
-    the measure's own. initial: {conv name: weight at initialisation}, for measures that need it.
-    batch_size: only the scores of `fisher*` depend on it; for the others it bounds memory.
-    generator: a CPU generator, for the random measures. bn: batch-norm statistics, `running` (those
-    of the model) or `fresh` (those of the images, on a copy).
+    measure: a name, the path of a measure's file, or a `Measure`. images: uint8 [N, H, W, 3], which
+    are normalised here; labels: int64 [N]. temperature: None for the measure's own. initial: {conv
+    name: weight at initialisation}, for measures that need it. batch_size: only the scores of
+    `fisher*` depend on it; for the others it bounds memory. generator: a CPU generator, for the
+    random measures. bn: batch-norm statistics, `running` (those of the model) or `fresh` (those of
+    the images, on a copy).
 
     Returns {conv name: scores [filters]} in the order of `named_modules`. Weights, gradients,
     batch-norm statistics and mode of the model, and the global random state, do not change. Raises
-    `UserError` for an unknown measure or kind of statistics.
+    `UserError` for an unknown measure or kind of statistics, and for a measure whose scores are not
+    one number per filter.
     """
     from benchmark.measures._scoring import score_all  # here, because it imports torch
 
-    registry.check("measure", "measures", measure)
+    if not isinstance(measure, registry.Measure):
+        name = registry.resolve("measures", str(measure))
+        registry.check("measure", "measures", name)
+        measure = named(name)
     return score_all(
-        model, [MEASURES[measure]], images, labels,
+        model, [measure], images, labels,
         temperature=temperature, initial=initial, batch_size=batch_size, generator=generator,
         bn=bn,
-    )[measure]  # fmt: skip
+    )[measure.name]  # fmt: skip

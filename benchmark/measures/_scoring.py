@@ -23,7 +23,7 @@ from functools import cached_property
 import torch
 
 from benchmark.config import STATISTICS
-from benchmark.errors import UserError, require_one_of
+from benchmark.errors import UserError, require, require_one_of
 from benchmark.flow import (
     Gradients,
     Vectors,
@@ -79,11 +79,14 @@ class Scoring:
     def scores(self, measure: Measure) -> Scores:
         """Scores of one measure: {conv name: tensor [filters]}."""
         if "net" in measure.needs:
-            return measure.function(self)
-        return {
-            name: measure.function(*(self.layer(name, need, measure) for need in measure.needs))
-            for name in self.model.convs
-        }
+            found = measure.function(self)
+        else:
+            found = {
+                name: measure.function(*(self.layer(name, need, measure) for need in measure.needs))
+                for name in self.model.convs
+            }
+        self._check(measure, found)
+        return found
 
     def layer(self, conv: str, need: str, measure: Measure) -> torch.Tensor:
         """One need of one layer, as the module's text describes it."""
@@ -148,6 +151,16 @@ class Scoring:
         return hessian_gradients(
             self.model, self.images, self.labels, g, batch_size=self.batch_size
         )
+
+    def _check(self, measure: Measure, found: object) -> None:
+        """Raise `UserError` unless there is one score per filter of every conv."""
+        plan, what = self.model.plan, f"scores of measure {measure.name}"
+        if not isinstance(found, dict) or list(found) != list(plan):
+            got = list(found) if isinstance(found, dict) else type(found).__name__
+            require(False, what, got, f"{{conv: scores}} with the convs {', '.join(plan)}")
+        for conv, layer in found.items():
+            got = list(layer.shape) if torch.is_tensor(layer) else type(layer).__name__
+            require(got == [plan[conv]], f"{what} for {conv}", got, f"a tensor [{plan[conv]}]")
 
     def _temperatures(self, need: str) -> list[float]:
         """The temperatures of the measures with such a need, sorted."""

@@ -13,7 +13,7 @@ from benchmark.config import RunConfig, stream_seed
 from benchmark.data._batches import augmented, generator
 from benchmark.files import sync, write_atomically
 from benchmark.flow import Flow, dot, measure_flow, parameters, with_statistics_of
-from benchmark.measures import MEASURES
+from benchmark.measures import MEASURES, named
 from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net, multiple
 from benchmark.pruning import Shrunk, select, shrink
@@ -143,7 +143,7 @@ def _scores(
     names, round = [config.measure], len(state.cuts) + 1
     if every:
         names += [name for name in MEASURES if name not in (config.measure, "none", "oracle")]
-    measures = [MEASURES[name] for name in names]
+    measures = [named(name) for name in names]
     needs_initial = any("initial" in measure.needs for measure in measures)
     images = problem.scoring.images
     if config.protocol == "paper" and problem.augment:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import time
 from multiprocessing.connection import wait
 
 from benchmark.config import RunConfig
 from benchmark.options import Options
+from benchmark.outside import given
+from benchmark.processes import spawning
 from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
 from sweeps.engines.worker import Epoch, Event, Failed, Leaving, Ready, work
 from sweeps.placement import placement
@@ -85,10 +86,11 @@ class Worker:
     """A process that executes one run after another."""
 
     def __init__(self, options: Options) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = spawning()
         self.options = options
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, options), daemon=True)
+        arguments = (theirs, options, given())
+        self.process = context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
         self.job: Job | None = None

@@ -30,6 +30,7 @@ from benchmark.errors import UserError, first_line, require
 from benchmark.files import write_atomically
 from benchmark.locks import held
 from benchmark.options import Options
+from benchmark.outside import Component, adopt, given
 from benchmark.record import DenseFolder, Record
 from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
 from sweeps.engines.worker import Done, Event, Failed, Waits, attempt
@@ -103,7 +104,7 @@ class RayEngine:
     def start(self, job: Job) -> None:
         """Submit a run to Ray."""
         tracking = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-        event, files = self.remote.remote(job, self.options, tracking, self.told)
+        event, files = self.remote.remote(job, self.options, tracking, given(), self.told)
         self.tasks[event] = Task(job, files)
 
     def events(self) -> list[Event]:
@@ -206,13 +207,18 @@ def _require_listener(address: str) -> None:
 
 
 def _execute(
-    job: Job, options: Options, tracking: dict[str, str], told: Queue
+    job: Job,
+    options: Options,
+    tracking: dict[str, str],
+    components: tuple[Component, ...],
+    told: Queue,
 ) -> tuple[Event, dict[str, bytes]]:
     """The task, in a process of Ray on any machine: how the run went, and the files of a finished
     record."""
     config = job.config
     told.put_nowait((config.run_id, None))
     os.environ.update(tracking)
+    adopt(components)
     options.prepare()
     for epoch in job.wanted:
         DenseFolder(options.runs, config).want(epoch)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import NoReturn
@@ -17,6 +17,7 @@ from benchmark.config import RunConfig
 from benchmark.errors import ShortageError, UserError, is_out_of_memory
 from benchmark.locks import BusyError
 from benchmark.options import Options
+from benchmark.outside import Component, adopt
 from benchmark.record import Record
 
 
@@ -83,8 +84,12 @@ GONE = BrokenPipeError, ConnectionResetError
 Event = Epoch | Done | Failed | Waits | Unwritable
 
 
-def work(pipe: Connection, options: Options) -> None:
-    """Receive configurations, run them, send events; a closed pipe ends the worker."""
+def work(pipe: Connection, options: Options, components: Sequence[Component] = ()) -> None:
+    """Receive configurations, run them, send events; a closed pipe ends the worker.
+
+    components: those from outside that the runs may name.
+    """
+    adopt(components)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver too, which decides
     signal.signal(signal.SIGTERM, _stop)
     options.prepare()
