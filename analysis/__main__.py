@@ -5,6 +5,7 @@ against gradient descent."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -110,10 +111,15 @@ class Descent:
 def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         name, *rest = sys.argv[1:]
-        kind, run, description = COMMANDS[name]
-        command = parse(kind, f"python -m analysis {name}", description, rest)
+        execute_named(name, rest, f"python -m analysis {name}")
     else:
-        run, command = execute, parse(Command, "python -m analysis", DESCRIPTION)
+        execute_named("report", sys.argv[1:], "python -m analysis")
+
+
+def execute_named(name: str, argv: Sequence[str], prog: str) -> None:
+    """Execute a command, `report` or one of `COMMANDS`, and exit."""
+    kind, run, description = COMMANDS.get(name, (Command, execute, DESCRIPTION))
+    command = parse(kind, prog, description, argv)
     guarded(lambda: run(command))
 
 

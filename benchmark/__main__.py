@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import tyro
@@ -27,12 +27,12 @@ class Command:
     options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmark") -> None:
     try:
-        arguments = resolved(from_agent(sys.argv[1:]))
+        arguments = resolved(from_agent(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         fail(error)
-    command = parse(Command, "python -m benchmark", DESCRIPTION, arguments)
+    command = parse(Command, prog, DESCRIPTION, arguments)
     guarded(lambda: execute(command.config, command.options))
 
 

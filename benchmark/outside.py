@@ -127,7 +127,7 @@ def declared(kind: str) -> dict[str, str]:
 
 def module(component: Component) -> ModuleType:
     """The imported file. Raises `UserError` that names the file and the line if that fails."""
-    name = component.module or f"flowprune {component.kind} {component.name}"
+    name = component.module or f"flowprune {component.name}"
     if name in sys.modules:
         return sys.modules[name]
     try:

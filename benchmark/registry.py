@@ -70,6 +70,18 @@ def resolve(kind: str, value: str, folders: Sequence[Path] = (Path(),)) -> str:
     return f"{stem}{colon}{path}@{digest}"
 
 
+def known(kind: str, name: str) -> bool:
+    """Whether the suite or an installed package has a component of this name."""
+    return name in names(kind) or name in outside.declared(kind)
+
+
+def declared_in(path: Path) -> list[str]:
+    """The kinds of components that a file of a user declares."""
+    module = outside.module(outside.add("measures", path))
+    found = ["measures"] if isinstance(getattr(module, path.stem, None), Measure) else []
+    return found + [kind for kind, declared in DECLARED.items() if hasattr(module, declared[-1])]
+
+
 def check(field: str, kind: str, name: str) -> None:
     """Raise `UserError` unless `name` is a component of this kind; of a data set only the part
     before a colon counts (`folder:PATH`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ class Plan:
     estimate of the time."""
 
     grid: tyro.conf.Positional[Path]
-    """Sweep file (YAML)."""
+    """Sweep file (YAML), or the name of one that is part of the suite: demo, quick, paper ..."""
     options: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
     workers: int = 0
     """Runs at once (0: one on each GPU, or `per_gpu`; one per core if there is no GPU)."""
@@ -54,7 +55,7 @@ class Status:
     while any is missing."""
 
     grid: tyro.conf.Positional[Path]
-    """Sweep file (YAML)."""
+    """Sweep file (YAML), or the name of one that is part of the suite: demo, quick, paper ..."""
     runs: Path = Path("runs")
     """Folder of the run records."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -84,8 +85,8 @@ Command = (
 )
 
 
-def main() -> None:
-    command = parse(Command, "python -m sweeps", DESCRIPTION)
+def main(argv: Sequence[str] | None = None, prog: str = "python -m sweeps") -> None:
+    command = parse(Command, prog, DESCRIPTION, argv)
     guarded(lambda: execute(command))
 
 

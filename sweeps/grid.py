@@ -67,15 +67,22 @@ class Grid:
         return self.epochs() - sum(self.epochs_to_train.values())
 
 
+def shipped() -> dict[str, Path]:
+    """{name: file} of the grids that are part of the suite, sorted."""
+    return {file.stem: file for file in sorted(Path(__file__).parent.glob("*.yaml"))}
+
+
 def load(path: Path) -> Grid:
-    """Read a sweep file. Raises `UserError` that names the file, the key and what is allowed.
+    """Read a sweep file; a name such as `demo` is one of `shipped`.
 
     Points that mean the same run are one run (`none` has no timing). Files of components are looked
-    for in the working folder, then beside the sweep file.
+    for in the working folder, then beside the sweep file. Raises `UserError` that names the file,
+    the key and what is allowed.
     """
-    content = _read(Path(path))
+    path = shipped().get(str(path), Path(path))
+    content = _read(path)
     try:
-        return _grid(str(content.get("name", Path(path).stem)), content, Path(path).parent)
+        return _grid(str(content.get("name", path.stem)), content, path.parent)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -116,7 +123,8 @@ def _read(path: Path) -> dict:
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"grid file {path} does not exist") from None
+        known = "" if path.suffix else f"; the grids of the suite are {', '.join(shipped())}"
+        raise UserError(f"grid file {path} does not exist{known}") from None
     except OSError as error:
         raise UserError(f"grid file {path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no such date

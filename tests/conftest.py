@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from benchmark.config import RunConfig
-from benchmark.models import Net, build
+from benchmark.contracts import narrow_net, random_images
+from benchmark.models import Net
 from benchmark.options import Options
 from benchmark.tracking.api import stop_asking
 from tests.support.wandb_server import Server, serving
@@ -30,22 +31,10 @@ TINY = {"vgg13": 0.125, "mobilenet_v1": 0.125}
 
 def tiny_net(arch: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Net:
     """A narrow net whose BN statistics and biases are not at their initial values."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = build(arch, width=TINY.get(arch, 0.0625)).to(dtype)
-        for module in net.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.data.uniform_(0.5, 1.5)
-                module.bias.data.normal_(0, 0.3)
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 2)
-    return net
+    return narrow_net(arch, TINY.get(arch, 0.0625), seed, dtype)
 
 
-def tiny_images(count: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=draw)
-    return images, torch.arange(count) % 10
+tiny_images = random_images
 
 
 def tiny_run(**fields: object) -> RunConfig:

@@ -13,8 +13,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # without it, Ray warns that this will be its default
@@ -31,6 +32,7 @@ from benchmark.files import write_atomically
 from benchmark.locks import held
 from benchmark.options import Options
 from benchmark.outside import Component, adopt, given
+from benchmark.provenance import ROOT
 from benchmark.record import DenseFolder, Record
 from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
 from sweeps.engines.worker import Done, Event, Failed, Waits, attempt
@@ -48,6 +50,18 @@ class Task:
     """The files of its record, for a driver that does not see them."""
     heard: float | None = None
     """When it last reported; None before it runs."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What a task needs of the process that submits it."""
+
+    tracking: dict[str, str]
+    """W&B's environment variables."""
+    components: tuple[Component, ...]
+    """Those from outside that runs may name."""
+    folder: Path
+    """The working folder, to which the paths of data sets are relative."""
 
 
 class RayEngine:
@@ -104,7 +118,8 @@ class RayEngine:
     def start(self, job: Job) -> None:
         """Submit a run to Ray."""
         tracking = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-        event, files = self.remote.remote(job, self.options, tracking, given(), self.told)
+        here = Driver(tracking, given(), Path.cwd())
+        event, files = self.remote.remote(job, self.options, here, self.told)
         self.tasks[event] = Task(job, files)
 
     def events(self) -> list[Event]:
@@ -178,7 +193,8 @@ def _cluster(address: str | None) -> Iterator[Callable[[], None]]:
             signal.raise_signal(pending.pop())
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        with chdir(ROOT):  # tasks import from the folder that Ray is connected from
+            ray.init(address=address, log_to_driver=False, logging_level="error")
     except Exception as error:  # Ray raises many kinds, also when a machine is slow
         raise UserError(
             f"Ray at address {address!r} cannot be reached or started ({first_line(error)})"
@@ -207,18 +223,16 @@ def _require_listener(address: str) -> None:
 
 
 def _execute(
-    job: Job,
-    options: Options,
-    tracking: dict[str, str],
-    components: tuple[Component, ...],
-    told: Queue,
+    job: Job, options: Options, driver: Driver, told: Queue
 ) -> tuple[Event, dict[str, bytes]]:
     """The task, in a process of Ray on any machine: how the run went, and the files of a finished
     record."""
     config = job.config
     told.put_nowait((config.run_id, None))
-    os.environ.update(tracking)
-    adopt(components)
+    os.environ.update(driver.tracking)
+    adopt(driver.components)
+    with suppress(OSError):  # another machine need not have the folder
+        os.chdir(driver.folder)
     options.prepare()
     for epoch in job.wanted:
         DenseFolder(options.runs, config).want(epoch)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from benchmark import registry
+from benchmark import contracts, registry
 from benchmark.errors import UserError
 from benchmark.flow import evaluate
 from benchmark.measures import MEASURES, score
@@ -76,25 +76,8 @@ def test_a_measure_is_declared_and_documented(name):
 def test_contract(arch):
     """One score per filter, finite, repeatable; the net, its mode and the random state are left
     alone."""
-    net, (images, labels) = tiny_net(arch), tiny_images(12)
-    net.train()
-    state = {name: t.clone() for name, t in net.state_dict().items()}
-    rng = torch.random.get_rng_state()
-    names = [name for name, measure in MEASURES.items() if name != "oracle"]
-    initial = {name: net.get_submodule(name).weight.detach() + 0.1 for name in net.convs}
-    first = score_all(net, names, images, labels, initial=initial)
-    assert torch.equal(rng, torch.random.get_rng_state())
-    assert net.training
-    assert all(p.grad is None for p in net.parameters())
-    assert all(torch.equal(state[name], t) for name, t in net.state_dict().items())
-    second = score_all(net, names, images, labels, initial=initial)
-    for measure in names:
-        assert list(first[measure]) == list(net.convs)
-        for conv, scores in first[measure].items():
-            assert scores.shape == (net.plan[conv],)
-            assert scores.isfinite().all()
-            assert not scores.requires_grad
-            assert torch.equal(scores, second[measure][conv])
+    measures = [measure for name, measure in MEASURES.items() if name != "oracle"]
+    assert contracts.scoring_faults(measures, tiny_net(arch), *tiny_images(12)) == []
 
 
 @FEW_ITERATIONS
@@ -226,15 +209,9 @@ def test_each_batch_of_a_pass_has_one_forward(monkeypatch):
 @FEW_ITERATIONS
 def test_batch_size_matters_to_fisher_alone():
     net, (images, labels) = tiny_net("vgg13", dtype=torch.float64), tiny_images(8)
-    names = [name for name in MEASURES if name not in ("oracle", "random")]
-    one, other = (
-        score_all(net, names, images, labels, initial=weights(net), batch_size=b) for b in (8, 3)
-    )
-    for name in names:
-        same = all(
-            torch.allclose(one[name][c], other[name][c], rtol=1e-8, atol=1e-14) for c in net.convs
-        )
-        assert same == (not name.startswith("fisher")), name
+    measures = [m for name, m in MEASURES.items() if name not in ("oracle", "random")]
+    found = contracts.depend_on_batch(measures, net, images, labels)
+    assert found == {"fisher", "fisher_bn"}
 
 
 def test_taylor_is_the_slope_of_the_loss_as_a_filter_shrinks():
