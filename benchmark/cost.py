@@ -1,28 +1,75 @@
 """The cost of a net: filters, parameters and multiply-accumulates of what is live.
 
 Masked filters are not counted, nor the channels of a stream that no conv writes any more.
+Multiply-accumulates are those of convs and linear layers.
 """
 
 from __future__ import annotations
 
-from benchmark.models import IMAGE_CHANNELS, Net, output_pixels
+from torch import nn
 
-NORM_PARAMETERS = 2
-"""Of a channel: scale and shift."""
+from benchmark.models import Net, output_pixels
+
+Size = tuple[int, int]
+
+
+class _Prices:
+    """What the parts of a net cost, in whole numbers: (parameters, multiply-accumulates)."""
+
+    def __init__(self, net: Net, size: Size | None) -> None:
+        pixels = output_pixels(net, size or net.image_size)
+        self.net, self.kernel, self.filter, self.channel = net, {}, {}, {}
+        for name in net.convs:
+            area = net.get_submodule(name).weight[0, 0].numel()
+            self.kernel[name] = (area, area * pixels[name])
+            parameters = [p.numel() for p in net.filter_parameters(name)]
+            weight = net.get_submodule(name).weight.numel()
+            self.filter[name] = (sum(parameters) - weight) // net.plan[name]
+        for reader in net.readers.values():
+            module = net.get_submodule(reader.name)
+            if isinstance(module, nn.BatchNorm2d):
+                price = (2, 0)  # scale and shift
+            else:
+                weights = module.weight[:, 0].numel() * reader.features
+                price = (weights, weights * pixels.get(reader.name, 0))
+            for stream in net.streams(reader.reads):
+                before = self.channel.get(stream, (0, 0))
+                self.channel[stream] = (before[0] + price[0], before[1] + price[1])
+        layers = ((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear))
+        macs = sum(layer.weight.numel() * pixels.get(name, 0) for name, layer in layers)
+        self.rest = (0, 0)
+        known = self.whole(net.plan, net.channels)
+        parameters = sum(p.numel() for p in net.parameters())
+        self.rest = (parameters - known["params"], macs - known["macs"])
+
+    def whole(self, counts: dict[str, int], channels: dict[str, int]) -> dict[str, int]:
+        """{budget: cost} of a net with so many filters per conv and channels per stream."""
+        params, macs = self.rest
+        channels = self.net.channels | channels
+        for name, conv in self.net.convs.items():
+            filters = channels[conv.writes] if conv.follows else counts[name]
+            inputs = sum(channels[stream] for stream in self.net.streams(conv.reads))
+            kernels = filters * (1 if conv.depthwise else inputs)
+            params += kernels * self.kernel[name][0] + filters * self.filter[name]
+            macs += kernels * self.kernel[name][1]
+        for stream, price in self.channel.items():
+            params += channels[stream] * price[0]
+            macs += channels[stream] * price[1]
+        filters = sum(counts[name] for name, conv in self.net.convs.items() if conv.prunable)
+        return {"filters": filters, "params": params, "macs": macs}
 
 
 class Ledger:
     """What a net costs while filters are removed one after the other, in whole numbers.
 
-    `left` is {budget: cost}; `live` {conv name: which filters are live}, for convs that are not
-    depthwise (a depthwise conv has the channels of its stream), as lists on the CPU.
+    `left` is {budget: cost}; `live` {conv name: which filters are live}, for convs that follow no
+    others, as lists on the CPU.
     """
 
-    def __init__(self, net: Net, size: tuple[int, int] = (32, 32)) -> None:
+    def __init__(self, net: Net, size: Size | None = None) -> None:
         masks = net.masks()
-        free = [name for name, conv in net.convs.items() if not conv.depthwise]
-        self.net, self._pixels = net, output_pixels(net.arch, size)
-        self._area = {name: net.get_submodule(name).weight[0, 0].numel() for name in net.convs}
+        free = [name for name, conv in net.convs.items() if not conv.follows]
+        self.net, self._prices = net, _Prices(net, size)
         self.live = {name: masks[name].tolist() for name in free}
         self.counts = {name: sum(layer) for name, layer in self.live.items()}
         self._places = {name: net.places(name).tolist() for name in free}
@@ -30,69 +77,59 @@ class Ledger:
         for name in free:
             for place, live in zip(self._places[name], self.live[name], strict=True):
                 self._writers[net.convs[name].writes][place] += live
-        channels = {stream: sum(map(bool, column)) for stream, column in self._writers.items()}
-        self._channels = channels
-        self._readers: dict[str, list[str]] = {stream: [] for stream in net.writers}
+        live_channels = {s: sum(map(bool, column)) for s, column in self._writers.items()}
+        self._channels = net.channels | live_channels
+        self._readers: dict[str, list[str]] = {stream: [] for stream in net.channels}
+        self._followers: dict[str, list[str]] = {stream: [] for stream in net.writers}
         for name, conv in net.convs.items():
-            self._readers.setdefault(conv.reads, []).append(name)
-        self.left = whole_cost(net, self.counts, channels, self._area, self._pixels)
+            if conv.follows:
+                self._followers[conv.writes].append(name)
+            if not conv.depthwise:
+                for stream in net.streams(conv.reads):
+                    self._readers[stream].append(name)
+        self.left = self._prices.whole(self.counts, live_channels)
 
     def remove(self, conv: str, index: int) -> None:
-        """Remove one live filter of a conv that is not depthwise."""
+        """Remove one live filter of a conv that follows no others."""
         self.live[conv][index] = False
         self.counts[conv] -= 1
         stream = self.net.convs[conv].writes
         self.left["filters"] -= self.net.convs[conv].prunable
-        inputs = self._channels.get(self.net.convs[conv].reads, IMAGE_CHANNELS)
-        self._subtract(conv, inputs, NORM_PARAMETERS)
+        self._subtract(conv, self._inputs(conv), 1)
         place = self._places[conv][index]
         self._writers[stream][place] -= 1
         if self._writers[stream][place]:
             return
+        for name in self._followers[stream]:
+            depthwise = self.net.convs[name].depthwise
+            self._subtract(name, 1 if depthwise else self._inputs(name), 1)
         self._channels[stream] -= 1
         for name in self._readers[stream]:
-            if self.net.convs[name].depthwise:
-                self._subtract(name, 1, NORM_PARAMETERS)
-            else:
-                self._subtract(name, self.counts[name], 0)
-        if self.net.head_reads == stream:
-            self.left["params"] -= self.net.num_classes
-            self.left["macs"] -= self.net.num_classes
+            follows, writes = self.net.convs[name].follows, self.net.convs[name].writes
+            self._subtract(name, self._channels[writes] if follows else self.counts[name], 0)
+        for budget, price in zip(
+            ("params", "macs"), self._prices.channel.get(stream, (0, 0)), strict=True
+        ):
+            self.left[budget] -= price
 
-    def _subtract(self, conv: str, kernels: int, norm: int) -> None:
-        weights = kernels * self._area[conv]
-        self.left["params"] -= weights + norm
-        self.left["macs"] -= weights * self._pixels[conv]
+    def _inputs(self, conv: str) -> int:
+        streams = self.net.streams(self.net.convs[conv].reads)
+        return sum(self._channels[stream] for stream in streams)
 
-
-def whole_cost(
-    net: Net,
-    counts: dict[str, int],
-    channels: dict[str, int],
-    area: dict[str, int],
-    pixels: dict[str, int],
-) -> dict[str, int]:
-    """{budget: cost} of a net with so many filters per conv and channels per stream."""
-    params = macs = net.num_classes * channels[net.head_reads]
-    params += net.num_classes
-    for name, conv in net.convs.items():
-        filters = channels[conv.writes] if conv.depthwise else counts[name]
-        inputs = 1 if conv.depthwise else channels.get(conv.reads, IMAGE_CHANNELS)
-        weights = filters * inputs * area[name]
-        params += weights + NORM_PARAMETERS * filters
-        macs += weights * pixels[name]
-    filters = sum(counts[name] for name, conv in net.convs.items() if conv.prunable)
-    return {"filters": filters, "params": params, "macs": macs}
+    def _subtract(self, conv: str, kernels: int, filters: int) -> None:
+        params, macs = self._prices.kernel[conv]
+        self.left["params"] -= kernels * params + filters * self._prices.filter[conv]
+        self.left["macs"] -= kernels * macs
 
 
-def dense_cost(net: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
+def dense_cost(net: Net, size: Size | None = None) -> dict[str, int]:
     """{budget: cost} of a net before any cut."""
-    area = {name: net.get_submodule(name).weight[0, 0].numel() for name in net.convs}
     channels = {stream: net.original[writers[0]] for stream, writers in net.writers.items()}
-    return whole_cost(net, net.original, channels, area, output_pixels(net.arch, size))
+    return _Prices(net, size).whole(net.original, channels)
 
 
-def cost(net: Net, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
+def cost(net: Net, size: Size | None = None) -> dict[str, int]:
     """`net/filters` (live filters of the prunable layers), `net/params`, and `net/macs` (forward,
-    for one image of this height and width)."""
+    for one image of this height and width; None: 32 x 32, or that of the images that the net was
+    traced with)."""
     return {f"net/{budget}": value for budget, value in Ledger(net, size).left.items()}

@@ -16,11 +16,14 @@ PADDING = 4
 
 
 def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> (images / 255 - 0.5) / 0.5, [N, 3, H, W], channels last in memory.
+    """uint8 [N, H, W, 3] -> (images / 255 - 0.5) / 0.5, [N, 3, H, W], channels last in memory;
+    float [N, C, H, W] are taken as they are.
 
     Computed in float32 (the same bits as torchvision's ToTensor and Normalize), then converted to
     `dtype`.
     """
+    if images.is_floating_point():
+        return images.to(dtype)
     return images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5).div_(0.5).to(dtype)
 
 

@@ -40,12 +40,13 @@ def score(
 ) -> dict[str, torch.Tensor]:
     """Score every filter of `model` with one measure.
 
-    measure: a name, the path of a measure's file, or a `Measure`. images: uint8 [N, H, W, 3], which
-    are normalised here; labels: int64 [N]. temperature: None for the measure's own. initial: {conv
-    name: weight at initialisation}, for measures that need it. batch_size: only the scores of
-    `fisher*` depend on it; for the others it bounds memory. generator: a CPU generator, for the
-    random measures. bn: batch-norm statistics, `running` (those of the model) or `fresh` (those of
-    the images, on a copy).
+    model: a net of this suite, or one of `benchmark.models.trace`. measure: a name, the path of a
+    measure's file, or a `Measure`. images: uint8 [N, H, W, 3], which are normalised here, or float
+    [N, C, H, W]; labels: int64 [N]. temperature: None for the measure's own. initial: {conv name:
+    weight at initialisation}, for measures that need it. batch_size: only the scores of `fisher*`
+    depend on it; for the others it bounds memory. generator: a CPU generator, for the random
+    measures. bn: batch-norm statistics, `running` (those of the model) or `fresh` (those of the
+    images, on a copy).
 
     Returns {conv name: scores [filters]} in the order of `named_modules`. Weights, gradients,
     batch-norm statistics and mode of the model, and the global random state, do not change. Raises

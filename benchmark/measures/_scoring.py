@@ -54,6 +54,11 @@ def score_all(
     """{measure's name: {conv name: scores [filters]}}; the other arguments are those of
     `benchmark.measures.score`."""
     require_one_of("bn", bn, STATISTICS)
+    if not isinstance(model, Net):
+        raise UserError(
+            f"model must be a net of this suite, got {type(model).__name__}: "
+            "use benchmark.models.trace(model, images) first"
+        )
     device = next(model.parameters()).device
     images, labels = images.to(device), labels.to(device)
     if bn == "fresh":
@@ -92,7 +97,9 @@ class Scoring:
         """One need of one layer, as the module's text describes it."""
         weight = self.model.get_submodule(conv).weight.detach()
         norm_name = self.model.convs[conv].norm
-        norm = self.model.get_submodule(norm_name)
+        if norm_name is None and need.startswith(("gamma", "beta")):
+            raise UserError(f"{measure.name} needs a batch norm behind each conv, {conv} has none")
+        norm = self.model.zeroed(conv)
         t = self.temperature_of(measure)
         match need:
             case "weight":

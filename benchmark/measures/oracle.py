@@ -16,7 +16,7 @@ def oracle(net):
     model = copy.deepcopy(net.model)
     masks, before, changes = model.masks(), net.loss(model), {}
     for name, conv in model.convs.items():
-        if conv.depthwise:
+        if conv.follows:
             continue
         changes[name] = model.get_submodule(name).weight.new_zeros(model.plan[name])
         for i in masks[name].nonzero().flatten().tolist():

@@ -19,14 +19,14 @@ def synflow(net):
 
     import torch
 
+    from benchmark.data._batches import normalise
     from benchmark.pruning import select
     from benchmark.pruning.masks import mask_filters
 
     model = copy.deepcopy(net.model).double().eval()
     for name, tensor in model.state_dict().items():
         tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
-    height, width, channels = net.images.shape[1:]
-    ones = torch.ones(1, channels, height, width, dtype=torch.float64, device=net.images.device)
+    ones = torch.ones_like(normalise(net.images[:1], torch.float64))
     removed = {name: torch.zeros(filters) for name, filters in model.plan.items()}
     for step in range(1, ITERATIONS + 1):
         weights = {name: model.get_submodule(name).weight for name in model.convs}

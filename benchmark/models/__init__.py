@@ -21,12 +21,15 @@ from benchmark.models._net import (
     Net,
     Plan,
     check_entries,
+    pixels,
     scaled,
 )
+from benchmark.models._trace import Traced, trace
 
 __all__ = [
     "IMAGE_CHANNELS", "BatchNorm2d", "Conv", "Net", "Plan", "build", "check_entries",
     "default_plan", "layout", "load_authors", "multiple", "output_pixels",
+    "resized", "trace",
 ]  # fmt: skip
 
 
@@ -50,24 +53,29 @@ def build(arch: str, num_classes: int = 10, width: float = 1.0, plan: Plan | Non
     return net
 
 
-@cache
-@torch.no_grad()
-def output_pixels(arch: str, size: tuple[int, int]) -> dict[str, int]:
-    """{conv name: pixels of its output for one image of this height and width}, from one forward
-    pass of a narrow net of this architecture.
+def resized(net: Net, plan: Plan) -> Net:
+    """A net of the same architecture from another plan, with weights of no meaning. The global
+    random state stays."""
+    if isinstance(net, Traced):
+        return net.resized(plan)
+    with torch.random.fork_rng(devices=[]):
+        return build(net.arch, net.num_classes, plan=plan)
+
+
+def output_pixels(net: Net, size: tuple[int, int]) -> dict[str, int]:
+    """{name of a conv or linear layer: pixels of its output for one image of this height and
+    width}, from one forward pass.
 
     Torch's FLOP counter would give the multiply-accumulates, but imports torch's compiler, which
     takes longer than to import torch.
     """
+    return net.pixels(size) if isinstance(net, Traced) else _pixels_of(net.arch, size)
+
+
+@cache
+def _pixels_of(arch: str, size: tuple[int, int]) -> dict[str, int]:
     with torch.random.fork_rng(devices=[]):
-        net = build(arch, width=1e-9).eval()
-    pixels = {}
-    for name in net.convs:
-        net.get_submodule(name).register_forward_hook(
-            lambda _, __, out, name=name: pixels.update({name: out[0, 0].numel()})
-        )
-    net(torch.zeros(1, IMAGE_CHANNELS, *size))
-    return pixels
+        return pixels(build(arch, width=1e-9), size)
 
 
 def load_authors(arch: str, path: Path) -> Net:

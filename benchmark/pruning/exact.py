@@ -33,7 +33,7 @@ class Budget:
     """What `ratio` is a share of: filters, params or macs."""
     allocation: str
     grouping: str
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _magnitudes(model: Net) -> dict[str, torch.Tensor]:
 class Removal(Ledger):
     """A ledger that knows how many units each layer has left."""
 
-    def __init__(self, model: Net, units: list[Unit], size: tuple[int, int]) -> None:
+    def __init__(self, model: Net, units: list[Unit], size: tuple[int, int] | None) -> None:
         super().__init__(model, size)
         self.layers: dict[str, int] = {}
         for unit in units:

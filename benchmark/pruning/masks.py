@@ -9,9 +9,10 @@ import copy
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from benchmark.errors import UserError
-from benchmark.models import Net, build, check_entries
+from benchmark.models import Net, check_entries, resized
 
 Keep = dict[str, torch.Tensor]
 """{conv name: which filters are kept, bool [filters]}"""
@@ -79,16 +80,15 @@ def shrink(model: Net, keep: Keep, *, multiple: int = 1) -> Shrunk:
     live = source.masks()
     channels = {
         stream: _padded(written, multiple, torch.ones_like(written))
-        for stream, written in stream_keep(source, live).items()
+        for stream, written in source.live_channels(live).items()
     }
     filters, plan = {}, {}
     for name, conv in source.convs.items():
         places, stays = source.places(name), channels[conv.writes]
         filters[name] = _padded(live[name], multiple, torch.isin(places, stays))
         written = torch.isin(stays, places[filters[name]])
-        plan[name] = len(stays) if conv.depthwise else written
-    with torch.random.fork_rng(devices=[]):
-        net = build(source.arch, source.num_classes, plan=plan)
+        plan[name] = len(stays) if conv.follows else written
+    net = resized(source, plan)
     shrunk = Shrunk(net, source, channels, _rows(source, channels, filters))
     reference = next(source.parameters())
     net.to(reference.device, reference.dtype).train(source.training)
@@ -111,32 +111,46 @@ def _rows(
 ) -> dict[str, tuple[torch.Tensor, ...]]:
     """`Shrunk.rows`, from the indices of the channels that each stream keeps and of the filters
     that each conv keeps."""
-    every_class = torch.arange(model.num_classes, device=channels[model.head_reads].device)
-    rows = {f"{model.head}.weight": (every_class, channels[model.head_reads])}
+    rows = {}
     for name, conv in model.convs.items():
         kept = filters[name]
-        whole_input = conv.depthwise or conv.reads not in channels
-        rows[f"{name}.weight"] = (kept,) if whole_input else (kept, channels[conv.reads])
-        for tensor in ("weight", "bias", "running_mean", "running_var"):
+        inputs = () if conv.depthwise else (_inputs(model, conv.reads, channels),)
+        for tensor in ("weight", "bias", "running_mean", "running_var") if conv.norm else ():
             rows[f"{conv.norm}.{tensor}"] = (kept,)
+        rows |= {f"{name}.weight": (kept, *inputs), f"{name}.bias": (kept,)}
+    for name, reader in model.readers.items():
+        kept = _inputs(model, reader.reads, channels)
+        module = model.get_submodule(name)
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in ("weight", "bias", "running_mean", "running_var"):
+                rows[f"{name}.{tensor}"] = (kept,)
+        else:
+            pixels = torch.arange(reader.features, device=kept.device)
+            columns = (kept[:, None] * reader.features + pixels).flatten()
+            outputs = torch.arange(len(module.weight), device=kept.device)
+            rows[f"{name}.weight"] = (outputs, columns)
     return rows
 
 
+def _inputs(model: Net, reads: str, channels: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The indices that stay of a stream or a concatenation."""
+    device, start, kept = next(model.parameters()).device, 0, []
+    for stream in model.streams(reads):
+        width = model.channels[stream]
+        stays = channels.get(stream)
+        kept.append(start + (torch.arange(width, device=device) if stays is None else stays))
+        start += width
+    return torch.cat(kept)
+
+
 def follow(model: Net, keep: Keep) -> Keep:
-    """`keep`, in which each depthwise conv keeps the channels of its stream that some other conv
-    still writes."""
-    streams = stream_keep(model, {name: keep[name] & mask for name, mask in model.masks().items()})
+    """`keep`, in which each conv that follows others keeps the channels of its stream that some of
+    these still write."""
+    live = {name: keep[name] & mask for name, mask in model.masks().items()}
+    streams = model.live_channels(live)
     return {
-        name: streams[conv.reads].clone() if conv.depthwise else keep[name]
+        name: streams[conv.writes].clone() if conv.follows else keep[name]
         for name, conv in model.convs.items()
-    }
-
-
-def stream_keep(model: Net, live: Keep) -> Keep:
-    """{stream: which of its channels some conv writes with a live filter, bool [channels]}"""
-    return {
-        stream: torch.stack([model.over_stream(name, live[name]) for name in writers]).any(dim=0)
-        for stream, writers in model.writers.items()
     }
 
 
@@ -155,10 +169,11 @@ def _check(model: Net, keep: Keep) -> None:
             got = f"{keep[name].dtype} {list(keep[name].shape)}"
             raise UserError(f"keep[{name!r}] must be bool [{filters}], got {got}")
     live = {name: keep[name].to(mask) & mask for name, mask in model.masks().items()}
-    streams = stream_keep(model, live)
+    streams = model.live_channels(live)
     for name, conv in model.convs.items():
         if not live[name].any():
             raise UserError(f"keep[{name!r}] must keep at least one live filter, got none")
-        if conv.depthwise and not torch.equal(live[name], streams[conv.reads]):
-            writers = " or ".join(f"keep[{writer!r}]" for writer in model.writers[conv.reads])
-            raise UserError(f"keep[{name!r}] must equal {writers}: the conv is depthwise")
+        if conv.follows and not torch.equal(live[name], streams[conv.writes]):
+            writers = " or ".join(f"keep[{writer!r}]" for writer in model.writers[conv.writes])
+            what = "depthwise" if conv.depthwise else "a gate"
+            raise UserError(f"keep[{name!r}] must equal {writers}: the conv is {what}")

@@ -23,7 +23,7 @@ def select(
     budget: str = "filters",
     allocation: str = "global",
     grouping: str = "filter",
-    image_size: tuple[int, int] = (32, 32),
+    image_size: tuple[int, int] | None = None,
 ) -> Keep:
     """The filters that cut number `round` of `rounds` keeps, so that in the end the fraction
     `ratio` is gone.
@@ -31,8 +31,9 @@ def select(
     model: as it is before this cut. scores: {conv name: [filters]}, the lowest go first.
 
     - budget: what `ratio` is a share of in the dense net: its prunable `filters` (a whole number,
-      met exactly), or all its `params` or `macs` (at images of `image_size`), where filters go one
-      at a time until the compact net is at or below the target.
+      met exactly), or all its `params` or `macs` (at images of `image_size`; None: 32 x 32, or that
+      of the images that the net was traced with), where filters go one at a time until the compact
+      net is at or below the target.
     - allocation: `global` (one ranking), `uniform` (the same share of each layer, the largest that
       meets the target), or `magnitude` (as many of each layer as `magnitude` would keep globally,
       from the weights of `model`).

@@ -1,0 +1,575 @@
+"""`trace`: the table of convs and streams of an ordinary torch net, read off its graph (torch.fx).
+
+Every tensor in the graph has an *axis*: the streams that its channels are. A conv starts a stream,
+additions join two, concatenations put several side by side. What is not understood keeps all
+channels of its inputs: their streams are *fixed*, and convs that write them are not in the table.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from benchmark.errors import UserError, one_line
+from benchmark.models._net import (
+    IMAGE,
+    BatchNorm2d,
+    Conv,
+    Conv2d,
+    Net,
+    Plan,
+    Reader,
+    _place,
+    pixels,
+)
+
+ZERO_STAYS = {
+    "relu", "relu6", "leakyrelu", "elu", "selu", "celu", "gelu", "silu", "hardswish", "mish",
+    "tanh", "softsign", "identity", "dropout", "dropout2d", "stochasticdepth", "contiguous",
+    "clone",
+}  # fmt: skip
+"""Operations on single values that give 0 for 0; names of modules and functions in lower case."""
+ZERO_CHANGES = {"sigmoid", "hardsigmoid", "softplus", "logsigmoid", "exp"}
+POOLS = {
+    "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "adaptivemaxpool2d", "upsample", "interpolate",
+    "zeropad2d",
+}  # fmt: skip
+PIXELS = {2, 3, -1, -2}
+"""The axes of images [N, C, H, W] that are not channels."""
+
+
+class Traced(Net):
+    """A net of the modules, the names and the outputs of the one that was traced."""
+
+    arch = None
+
+    def __init__(self, root: nn.Module, table: _Table, codes: dict[bool, Callable]) -> None:
+        nn.Module.__init__(self)
+        if clash := sorted(set(root._modules) & {*dir(self), *_NAMES}):
+            raise UserError(f"{type(root).__name__}.{clash[0]} must have another name to be traced")
+        self.training = root.training
+        self._parameters, self._buffers = root._parameters, root._buffers
+        self._modules = root._modules
+        self._non_persistent_buffers_set = root._non_persistent_buffers_set
+        self._set_table(table.convs, table.readers, table.parts, table.fixed)
+        self._set_plan({conv.name: conv.filters for conv in table.convs})
+        self.original = dict(self.plan)
+        self.image_size, self._codes = table.size, codes
+        self._pixels: dict[tuple[int, int], dict[str, int]] = {}
+        self._stale = False
+        for module in self.modules():
+            if type(module) is nn.Conv2d:
+                _place(module, module.out_channels, None)
+                module.__class__ = Conv2d
+        norms = [conv.norm for conv in table.convs if conv.norm]
+        for name in [*norms, *self.readers]:
+            module = self.get_submodule(name)
+            if type(module) is nn.BatchNorm2d:
+                _place(module, module.num_features, None)
+                module.__class__ = BatchNorm2d
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._stale:
+            self._mask_readers()
+        return self._codes[self.training](self, x)
+
+    def set_mask(self, name: str, live: torch.Tensor) -> None:
+        super().set_mask(name, live)
+        self._stale = True
+
+    def _mask_readers(self) -> None:
+        """Mask the dead channels of batch norms in front of convs."""
+        channels = self.live_channels(self.masks())
+        for name, reader in self.readers.items():
+            norm = self.get_submodule(name)
+            if isinstance(norm, BatchNorm2d):
+                live = [
+                    channels[s] if s in channels else norm.weight.new_ones(self.channels[s]).bool()
+                    for s in self.streams(reader.reads)
+                ]
+                live = torch.cat(live)
+                norm.mask = None if bool(live.all()) else live.to(norm.weight)
+        self._stale = False
+
+    def pixels(self, size: tuple[int, int]) -> dict[str, int]:
+        """{name of a conv or linear layer: pixels of its output for one image of this size}"""
+        if size not in self._pixels:
+            try:
+                self._pixels[size] = pixels(copy.deepcopy(self), size)
+            except (RuntimeError, AssertionError) as error:
+                wanted = f"image_size must suit the net, got {size[0]}x{size[1]}"
+                raise UserError(f"{wanted} ({one_line(error)})") from None
+        return self._pixels[size]
+
+    def resized(self, plan: Plan) -> Traced:
+        """A net with the same graph from another plan."""
+        net = copy.deepcopy(self)
+        net._set_plan(plan)
+        for name, conv in net.convs.items():
+            module, filters = net.get_submodule(name), net.plan[name]
+            inputs = sum(net.channels[stream] for stream in net.streams(conv.reads))
+            module.out_channels, module.in_channels = filters, inputs
+            module.groups = inputs if conv.depthwise else 1
+            _resize(module, "weight", filters, 1 if conv.depthwise else inputs)
+            _resize(module, "bias", filters)
+            if conv.norm:
+                _resize_norm(net.get_submodule(conv.norm), filters)
+            _place(net.zeroed(name), filters, net.written.get(name))
+        for name, reader in net.readers.items():
+            module = net.get_submodule(name)
+            inputs = sum(net.channels[stream] for stream in net.streams(reader.reads))
+            if isinstance(module, BatchNorm2d):
+                _resize_norm(module, inputs)
+                _place(module, inputs, None)
+                continue
+            inputs *= reader.features
+            setattr(module, "in_features" if reader.linear else "in_channels", inputs)
+            _resize(module, "weight", len(module.weight), inputs)
+        return net
+
+
+_NAMES = ("convs", "readers", "parts", "writers", "channels", "written", "plan", "original")
+
+
+def _resize(module: nn.Module, name: str, *sizes: int) -> None:
+    """Give a parameter or buffer, if there is one, other sizes along its first axes."""
+    old = getattr(module, name)
+    if old is None:
+        return
+    new = old.new_zeros(*sizes, *old.shape[len(sizes) :])
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    setattr(module, name, new)
+
+
+def _resize_norm(norm: nn.Module, channels: int) -> None:
+    norm.num_features = channels
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        _resize(norm, name, channels)
+
+
+def trace(module: nn.Module, images: torch.Tensor) -> Net:
+    """A copy of a torch net that `score`, `select`, `masked`, `compact` and `cost` take.
+
+    images: float [N, C, H, W], of the size that the net is used with. Names of the state dict,
+    outputs and modes are those of `module`, which does not change. Filters of convs can be removed
+    where torch.fx shows what reads them: batch norm, activations, pooling, dropout, additions,
+    concatenations, flattening before a linear layer, and squeeze-and-excitation gates. All others
+    stay: those of grouped convs, and of convs whose outputs are permuted or attended to.
+
+    Raises `UserError` for a net that torch.fx cannot trace, whose output is not one tensor, or in
+    which no filter can be removed; it names the module.
+    """
+    root = copy.deepcopy(module)
+    modes = [(part, part.training) for part in root.modules()]
+    codes, tables = {}, []
+    for training in (False, True):
+        graph = _graph(root.train(training))
+        code = graph.python_code("self")
+        exec(code.src, code.globals)
+        codes[training] = code.globals["forward"]
+        tables.append(_Analysis(root.eval(), graph, images).table())
+    if tables[0] != tables[1]:
+        raise UserError(f"{type(module).__name__} must have the same convs in training and not")
+    for part, training in modes:
+        part.training = training
+    return Traced(root, tables[0], codes)
+
+
+class _Tracer(fx.Tracer):
+    """Torch's tracer, which knows where it is, and takes convs, batch norms and stochastic depth
+    for whole modules whoever wrote them."""
+
+    where = ""
+
+    def is_leaf_module(self, m: nn.Module, name: str) -> bool:
+        whole = isinstance(m, Conv2d | BatchNorm2d) or type(m).__name__ == "StochasticDepth"
+        return whole or super().is_leaf_module(m, name)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> object:
+        before, self.where = self.where, self.path_of_module(m)
+        result = super().call_module(m, forward, args, kwargs)
+        self.where = before
+        return result
+
+
+def _graph(root: nn.Module) -> fx.Graph:
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(root)
+    except Exception as error:  # whatever the net's own code raises
+        where = " ".join(filter(None, [type(root).__name__, tracer.where]))
+        raise UserError(f"{where} cannot be traced ({one_line(error)})") from None
+    if len([node for node in graph.nodes if node.op == "placeholder" and not node.args]) != 1:
+        raise UserError(f"{type(root).__name__} must take one tensor to be traced")
+    return graph
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What is read off a graph."""
+
+    convs: list[Conv]
+    readers: list[Reader]
+    parts: dict[str, tuple[str, ...]]
+    fixed: dict[str, int]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The channels of a tensor (its axis 1)."""
+
+    streams: tuple[int, ...]
+    zero: bool = True
+    """Whether channels that no conv writes any more are zero."""
+    features: int = 1
+    """Features per channel, after flattening."""
+
+
+class _Streams:
+    """Streams by number; some turn out to be one and the same."""
+
+    def __init__(self) -> None:
+        self._up: list[int] = []
+        self.widths: list[int] = []
+        self.names: list[str] = []
+        self.why: dict[int, str] = {}
+        """{a fixed stream: what fixes it}"""
+
+    def new(self, width: int, name: str, why: str = "") -> int:
+        number = len(self._up)
+        self._up.append(number)
+        self.widths.append(width)
+        self.names.append(name)
+        if why:
+            self.why[number] = why
+        return number
+
+    def root(self, number: int) -> int:
+        while self._up[number] != number:
+            number = self._up[number]
+        return number
+
+    def fix(self, number: int, why: str) -> None:
+        self.why.setdefault(self.root(number), why)
+
+    def join(self, one: int, other: int) -> None:
+        one, other = sorted((self.root(one), self.root(other)))
+        self._up[other] = one
+        if other in self.why:
+            self.fix(one, self.why[other])
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes the shape of each tensor."""
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        n.meta["shape"] = tuple(result.shape) if torch.is_tensor(result) else None
+        return result
+
+
+class _Analysis:
+    """One pass over a graph, in the order of execution."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, images: torch.Tensor) -> None:
+        self.root, self.graph, self.images = root, graph, images
+        self.modules = dict(root.named_modules(remove_duplicate=False))
+        self.calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+        shared = Counter(id(p) for _, p in root.named_parameters(remove_duplicate=False))
+        self.tied = {number for number, count in shared.items() if count > 1}
+        self.streams = _Streams()
+        self.axes: dict[fx.Node, _Axis] = {}
+        self.convs: dict[str, tuple[_Axis, int]] = {}
+        """{conv: (what it reads, the stream that it writes)}"""
+        self.norms: dict[str, str] = {}
+        """{conv: its own batch norm}"""
+        self.gates: set[str] = set()
+        self.readers: dict[str, _Axis] = {}
+        self.joined: dict[tuple[int, ...], str] = {}
+        """{streams: the first concatenation of them}"""
+
+    def table(self) -> _Table:
+        try:
+            weight = next(self.root.parameters())
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                _Shapes(self.root, graph=self.graph).run(self.images.to(weight))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            shape = list(self.images.shape)
+            raise UserError(f"images must suit the net, got {shape} ({one_line(error)})") from None
+        for node in self.graph.nodes:
+            axis = self._visit(node)
+            if axis is not None:
+                self.axes[node] = axis
+        return self._result()
+
+    def _visit(self, node: fx.Node) -> _Axis | None:
+        shape = node.meta["shape"]
+        if node.op == "placeholder":
+            return _Axis((self.streams.new(shape[1], IMAGE, "it is the image"),)) if shape else None
+        if node.op == "output":
+            if not isinstance(node.args[0], fx.Node) or shape is None:
+                raise UserError(f"{type(self.root).__name__} must return one tensor to be traced")
+            self._fix(node)
+            return None
+        kind, inputs = _kind(node, self.modules), self._inputs(node)
+        if inputs:
+            axis = self._rule(node, kind, inputs)
+            if axis is not None or shape is None:
+                return axis
+        if shape is None or len(shape) < 2:
+            return None
+        return self._new_fixed(node, kind)
+
+    def _new_fixed(self, node: fx.Node, kind: str) -> _Axis:
+        """The axis of a tensor whose channels all stay."""
+        width = node.meta["shape"][1]
+        return _Axis((self.streams.new(width, f"fixed {node.name}", _where(node, kind)),))
+
+    def _inputs(self, node: fx.Node) -> list[_Axis]:
+        return [self.axes[n] for n in node.all_input_nodes if n in self.axes]
+
+    def _fix(self, node: fx.Node) -> None:
+        """The streams of all inputs keep all their channels."""
+        why = _where(node, _kind(node, self.modules))
+        for axis in self._inputs(node):
+            for stream in axis.streams:
+                self.streams.fix(stream, why)
+
+    def _rule(self, node: fx.Node, kind: str, inputs: list[_Axis]) -> _Axis | None:
+        """The axis of a node's result; None if it is not known, and then its inputs are fixed."""
+        first, shapes = inputs[0], [n.meta["shape"] for n in node.all_input_nodes]
+        module = self.modules[node.target] if node.op == "call_module" else None
+        maps = len(shapes[0] or ()) == 4
+        single = len(node.all_input_nodes) == 1
+        if isinstance(module, nn.Conv2d) and maps and self._alone(node, (nn.Conv2d, Conv2d)):
+            return self._conv(node, module, first)
+        if isinstance(module, nn.BatchNorm2d) and self._alone(node, (nn.BatchNorm2d, BatchNorm2d)):
+            if module.affine and module.track_running_stats and module.momentum is not None:
+                return self._norm(node, first)
+        elif isinstance(module, nn.Linear) and len(shapes[0]) == 2:
+            if self._alone(node, (nn.Linear,)) and self._zero(first):
+                self.readers[node.target] = first
+                out = self.streams.new(
+                    module.out_features, f"fixed {node.name}", _where(node, kind)
+                )
+                return _Axis((out,))
+        elif single and kind in ZERO_STAYS and node.meta["shape"] == shapes[0]:
+            return first
+        elif single and kind in ZERO_CHANGES and node.meta["shape"] == shapes[0]:
+            return _Axis(first.streams, False, first.features)
+        elif single and maps and (kind in POOLS or (kind == "mean" and _over_pixels(node))):
+            if node.meta["shape"] and node.meta["shape"][:2] == shapes[0][:2]:
+                return first
+        elif _flattens(node, kind, shapes[0]):
+            size = node.meta["shape"][1] // (shapes[0][1])
+            return _Axis(first.streams, first.zero, first.features * size)
+        elif kind in ("add", "iadd", "mul", "imul") and len(node.args) == 2:
+            joined = self._joined(node, kind, inputs)
+            if joined is not None:
+                return joined
+        elif kind in ("cat", "concat", "concatenate") and _along_channels(node) and maps:
+            if len(inputs) == len(node.args[0]) and all(axis.features == 1 for axis in inputs):
+                streams = tuple(stream for axis in inputs for stream in axis.streams)
+                self.joined.setdefault(streams, f"concat {node.name}")
+                return _Axis(streams, all(axis.zero for axis in inputs))
+        elif kind in ("size", "getattr", "dim") and _asks_pixels(node, kind, maps):
+            return None
+        self._fix(node)
+        return None
+
+    def _alone(self, node: fx.Node, types: tuple[type, ...]) -> bool:
+        """Whether a module is of one of these types exactly, is called once, and shares nothing."""
+        module = self.modules[node.target]
+        tied = any(id(parameter) in self.tied for parameter in module.parameters())
+        return type(module) in types and self.calls[node.target] == 1 and not tied
+
+    def _zero(self, axis: _Axis) -> bool:
+        return axis.zero or all(self.streams.root(s) in self.streams.why for s in axis.streams)
+
+    def _conv(self, node: fx.Node, conv: nn.Conv2d, axis: _Axis) -> _Axis | None:
+        kind = _where(node, "Conv2d")
+        if not self._zero(axis):
+            for stream in axis.streams:
+                self.streams.fix(stream, kind)
+        if conv.groups == 1:
+            out = self.streams.new(conv.out_channels, node.target)
+        elif conv.groups == conv.in_channels == conv.out_channels and len(axis.streams) == 1:
+            out = axis.streams[0]
+        else:
+            self._fix(node)
+            return None
+        self.convs[node.target] = (axis, out)
+        return _Axis((out,))
+
+    def _norm(self, node: fx.Node, axis: _Axis) -> _Axis:
+        before = node.args[0]
+        while len(before.users) == 1 and before.target not in self.convs:
+            kind = _kind(before, self.modules)
+            if kind not in ZERO_STAYS | ZERO_CHANGES or len(before.all_input_nodes) != 1:
+                break
+            before = before.all_input_nodes[0]
+        if len(before.users) == 1 and before.op == "call_module" and before.target in self.convs:
+            self.norms[before.target] = node.target
+        else:
+            self.readers[node.target] = axis
+        return _Axis(axis.streams)
+
+    def _joined(self, node: fx.Node, kind: str, inputs: list[_Axis]) -> _Axis | None:
+        """The axis of a sum or product of two tensors, or of a tensor and a number."""
+        one, other = node.args
+        if not all(isinstance(term, fx.Node) for term in node.args):
+            number = isinstance(one, int | float) or isinstance(other, int | float)
+            plain = kind.endswith("mul") and number
+            return inputs[0] if plain else None
+        if one is other:
+            return inputs[0]
+        shapes = [term.meta["shape"] for term in node.args]
+        if len(inputs) != 2 or not all(shapes) or len(shapes[0]) != len(shapes[1]):
+            return None
+        a, b = inputs
+        widths = [[self.streams.widths[s] for s in axis.streams] for axis in inputs]
+        if shapes[0][1] != shapes[1][1] or widths[0] != widths[1] or a.features != b.features:
+            return None
+        if kind.endswith("mul") and a.zero != b.zero:
+            gate, gated = (a, b) if b.zero else (b, a)
+            main = {self.streams.root(stream) for stream in gated.streams}
+            scaling = {self.streams.root(stream) for stream in gate.streams} - main
+            self.gates |= {
+                name for name, (_, out) in self.convs.items() if self.streams.root(out) in scaling
+            }
+        for pair in zip(a.streams, b.streams, strict=True):
+            self.streams.join(*pair)
+        zero = (a.zero or b.zero) if kind.endswith("mul") else (a.zero and b.zero)
+        return _Axis(a.streams, zero, a.features)
+
+    def _result(self) -> _Table:
+        root, fixed = self.streams.root, self.streams.why
+        writers: dict[int, list[str]] = {}
+        for name, (_, out) in self._in_order(self.convs):
+            depthwise = self._depthwise(name)
+            if not (depthwise or name in self.gates):
+                writers.setdefault(root(out), []).append(name)
+        names = {number: convs[0] for number, convs in writers.items() if number not in fixed}
+        self.names = names | {number: self.streams.names[number] for number in fixed}
+        self.parts: dict[str, tuple[str, ...]] = {}
+        convs, readers = [], []
+        for name, (reads, out) in self._in_order(self.convs):
+            stream = self.names[root(out)]
+            depthwise = self._depthwise(name)
+            if root(out) in fixed:
+                if not depthwise and not self._fixed(reads):
+                    readers.append(Reader(name=name, reads=self._name(reads), linear=False))
+                continue
+            read = stream if depthwise else self._name(reads, stream)
+            stem = read == IMAGE and len(writers[root(out)]) > 1
+            convs.append(
+                Conv(
+                    name=name, norm=self.norms.get(name), reads=read, writes=stream,
+                    filters=self.modules[name].out_channels, prunable=not stem,
+                    gate=name in self.gates and not depthwise,
+                )
+            )  # fmt: skip
+        for name, reads in self._in_order(self.readers):
+            if not self._fixed(reads):
+                linear = isinstance(self.modules[name], nn.Linear)
+                readers.append(
+                    Reader(
+                        name=name, reads=self._name(reads), features=reads.features, linear=linear
+                    )
+                )
+        if not convs:
+            raise UserError(self._nothing())
+        widths = {self.names[number]: self.streams.widths[number] for number in fixed}
+        return _Table(convs, readers, self.parts, widths, tuple(self.images.shape[2:]))
+
+    def _in_order(self, entries: dict[str, object]) -> list[tuple[str, object]]:
+        """In the order of `named_modules`."""
+        return [(name, entries[name]) for name in self.modules if name in entries]
+
+    def _depthwise(self, name: str) -> bool:
+        return self.modules[name].groups > 1
+
+    def _fixed(self, axis: _Axis) -> bool:
+        return all(self.streams.root(stream) in self.streams.why for stream in axis.streams)
+
+    def _name(self, axis: _Axis, writes: str = "") -> str:
+        """The name of what a module reads; that of a full conv differs from what it writes."""
+        streams = tuple(self.names[self.streams.root(stream)] for stream in axis.streams)
+        if len(streams) == 1 and streams[0] != writes:
+            return streams[0]
+        known = [name for name, parts in self.parts.items() if parts == streams]
+        name = known[0] if known else self.joined.get(axis.streams, f"all of {writes}")
+        self.parts[name] = streams
+        return name
+
+    def _nothing(self) -> str:
+        """Why no conv is in the table."""
+        what = f"{type(self.root).__name__} has no filters that can be removed"
+        for name, (_, out) in self.convs.items():
+            return f"{what}: those of {name} are read by {self.streams.why[self.streams.root(out)]}"
+        return what
+
+
+def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """The name of an operation, the same for modules, functions and methods."""
+    if node.op == "call_module":
+        name = type(modules[node.target]).__name__
+    else:
+        name = node.target if isinstance(node.target, str) else node.target.__name__
+    return name.replace("_", "").lower()
+
+
+def _where(node: fx.Node, kind: str) -> str:
+    """The module that a node belongs to, and what it does there."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = list(stack.values())[-1][0] if stack else ""
+    return f"{path or 'the net'} ({kind})"
+
+
+def _argument(node: fx.Node, position: int, name: str, default: object) -> object:
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def _over_pixels(node: fx.Node) -> bool:
+    axes = _argument(node, 1, "dim", None)
+    axes = axes if isinstance(axes, tuple | list) else (axes,)
+    return all(axis in PIXELS for axis in axes)
+
+
+def _flattens(node: fx.Node, kind: str, shape: tuple[int, ...] | None) -> bool:
+    """Whether a node flattens all axes but the first."""
+    out = node.meta["shape"]
+    if not shape or len(shape) < 2 or not out or out != (shape[0], torch.Size(shape[1:]).numel()):
+        return False
+    if kind in ("view", "reshape"):
+        return len(node.args) == 3 and isinstance(node.args[1], fx.Node) and node.args[2] == -1
+    return kind == "flatten"
+
+
+def _along_channels(node: fx.Node) -> bool:
+    axis = _argument(node, 1, "dim", 0)
+    return axis in (1, -3) and isinstance(node.args[0], tuple | list)
+
+
+def _asks_pixels(node: fx.Node, kind: str, maps: bool) -> bool:
+    """Whether a question about the shape is one about other axes than the channels."""
+    allowed = {0, *PIXELS} if maps else {0}
+    if kind == "dim":
+        return True
+    if kind == "getattr" and node.args[1] != "shape":
+        return node.args[1] in ("dtype", "device", "ndim")
+    if kind == "size" and len(node.args) > 1:
+        return node.args[1] in allowed
+    return all(
+        user.target is operator.getitem and not isinstance(user.args[1], slice)
+        and user.args[1] in allowed
+        for user in node.users
+    )  # fmt: skip

@@ -1,0 +1,261 @@
+"""`trace`: nets that were not written for the suite are scored, cut and priced like its own."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn.functional import cross_entropy, dropout, relu
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.cost import cost
+from benchmark.errors import UserError
+from benchmark.measures import score
+from benchmark.models import build, trace
+from benchmark.models._net import IMAGE
+from benchmark.pruning import masked, select, shrink
+from tests.benchmark.test_pruning import assert_same, random_keep, train_steps
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}  # float64
+models = torchvision.models
+
+
+def narrow_vgg():
+    widths = [n if n == "M" else n // 16 for n in models.vgg.cfgs["D"]]
+    net = models.VGG(models.vgg.make_layers(widths, batch_norm=True), num_classes=10, dropout=0)
+    net.classifier[0], net.classifier[3] = nn.Linear(32 * 7 * 7, 24), nn.Linear(24, 16)
+    net.classifier[6] = nn.Linear(16, 10)
+    return net
+
+
+def narrow_densenet():
+    sizes = {"growth_rate": 8, "block_config": (3, 4, 3, 2), "num_init_features": 16}
+    return models.DenseNet(**sizes, num_classes=10)
+
+
+NETS = {
+    "resnet18": lambda: models.resnet18(num_classes=10),
+    "vgg16_bn": narrow_vgg,
+    "mobilenet_v2": lambda: models.mobilenet_v2(num_classes=10, width_mult=0.25, dropout=0),
+    "densenet121": narrow_densenet,
+}
+WHOLE = {
+    "densenet121": {}, "googlenet": {"aux_logits": False, "init_weights": False, "dropout": 0},
+    "squeezenet1_1": {"dropout": 0}, "efficientnet_b0": {"dropout": 0, "stochastic_depth_prob": 0},
+    "mobilenet_v3_small": {"dropout": 0}, "resnet50": {}, "wide_resnet50_2": {},
+    "mobilenet_v2": {"dropout": 0},
+    "resnext50_32x4d": {}, "shufflenet_v2_x1_0": {},
+}  # fmt: skip
+
+
+def lively(net):
+    """A net in float64 whose batch norms are not at their initial values."""
+    for module in net.double().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.3)
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    return net
+
+
+def inputs(size=64):
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, size, size, dtype=torch.float64, generator=draw)
+    return images, torch.tensor([3, 7])
+
+
+def assert_masked_equals_compact(net, x, y):
+    shrunk = shrink(net, random_keep(net, 1, 0.5))
+    big, small = shrunk.masked, shrunk.net
+    torch.testing.assert_close(big.eval()(x), small.eval()(x), **CLOSE)
+    torch.testing.assert_close(big.train()(x), small.train()(x), **CLOSE)
+    for model in (big, small):
+        cross_entropy(model(x), y).backward()
+    assert_same(shrunk, lambda model: {name: p.grad for name, p in model.named_parameters()}, CLOSE)
+    for model in (big, small):
+        train_steps(model, x, y, 3)
+    assert_same(shrunk, lambda model: model.state_dict(), CLOSE)
+    assert cost(small) == cost(big)
+    assert sum(p.numel() for p in small.parameters()) == cost(small)["net/params"]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        small.eval()(x[:1])
+    assert counter.get_total_flops() == 2 * cost(small)["net/macs"]
+    return shrunk
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_masked_equals_compact(name):
+    torch.manual_seed(0)
+    module, (x, y) = lively(NETS[name]()), inputs()
+    before = copy.deepcopy(module.state_dict())
+    net = trace(module, x)
+    assert list(net.state_dict()) == list(before)
+    assert all(torch.equal(before[key], tensor) for key, tensor in module.state_dict().items())
+    torch.testing.assert_close(net.eval()(x), module.eval()(x), **CLOSE)
+    assert cost(net)["net/params"] == sum(p.numel() for p in module.parameters())
+    convs = [key for key, part in module.named_modules() if isinstance(part, nn.Conv2d)]
+    assert list(net.convs) == convs
+    small = assert_masked_equals_compact(net, x, y).net
+    assert cost(small)["net/params"] < 0.6 * cost(net)["net/params"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHOLE)
+def test_masked_equals_compact_in_whole_nets(name):
+    torch.manual_seed(0)
+    x, y = inputs()
+    net = trace(lively(getattr(models, name)(**WHOLE[name], num_classes=10)), x)
+    small = assert_masked_equals_compact(net, x, y).net
+    assert cost(small)["net/params"] < 0.75 * cost(net)["net/params"]
+
+
+def test_cuts_of_cuts_and_padded_widths_equal_masks():
+    torch.manual_seed(0)
+    x, y = inputs(32)
+    whole = small = trace(lively(narrow_densenet()), x).eval()
+    for round in (1, 2):
+        scores = score(small, "taylor", x, y)
+        keep = select(small, scores, 0.6, round=round, rounds=2, budget="params")
+        shrunk = shrink(small, keep, multiple=4)
+        torch.testing.assert_close(shrunk.net(x), masked(small, keep)(x), **CLOSE)
+        assert cost(shrunk.net) == cost(shrunk.masked)
+        small = shrunk.net
+    assert cost(small)["net/params"] <= 0.4 * cost(whole)["net/params"]
+    assert sum(small.plan.values()) < sum(whole.plan.values())
+
+
+def test_a_traced_net_is_scored_and_cut_to_a_share_of_its_macs():
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 3, 64, 64), torch.tensor([1, 2, 3, 4])
+    module = models.mobilenet_v3_small(num_classes=10)
+    with pytest.raises(UserError, match=r"benchmark\.models\.trace"):
+        score(module, "taylor", x, y)
+    net = trace(module, x)
+    for measure in ("taylor", "magnitude", "grasp_t1"):
+        scores = score(net, measure, x, y, bn="fresh")
+        assert {name: len(layer) for name, layer in scores.items() if layer.any()} == net.plan
+        small = shrink(net, select(net, scores, 0.5, budget="macs")).net
+        macs = [cost(one)["net/macs"] for one in (net, small)]
+        assert 0.45 < macs[1] / macs[0] <= 0.5
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            small(x[:1])
+        assert counter.get_total_flops() == 2 * macs[1]
+    with pytest.raises(UserError, match="bn_scale needs a batch norm"):
+        score(net, "bn_scale", x, y)
+
+
+@pytest.mark.parametrize("arch", ["vgg13", "mobilenet_v1", "resnet20", "resnet56"])
+def test_the_table_of_our_nets_is_the_one_written_by_hand(arch):
+    net = build(arch, width=0.1)
+    found = trace(net, torch.randn(2, 3, 32, 32))
+    assert found.plan == net.plan
+    names = {IMAGE: IMAGE}
+    for conv, traced in zip(net.convs.values(), found.convs.values(), strict=True):
+        assert names.setdefault(conv.writes, traced.writes) == traced.writes
+        assert names[conv.reads] == traced.reads
+        same = [(c.name, c.norm, c.prunable, c.depthwise, c.gate) for c in (conv, traced)]
+        assert same[0] == same[1]
+    assert len(set(names.values())) == len(names)
+    assert found.writers == {names[stream]: convs for stream, convs in net.writers.items()}
+    assert [(r.name, r.reads) for r in found.readers.values()] == [
+        (net.head, names[net.head_reads])
+    ]
+    assert cost(found) == cost(net)
+
+
+class Odd(nn.Module):
+    """Three convs and a head, put together by a function."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 10)
+        self.body = forward
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+def pooled(net, x):
+    return net.head(x.mean((2, 3)))
+
+
+def by_batch(net, x):
+    x = relu(net.c(net.b(net.a(x)))).mean((2, 3), keepdim=True)
+    return net.head(x.view(x.size(0), -1))
+
+
+ODD = {
+    "a conv is added to its own input": (
+        lambda n, x: pooled(n, (y := relu(n.a(x))) + n.c(relu(n.b(y)) + n.c.weight.sum() * 0)),
+        ["a", "c"],
+    ),
+    "a full conv writes what it reads": (
+        lambda n, x: pooled(n, relu((y := n.a(x)) + n.b(y)) + y), ["a", "b"],
+    ),
+    "a norm reads what another conv reads too": (
+        lambda n, x: pooled(n, n.c((y := n.a(x)) + n.b(relu(n.norm(y))))), ["a", "b", "c"],
+    ),
+    "a conv is called twice": (lambda n, x: pooled(n, n.c(n.b(n.b(n.a(x))))), ["c"]),
+    "a gate is read elsewhere": (
+        lambda n, x: pooled(n, n.c((y := n.a(x)) * (g := n.b(y).sigmoid())) + n.norm(g)), ["c"],
+    ),
+    "ones are added": (lambda n, x: pooled(n, n.c(n.b(n.a(x)) + 1)), ["a", "c"]),
+    "a view by the batch": (by_batch, ["a", "b", "c"]),
+    "a view by the channels": (
+        lambda n, x: n.head(n.c(n.b(n.a(x))).mean((2, 3)).view(-1, 8)), ["a", "b"],
+    ),
+    "channels are counted": (
+        lambda n, x: pooled(n, n.c(n.b((y := n.a(x)) / y.shape[1]))), ["b", "c"],
+    ),
+    "channels are sliced": (lambda n, x: pooled(n, n.c(n.b(n.a(x))).flip(1)), ["a", "b"]),
+    "dropout by mode": (
+        lambda n, x: pooled(n, dropout(n.c(n.b(n.a(x))), 0.0, n.training)), ["a", "b", "c"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ODD)
+def test_what_is_not_understood_stays_whole(how):
+    torch.manual_seed(0)
+    forward, convs = ODD[how]
+    x, y = inputs(8)
+    net = trace(lively(Odd(forward)), x)
+    assert list(net.convs) == convs
+    shrunk = shrink(net, random_keep(net, 1, 0.4))
+    for model in (shrunk.masked, shrunk.net):
+        train_steps(model.train(), x, y, 2)
+    torch.testing.assert_close(shrunk.masked(x), shrunk.net(x), **CLOSE)
+    assert cost(shrunk.net) == cost(shrunk.masked)
+    assert cost(shrunk.net)["net/params"] == sum(p.numel() for p in shrunk.net.parameters())
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential()
+        self.inner.add_module("deep", Deciding())
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class Deciding(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_nets_that_cannot_be_traced_or_cut_are_refused_with_the_module():
+    x = torch.randn(2, 3, 32, 32)
+    with pytest.raises(UserError, match=r"^Branching inner\.deep cannot be traced"):
+        trace(Branching(), x)
+    sizes = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 2}
+    vit = models.VisionTransformer(**sizes, hidden_dim=16, mlp_dim=16)
+    with pytest.raises(UserError, match="no filters that can be removed: those of conv_proj"):
+        trace(vit, x)
+    with pytest.raises(UserError, match="images must suit the net"):
+        trace(models.squeezenet1_1(), torch.randn(1, 3, 4, 4))
+    with pytest.raises(UserError, match="must return one tensor"):
+        trace(models.googlenet(init_weights=False), torch.randn(2, 3, 64, 64))
