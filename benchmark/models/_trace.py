@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 
 from benchmark.errors import UserError, one_line
 from benchmark.models._net import (
@@ -44,6 +45,13 @@ PIXELS = {2, 3, -1, -2}
 """The axes of images [N, C, H, W] that are not channels."""
 
 
+class _Hardsigmoid(nn.Hardsigmoid):
+    """Torch's own cannot be differentiated twice."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return functional.relu6(input + 3) / 6
+
+
 class Traced(Net):
     """A net of the modules, the names and the outputs of the one that was traced."""
 
@@ -67,6 +75,8 @@ class Traced(Net):
             if type(module) is nn.Conv2d:
                 _place(module, module.out_channels, None)
                 module.__class__ = Conv2d
+            elif type(module) is nn.Hardsigmoid:
+                module.__class__ = _Hardsigmoid
         norms = [conv.norm for conv in table.convs if conv.norm]
         for name in [*norms, *self.readers]:
             module = self.get_submodule(name)

@@ -188,7 +188,7 @@ def by_batch(net, x):
 
 
 ODD = {
-    "a conv is added to its own input": (
+    "a parameter is added": (
         lambda n, x: pooled(n, (y := relu(n.a(x))) + n.c(relu(n.b(y)) + n.c.weight.sum() * 0)),
         ["a", "c"],
     ),
@@ -199,8 +199,12 @@ ODD = {
         lambda n, x: pooled(n, n.c((y := n.a(x)) + n.b(relu(n.norm(y))))), ["a", "b", "c"],
     ),
     "a conv is called twice": (lambda n, x: pooled(n, n.c(n.b(n.b(n.a(x))))), ["c"]),
-    "a gate is read elsewhere": (
-        lambda n, x: pooled(n, n.c((y := n.a(x)) * (g := n.b(y).sigmoid())) + n.norm(g)), ["c"],
+    "a gate is read by a norm": (
+        lambda n, x: pooled(n, n.c((y := n.a(x)) * (g := n.b(y).sigmoid())) + n.norm(g)),
+        ["a", "b", "c"],
+    ),
+    "a sigmoid is read by a conv": (
+        lambda n, x: pooled(n, n.c(n.b(n.a(x)).sigmoid())), ["a", "c"],
     ),
     "ones are added": (lambda n, x: pooled(n, n.c(n.b(n.a(x)) + 1)), ["a", "c"]),
     "a view by the batch": (by_batch, ["a", "b", "c"]),
