@@ -30,7 +30,7 @@ def narrow_vgg():
 
 
 def narrow_densenet():
-    sizes = {"growth_rate": 8, "block_config": (3, 4, 3, 2), "num_init_features": 16}
+    sizes = {"growth_rate": 8, "block_config": (2, 3, 2, 2), "num_init_features": 16}
     return models.DenseNet(**sizes, num_classes=10)
 
 
@@ -128,20 +128,20 @@ def test_cuts_of_cuts_and_padded_widths_equal_masks():
 
 def test_a_traced_net_is_scored_and_cut_to_a_share_of_its_macs():
     torch.manual_seed(0)
-    x, y = torch.randn(4, 3, 64, 64), torch.tensor([1, 2, 3, 4])
+    x, y = torch.randn(4, 3, 48, 48), torch.tensor([1, 2, 3, 4])
     module = models.mobilenet_v3_small(num_classes=10)
     with pytest.raises(UserError, match=r"benchmark\.models\.trace"):
         score(module, "taylor", x, y)
     net = trace(module, x)
-    for measure in ("taylor", "magnitude", "grasp_t1"):
-        scores = score(net, measure, x, y, bn="fresh")
-        assert {name: len(layer) for name, layer in scores.items() if layer.any()} == net.plan
-        small = shrink(net, select(net, scores, 0.5, budget="macs")).net
-        macs = [cost(one)["net/macs"] for one in (net, small)]
-        assert 0.45 < macs[1] / macs[0] <= 0.5
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            small(x[:1])
-        assert counter.get_total_flops() == 2 * macs[1]
+    assert all(layer.any() for layer in score(net, "grasp_t1", x[:2], y[:2], bn="fresh").values())
+    scores = score(net, "taylor", x, y, bn="fresh")
+    assert {name: len(layer) for name, layer in scores.items()} == net.plan
+    small = shrink(net, select(net, scores, 0.5, budget="macs")).net
+    macs = [cost(one)["net/macs"] for one in (net, small)]
+    assert 0.45 < macs[1] / macs[0] <= 0.5
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        small(x[:1])
+    assert counter.get_total_flops() == 2 * macs[1]
     with pytest.raises(UserError, match="bn_scale needs a batch norm"):
         score(net, "bn_scale", x, y)
 
