@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import SpawnContext, SpawnProcess
+from threading import Lock
 from typing import TypeVar
 
 T = TypeVar("T")
+SAFE_PATH = "PYTHONSAFEPATH"
+_starting = Lock()
+
+
+class _Process(SpawnProcess):
+    """A new process. No file of the working folder hides one of Python's own modules: until it has
+    the path of this process, it would look there first."""
+
+    def start(self) -> None:
+        with _starting:
+            before = os.environ.get(SAFE_PATH)
+            os.environ[SAFE_PATH] = before or "1"
+            try:
+                super().start()
+            finally:
+                if before is None:
+                    del os.environ[SAFE_PATH]
+
+
+class _Context(SpawnContext):
+    Process = _Process
 
 
 def spawning() -> SpawnContext:
-    """What starts new processes in which no file of the working folder hides one of Python's own
-    modules: until they have the path of this process, they would look there first."""
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
-    return multiprocessing.get_context("spawn")
+    """What starts new processes."""
+    return _Context()
 
 
 def in_new_process(function: Callable[..., T], *arguments: object) -> T:
