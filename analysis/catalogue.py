@@ -29,7 +29,7 @@ class List:
     """Components of the suite and of installed packages, or the grids that are part of the
     suite."""
     files: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files of your own to list too."""
+    """Files of your own to list too (sweep files for grids)."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "flowprune list") -> None:
@@ -54,7 +54,7 @@ def show(command: List) -> None:
 def table(command: List) -> tuple[Row, list[Row]]:
     """The titles and the rows."""
     if command.what == "grids":
-        return ("name", "what it compares"), list(_grids())
+        return ("name", "runs", "what it is", "where from"), list(_grids(command.files))
     kind = KINDS[command.what]
     found = list(_components(kind, command.files))
     if kind == "measures":
@@ -91,12 +91,13 @@ def _sentence(text: str | None) -> str:
     return re.split(r"(?<! al)\. ", first)[0].rstrip(".")
 
 
-def _grids() -> Iterator[Row]:
-    """(name, the comment at the beginning of the file)"""
-    from sweeps.grid import shipped
+def _grids(files: Sequence[str]) -> Iterator[Row]:
+    """(name, number of runs, the comment at the beginning of the file, where it comes from)"""
+    from sweeps.grid import load, shipped
 
-    for name, file in shipped().items():
-        yield name, _comment(file)
+    ours = [(name, file, SUITE) for name, file in shipped().items()]
+    for name, file, place in [*ours, *((Path(file).stem, Path(file), file) for file in files)]:
+        yield name, f"{len(load(file).configs):,}", _comment(file), place
 
 
 def _comment(file: Path) -> str:

@@ -32,6 +32,7 @@ from benchmark.errors import UserError, require
 from benchmark.fields import assignment, field_value
 from benchmark.files import write_json
 from benchmark.record import HISTORY_KEYS
+from benchmark.registry import resolve
 
 EVERYWHERE = "all settings"
 PRINTED = 8
@@ -102,8 +103,8 @@ class Comparison:
 
 
 def compare(a: str, b: str, measures: Sequence[str] = (), fields: Sequence[str] = ()) -> Comparison:
-    """Compare two sources. measures: `x` or `x=y` texts, none for every measure that both have;
-    fields: `name=x=y`.
+    """Compare two sources. measures: `x` or `x=y` texts (a file of a measure ends in .py),
+    none for every measure that both have; fields: `name=x=y`.
 
     Raises `UserError` if a source cannot be loaded, or the two have no pair of finished runs.
     """
@@ -123,7 +124,7 @@ def _renaming(text: str) -> tuple[str, str]:
     left, _, right = text.partition("=")
     if not left or text.endswith("="):
         raise UserError(f"--measures {text!r} must be a measure, or two as in new=old")
-    return left, right or left
+    return resolve("measures", left), resolve("measures", right or left)
 
 
 def _values(text: str) -> tuple[str, tuple]:

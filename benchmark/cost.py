@@ -129,7 +129,11 @@ def dense_cost(net: Net, size: Size | None = None) -> dict[str, int]:
 
 
 def cost(net: Net, size: Size | None = None) -> dict[str, int]:
-    """`net/filters` (live filters of the prunable layers), `net/params`, and `net/macs` (forward,
-    for one image of this height and width; None: 32 x 32, or that of the images that the net was
-    traced with)."""
+    """What a net costs: `net/filters` (live filters of the prunable layers), `net/params` (live
+    parameters), and `net/macs` (multiply-accumulates of convs and linear layers, forward, for one
+    image).
+
+    size: height and width of the image (None: 32 x 32, or that of the images that the net was
+    traced with).
+    """
     return {f"net/{budget}": value for budget, value in Ledger(net, size).left.items()}

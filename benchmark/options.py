@@ -49,6 +49,8 @@ class Options:
     """A run that is killed loses at most so many seconds of training (0: no finished epoch)."""
 
     def __post_init__(self) -> None:
+        for name in ("runs", "data"):  # a text will do
+            object.__setattr__(self, name, Path(getattr(self, name)))
         require_one_of("wandb", self.wandb, MODES)
         require(self.flow_every >= 1, "flow_every", self.flow_every, "at least 1")
         allowed = f"from 1 to {MOST_THREADS}"

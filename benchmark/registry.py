@@ -54,7 +54,8 @@ def resolve(kind: str, value: str, folders: Sequence[Path] = (Path(),)) -> str:
     `.py`, taken relative to the first of the folders where it exists) or a component of an
     installed package; other values are returned as they are.
 
-    Raises `UserError` for a file that cannot be read, or has the name of a component of the suite.
+    kind: `measures`, `models` or `data`. Raises `UserError` for a file that cannot be read, or has
+    the name of a component of the suite.
     """
     head, colon, path = value.partition(":") if kind == "data" else (value, "", "")
     if head.endswith(outside.ENDING):
@@ -153,7 +154,13 @@ class Measure:
 def measure(
     *, order: int | str, temperature: float = 5.0, at_init: bool = True
 ) -> Callable[[Callable], Measure]:
-    """Declare a measure: the function's name is the measure's, its parameters are what it needs."""
+    """Declare a measure: the function's name is the measure's, its parameters are what it needs.
+
+    order: the time derivative of the parameter norm that it uses (0, 1 or 2), or `control`, or
+    `truth`. temperature: T, of the cross-entropy of logits / T. at_init: whether it tells filters
+    apart at initialisation. The function is called for each conv with F filters of K weights, with
+    tensors [F, K] and [F] (docs/extending.md), and returns scores [F]; the lowest are pruned first.
+    """
 
     def declare(function: Callable) -> Measure:
         needs = tuple(inspect.signature(function).parameters)

@@ -50,6 +50,8 @@ def run(
 ) -> dict:
     """Execute a run from where it stopped, and return its summary; a finished run is not changed.
 
+    config: what is run; options: how. The record is the folder `options.runs / config.run_id`, and
+    the summary that is returned the content of its `summary.json` (docs/records.md has the keys).
     watch: called after each epoch. While another process executes the run, or trains the dense
     phase that it starts from: wait, or raise `BusyError`. Raises `UserError` for components that
     are not installed, and for data or records that do not fit.

@@ -69,7 +69,8 @@ class Grid:
 
 def shipped() -> dict[str, Path]:
     """{name: file} of the grids that are part of the suite, sorted."""
-    return {file.stem: file for file in sorted(Path(__file__).parent.glob("*.yaml"))}
+    files = {file.stem: file for file in Path(__file__).parent.glob("*.yaml")}
+    return dict(sorted(files.items()))
 
 
 def load(path: Path) -> Grid:

@@ -58,6 +58,7 @@ class Frames:
     """
 
     source: str
+    """Name of the source."""
     runs: pd.DataFrame
     """A row per run: the fields of its canonical configuration, `run_id`, `cell`, `dense_id` (the
     run_id of its dense control), `rules`, `label`, `first_cut` and `last_cut` (epochs; NaN for the
@@ -65,8 +66,8 @@ class Frames:
     and MACs, `images` (trained on), `classes`, `data` (digest), `device`, `processor`, `threads`,
     `commit`, `seconds`, `versions` (`name version` texts, joined)."""
     history: pd.DataFrame
-    """A row per run and epoch: `run_id` and `record.HISTORY_KEYS`; NaN where a value was not
-    measured."""
+    """A row per run and epoch: `run_id` and the keys of `history.jsonl` (docs/records.md); NaN
+    where a value was not measured."""
     cuts: pd.DataFrame
     """A row per run and cut: `run_id`, `round`, `epoch`, `seconds`, `before.loss`,
     `predicted.loss_change` ..., and `agreement.<a>|<b>` for each pair of measures that some run

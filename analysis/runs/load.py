@@ -19,7 +19,7 @@ SHOWN = 5
 
 
 def load(source: str | Sequence[str], pull: Pull | None = None) -> Frames:
-    """The frames of a source, or of several together.
+    """The tables (pandas) of a source of runs, or of several together.
 
     A source is a folder of run records, an archive (`analysis.runs.archive`), or a W&B project as
     `wandb:ENTITY/PROJECT`, pulled as `pull` says. A run that several sources have counts once.

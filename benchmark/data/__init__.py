@@ -30,7 +30,8 @@ DIGITS = 12
 
 @dataclass(frozen=True)
 class Images:
-    """A data set: images uint8 [N, H, W, 3], labels int64 [N], class names."""
+    """A data set: images uint8 [N, H, W, 3], labels int64 [N] that number the K class names from
+    0."""
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -130,6 +131,7 @@ def digest_of(images: Images) -> str:
 def load(dataset: str, root: Path) -> Images:
     """Load a data set (`digits`, `cifar10`, `cifar100`, `folder:PATH`) from the folder `root`.
 
+    CIFAR that is not there is downloaded; the digits are part of scikit-learn.
     Raises `UserError` for a file that is missing or wrong, with a hint where to get it.
     """
     name, path = registry.split(dataset)

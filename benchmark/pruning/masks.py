@@ -63,7 +63,13 @@ def mask_filters(model: Net, keep: Keep) -> None:
 
 
 def compact(model: Net, keep: Keep) -> Net:
-    """A smaller net with the outputs, gradients and training of `masked(model, keep)`."""
+    """A smaller net with the outputs, gradients and training of `masked(model, keep)`.
+
+    keep: {conv name: bool [filters]}, as for `masked`. Filters that are not kept are removed, and a
+    channel of a residual stream once no conv writes it any more. The state dict has the names of
+    `model`'s; `plan | written` of the smaller net is its plan for `benchmark.models.resized`.
+    `model` does not change. Raises `UserError` as `masked` does.
+    """
     return shrink(model, keep).net
 
 

@@ -10,6 +10,7 @@ from analysis.compare import EVERYWHERE, compare
 from analysis.outcomes import outcomes
 from analysis.runs.load import load
 from benchmark.errors import UserError
+from benchmark.registry import resolve
 from tests.analysis.test_report import command
 from tests.support import simulate
 from tests.support.simulate import World
@@ -66,6 +67,15 @@ def test_planted_differences_are_found_as_a_minus_b(comparison, setting):
         assert item.effect == pytest.approx(effect, abs=0.01)
         assert item.interval[0] - 1e-9 <= effect <= item.interval[1] + 1e-9
         assert (item.n, item.differs) == (found.pairs, True)
+
+
+def test_a_file_of_a_measure_is_compared(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("text")
+    name = resolve("measures", str(file))
+    runs = simulated(tmp_path / "runs", measures=("loss", name))
+    for text, label in {f"loss={file}": f"loss - {name}", str(file): name}.items():
+        assert {row.measure for row in compare(runs, runs, [text]).rows} == {label}
 
 
 def test_identical_runs_differ_by_exactly_0_and_are_said_to_be_identical(folders):

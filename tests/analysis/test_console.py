@@ -57,6 +57,8 @@ def test_help_is_quick_and_says_how_the_command_is_called(line, tmp_path):
         (["compare", "nowhere", "nowhere"], "nowhere"),
         (["sweep", "plan", "demoo"], "grid file demoo does not exist; the grids of the suite are"),
         (["list", "nets"], "(see flowprune list --help)"),
+        (["list", "grids", "mine.yaml"], "grid file mine.yaml does not exist"),
+        (["list", "measures", "mine.py"], "measure file mine.py does not exist"),
     ],
 )
 def test_bad_input(line, message, tmp_path):
@@ -90,9 +92,15 @@ def test_tables(folder):  # noqa: F811
         rows = catalogue.table(catalogue.List(what))[1]
         assert [row[0] for row in rows] == list(registry.names(kind))
         assert all(len(row[1]) > 20 for row in rows), rows
-    rows = catalogue.table(catalogue.List("grids"))[1]
-    assert [row[0] for row in rows] == list(shipped())
-    assert all(len(row[1]) > 20 for row in rows)
+    (folder / "mine.yaml").write_text(
+        "# A grid of mine.\nmethod: grid\nparameters: {measure: {values: [loss, my/cosine.py]}}"
+    )
+    titles, rows = catalogue.table(catalogue.List("grids", ("mine.yaml",)))
+    assert titles == ("name", "runs", "what it is", "where from")
+    assert [row[0] for row in rows] == [*sorted(shipped()), "mine"]
+    assert rows[-1] == ("mine", "2", "A grid of mine", "mine.yaml")
+    assert all(len(row[2]) > 20 and row[3] == "suite" for row in rows[:-1])
+    assert next(row[1] for row in rows if row[0] == "demo") == "35"
     done = command("analysis.console", "list", "measures", cwd=folder, COLUMNS="120")
     assert done.returncode == 0, done.stderr
     assert "grad_preservation" in done.stdout

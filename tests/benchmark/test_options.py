@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,3 +56,9 @@ def test_a_masked_batch_norm_keeps_the_type_of_its_input(training):
     y = norm(torch.randn(8, 4, 6, 6).to(torch.bfloat16))
     assert y.dtype == torch.bfloat16
     assert not y[:, 1].any()
+
+
+def test_folders_may_be_texts():
+    options = Options(runs="mine", data="there", wandb="disabled")
+    assert options == Options(runs=Path("mine"), data=Path("there"), wandb="disabled")
+    assert options.runs / "a" == Path("mine/a")

@@ -107,6 +107,18 @@ def test_scores_of_a_file_and_of_a_measure(folder):
         assert torch.equal(layer, again[conv])
 
 
+def test_scores_of_a_path_and_of_a_measure_that_has_no_file(folder):
+    @registry.measure(order=1)
+    def ours(weight, gradient):
+        return 2 * (weight * gradient).sum(dim=1).abs()
+
+    net, (images, labels) = tiny_net("resnet20"), tiny_images(6)
+    taylor = score(net, "taylor", images, labels)
+    doubled = score(net, ours, images, labels)
+    assert all(torch.equal(doubled[conv], 2 * layer) for conv, layer in taylor.items())
+    assert score(net, folder / "my" / "cosine.py", images, labels).keys() == taylor.keys()
+
+
 def test_a_whole_run_of_three_files_and_its_copies(folder, options):
     fields = {
         "measure": registry.resolve("measures", "my/cosine.py"),
