@@ -87,7 +87,7 @@ def with_statistics_of(model: M, images: torch.Tensor) -> M:
         for norm in norms:
             norm.reset_running_stats()
             norm.training = True
-        for x, _, _ in _batches(result, images, images, STATISTICS_BATCH):
+        for x, _, _ in batches(result, images, images, STATISTICS_BATCH):
             seen += len(x)
             for norm in norms:
                 norm.momentum = len(x) / seen
@@ -138,13 +138,13 @@ def gradients(
     mean = {t: _zeros(theta) for t in temperatures}
     square = {} if squares_at is None else _zeros(theta)
     loss_sum = correct = torch.zeros((), device=images.device, dtype=torch.float64)
-    part_size = _limited(batch_size, GRADIENT_BATCH, images)
+    part_size = limited(batch_size, GRADIENT_BATCH, images)
     with evaluating(model), torch.enable_grad():
         for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             batch_share = len(batch[1]) / len(labels)
             # summed per batch even without squares, so that these change no bit of a mean
             batch_mean = {t: _zeros(theta) for t in temperatures}
-            for x, y, share in _batches(model, *batch, part_size):
+            for x, y, share in batches(model, *batch, part_size):
                 logits = model(x)
                 for t in temperatures:
                     loss = cross_entropy(logits / t, y)
@@ -179,11 +179,11 @@ def hessian_gradients(
     There is one forward per batch, and one double backward per batch and temperature. batch_size:
     an upper limit, which bounds the memory.
     """
-    batch_size = _limited(batch_size, HESSIAN_BATCH, images)
+    batch_size = limited(batch_size, HESSIAN_BATCH, images)
     theta = parameters(model)
     result = {t: _zeros(theta) for t in g}
     with evaluating(model), torch.enable_grad():
-        for x, y, share in _batches(model, images, labels, batch_size):
+        for x, y, share in batches(model, images, labels, batch_size):
             logits = model(x)
             for t in g:
                 loss = cross_entropy(logits / t, y)
@@ -257,7 +257,7 @@ def evaluate(
     batch_size = batch_size or (TEST_BATCH_CPU if images.device.type == "cpu" else TEST_BATCH)
     loss_sum = correct = torch.zeros((), device=images.device, dtype=torch.float64)
     with evaluating(model):
-        for x, y, share in _batches(model, images, labels, batch_size):
+        for x, y, share in batches(model, images, labels, batch_size):
             logits = model(x)
             loss_sum = loss_sum + cross_entropy(logits / temperature, y).double() * share
             correct = correct + (logits.argmax(1) == y).sum()
@@ -268,13 +268,15 @@ def _zeros(theta: Vectors) -> Vectors:
     return {name: torch.zeros_like(p) for name, p in theta.items()}
 
 
-def _limited(batch_size: int, limit: int, images: torch.Tensor) -> int:
+def limited(batch_size: int, limit: int, images: torch.Tensor) -> int:
+    """`batch_size`, on a CPU at most `limit`."""
     return min(batch_size, limit) if images.device.type == "cpu" else batch_size
 
 
-def _batches(
+def batches(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+    """Batches in order: images as the net takes them, labels, share of all images."""
     dtype = next(model.parameters()).dtype
     for start in range(0, len(images), batch_size):
         x = normalise(images[start : start + batch_size], dtype)

@@ -21,10 +21,11 @@ from benchmark import outside
 from benchmark.errors import UserError, require
 
 KINDS = ("measures", "models", "data")
-ORDERS = (0, 1, 2, "control", "truth")
+ORDERS = (0, 1, 2, "activation", "control", "truth")
 NEEDS = (
     "weight", "initial", "gradient", "gradient_square", "hessian_gradient", "gamma", "beta",
-    "gamma_square", "beta_square", "uniform", "net",
+    "gamma_square", "beta_square", "gate_square", "hessian_diagonal", "activation",
+    "activation_gradient", "live", "uniform", "net",
 )  # fmt: skip
 """What a measure may have as parameters; `benchmark.measures._scoring` says what each one is."""
 DECLARED = {"models": ("CONVS", "build"), "data": ("load",)}
@@ -139,8 +140,8 @@ class Measure:
 
     name: str
     order: int | str
-    """The time derivative of the parameter norm that it uses (0, 1, 2), or `control`, or
-    `truth`."""
+    """The time derivative of the parameter norm that it uses (0, 1, 2), or `activation`, `control`
+    or `truth`."""
     needs: tuple[str, ...]
     """The function's parameter names; `benchmark.measures._scoring` says what each one is."""
     temperature: float

@@ -92,7 +92,8 @@ LOOKS = {
     "random": Look("#8C8C8C", "P", DOTTED),
     "none": Look("#1A1A1A", "", (0, (6, 2))),
 }
-FAMILIES = {0: "#3E6FA3", 1: "#C9732B", 2: "#3B8F5A", "truth": "#A56BA0", "control": "#6E6E6E"}
+FAMILIES = {0: "#3E6FA3", 1: "#C9732B", 2: "#3B8F5A", "activation": "#8A7A1F", "truth": "#A56BA0",
+            "control": "#6E6E6E"}  # fmt: skip
 """Colour of a measure that has no look of its own, by order."""
 SPARE_MARKERS = "Hd8ph"
 ORDER = tuple(LOOKS)

@@ -8,7 +8,15 @@ filter):
 - `hessian_gradient` [F, K]: Hg, the product over all parameters with g held constant
 - `gamma`, `beta` [F]: scale and shift of the batch norm behind the conv
 - `gamma_square`, `beta_square` [F]: mean_b(g_b^2) of these
+- `gate_square` [F]: mean_b((gamma g_gamma + beta g_beta)^2)
+- `hessian_diagonal` [F, K]: the diagonal of the Hessian in the weights of the layer
+- `activation` [N, F, H, W]: the rectified maps a of some images; the measure then returns its mean
+  over these images, and its score is that over all images
+- `activation_gradient` [F]: mean over images and positions of a dL/da, L the mean loss of all
+- `live` [F]: whether the filter is neither masked nor without weights
 - `uniform` [F]: uniform random numbers in (0, 1)
+
+`benchmark.measures._maps` says what a is.
 
 A measure with a parameter `net` gets the whole `Scoring` instead and returns {conv name: scores
 [F]}.
@@ -16,9 +24,10 @@ A measure with a parameter `net` gets the whole `Scoring` instead and returns {c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
@@ -31,6 +40,13 @@ from benchmark.flow import (
     gradients,
     hessian_gradients,
     with_statistics_of,
+)
+from benchmark.measures._maps import (
+    Layers,
+    gate_squares,
+    hessian_diagonal,
+    map_gradients,
+    mean_over_images,
 )
 from benchmark.models import Net
 from benchmark.registry import Measure
@@ -85,6 +101,8 @@ class Scoring:
         """Scores of one measure: {conv name: tensor [filters]}."""
         if "net" in measure.needs:
             found = measure.function(self)
+        elif "activation" in measure.needs:
+            found = self.of_activations[measure.name]
         else:
             found = {
                 name: measure.function(*(self.layer(name, need, measure) for need in measure.needs))
@@ -97,7 +115,7 @@ class Scoring:
         """One need of one layer, as the module's text describes it."""
         weight = self.model.get_submodule(conv).weight.detach()
         norm_name = self.model.convs[conv].norm
-        if norm_name is None and need.startswith(("gamma", "beta")):
+        if norm_name is None and need.startswith(("gamma", "beta", "gate")):
             raise UserError(f"{measure.name} needs a batch norm behind each conv, {conv} has none")
         norm = self.model.zeroed(conv)
         t = self.temperature_of(measure)
@@ -120,6 +138,14 @@ class Scoring:
                 return self.gradients.mean_square[f"{norm_name}.weight"]
             case "beta_square":
                 return self.gradients.mean_square[f"{norm_name}.bias"]
+            case "gate_square":
+                return self.gate_squares[t][conv].to(weight)
+            case "hessian_diagonal":
+                return self.hessian_diagonals[t][conv].to(weight)
+            case "activation_gradient":
+                return self.activation_gradients[t][conv].to(weight)
+            case "live":
+                return self.model.mask(conv) & weight.flatten(1).any(dim=1)
             case "uniform":
                 return torch.rand(len(weight), generator=self.generator).to(weight)
         raise AssertionError(
@@ -143,9 +169,11 @@ class Scoring:
                 raise UserError(
                     f"weights must require gradients to be scored by them, those of {name} do not"
                 )
-        squares = self._temperatures("square")
+        squares = self._temperatures("gradient_square", "gamma_square", "beta_square")
         assert len(squares) <= 1, "measures that need squared gradients share one temperature"
-        temperatures = tuple(sorted({*self._temperatures("gradient"), *squares}))
+        temperatures = tuple(
+            sorted({*self._temperatures("gradient", "hessian_gradient"), *squares})
+        )
         return gradients(
             self.model, self.images, self.labels, temperatures,
             batch_size=self.batch_size, squares_at=next(iter(squares), None),
@@ -159,6 +187,56 @@ class Scoring:
             self.model, self.images, self.labels, g, batch_size=self.batch_size
         )
 
+    @cached_property
+    def precise(self) -> Net:
+        """The net in float64. In float32 an output that is nearly 0 may be rectified or not, which
+        changes a score by up to 0.002 of the largest (docs/performance.md)."""
+        if self.images.device.type == "mps":
+            return self.model
+        return copy.deepcopy(self.model).double()
+
+    @cached_property
+    def of_activations(self) -> dict[str, Scores]:
+        """One pass for all measures that need activations: {measure's name: scores}."""
+        asking = {m.name: m for m in self.measures if "activation" in m.needs}
+
+        def function(measure: Measure) -> Callable[[str, torch.Tensor], torch.Tensor]:
+            return lambda conv, maps: measure.function(
+                *(
+                    maps if need == "activation" else self.layer(conv, need, measure)
+                    for need in measure.needs
+                )
+            )
+
+        found = mean_over_images(
+            self.precise, self.images, {name: function(m) for name, m in asking.items()},
+            batch_size=self.batch_size,
+        )  # fmt: skip
+        dtype = next(self.model.parameters()).dtype
+        return {
+            name: {conv: layer.to(dtype) for conv, layer in layers.items()}
+            for name, layers in found.items()
+        }
+
+    @cached_property
+    def gate_squares(self) -> dict[float, Layers]:
+        return self._precisely("gate_square", gate_squares)
+
+    @cached_property
+    def activation_gradients(self) -> dict[float, Layers]:
+        return self._precisely("activation_gradient", map_gradients)
+
+    @cached_property
+    def hessian_diagonals(self) -> dict[float, Layers]:
+        dtype = next(self.model.parameters()).dtype
+        return self._precisely("hessian_diagonal", partial(hessian_diagonal, dtype=dtype))
+
+    def _precisely(self, need: str, compute: Callable) -> dict[float, Layers]:
+        """One pass for each temperature that some measure with this need has."""
+        sets = self.precise, self.images, self.labels
+        temperatures = self._temperatures(need)
+        return {t: compute(*sets, t, batch_size=self.batch_size) for t in temperatures}
+
     def _check(self, measure: Measure, found: object) -> None:
         """Raise `UserError` unless there is one score per filter of every conv."""
         plan, what = self.model.plan, f"scores of measure {measure.name}"
@@ -169,9 +247,9 @@ class Scoring:
             got = list(layer.shape) if torch.is_tensor(layer) else type(layer).__name__
             require(got == [plan[conv]], f"{what} for {conv}", got, f"a tensor [{plan[conv]}]")
 
-    def _temperatures(self, need: str) -> list[float]:
-        """The temperatures of the measures with such a need, sorted."""
-        asking = (m for m in self.measures if any(need in name for name in m.needs))
+    def _temperatures(self, *needs: str) -> list[float]:
+        """The temperatures of the measures with one of these needs, sorted."""
+        asking = (m for m in self.measures if {*needs} & {*m.needs})
         return sorted({self.temperature_of(measure) for measure in asking})
 
     def _initial(self, conv: str, weight: torch.Tensor) -> torch.Tensor:

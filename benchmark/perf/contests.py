@@ -145,6 +145,24 @@ class Bench:
             "times scoring": [a / b for a, b in zip(seconds, scoring, strict=True)],
         }
 
+    def measures(self) -> list[dict]:
+        """Seconds to score by each measure alone, in turn."""
+        images = self.images(self.command.images)
+        config = RunConfig(arch=self.arch, width=self.command.width, measure="none")
+        state = fresh(config, 10, self.device)
+        initial = initial_weights(config, state)
+        names = [name for name in MEASURES if name not in ("oracle", "none")]
+        scores = [
+            partial(score_all, state.model, [MEASURES[name]], *images, initial=initial)
+            for name in names
+        ]
+        seconds = alternated(scores, self.command.repeats)
+        scale = SCORED / self.command.images
+        return [
+            {"arch": self.arch, "measure": name, "seconds": [scale * s for s in times]}
+            for name, times in zip(names, seconds, strict=True)
+        ]
+
     def _epoch(self, net: Net, count: int) -> Callable[[], object]:
         config = RunConfig(arch=self.arch, precision=self.command.precision, lr=1e-3)
         problem = self._problem(self.images(count), self.images(count))

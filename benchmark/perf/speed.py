@@ -25,8 +25,8 @@ DESCRIPTION = (
     "after each step."
 )
 PARTS = ("train", "evaluate", "score", "memory")
-PROBE = "probe"
-"""A part that is measured only if it is asked for: at full width it takes minutes on a CPU."""
+ASKED = ("probe", "measures")
+"""Parts that are measured only if they are asked for: at full width they take minutes on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Speed:
     """Architectures."""
     parts: tuple[str, ...] = PARTS
     """What to measure: train, evaluate, score, memory (the peak of a process that scores), and if
-    asked for probe (a cut probe, against the scores of all measures)."""
+    asked for probe (a cut probe, against the scores of all measures) and measures (each alone)."""
     width: float = 1.0
     """Factor on the number of filters."""
     ratios: tuple[float, ...] = (0.0, 0.75)
@@ -74,21 +74,23 @@ def execute(command: Speed) -> None:
     console.print(
         f"width {command.width:g}, {command.precision}, {device}, n = {command.repeats}, medians"
     )
-    rows, memory, probes = [], [], []
+    rows, memory, probes, measures = [], [], [], []
     for arch in command.archs:
         bench = Bench(arch, command, options)
         for part in PARTS:
             if part in command.parts and part != "memory":
                 rows += getattr(bench, part)()
-        if PROBE in command.parts:
+        if "probe" in command.parts:
             probes.append(bench.probe())
+        if "measures" in command.parts:
+            measures += bench.measures()
         if "memory" in command.parts:
             memory += [
                 (arch, need, in_new_process(peak_memory, arch, need, command)) for need in NEEDS
             ]
-    show(console, rows, memory, probes)
+    show(console, rows, memory, probes, measures)
     if command.json:
-        found = document(command, device, rows, memory) | {"probe": probes}
+        found = document(command, device, rows, memory) | {"probe": probes, "measures": measures}
         command.json.write_text(json.dumps(found, indent=1))
 
 
@@ -111,7 +113,7 @@ def check(command: Speed) -> None:
     allowed = ", ".join(PRECISIONS)
     require(command.precision in PRECISIONS, "precision", command.precision, f"one of {allowed}")
     for part in command.parts:
-        require(part in (*PARTS, PROBE), "parts", part, "one of " + ", ".join((*PARTS, PROBE)))
+        require(part in (*PARTS, *ASKED), "parts", part, "one of " + ", ".join((*PARTS, *ASKED)))
     for ratio in command.ratios:
         require(0 <= ratio < 1, "ratios", ratio, "at least 0 and below 1")
     for arch in command.archs:
@@ -120,7 +122,11 @@ def check(command: Speed) -> None:
 
 
 def show(
-    console: Console, rows: list[dict], memory: list[tuple[str, str, int]], probes: list[dict]
+    console: Console,
+    rows: list[dict],
+    memory: list[tuple[str, str, int]],
+    probes: list[dict],
+    measures: list[dict],
 ) -> None:
     """Print the tables, and a line for each probe."""
     from rich.table import Table
@@ -145,7 +151,12 @@ def show(
     of_memory = Table("arch", f"peak memory of scoring {SCORED} images", "GB")
     for arch, need, peak in memory:
         of_memory.add_row(arch, need, f"{peak / 1e9:.2f}")
-    for made in (table, of_memory):
+    of_measures = Table("arch", "measure", f"s per {SCORED} images", "(min to max)")
+    for row in measures:
+        times = row["seconds"]
+        span = f"{min(times):.3g} to {max(times):.3g}"
+        of_measures.add_row(row["arch"], row["measure"], f"{median(times):.3g}", span)
+    for made in (table, of_memory, of_measures):
         if made.row_count:
             console.print(made)
     for made in probes:

@@ -14,7 +14,8 @@ from benchmark.pruning import compact, select
 from tests.conftest import tiny_images, tiny_net
 
 ARCHES = registry.names("models")
-ORDERS = {0, 1, 2, "control", "truth"}
+FIRST = {"gradient", "gradient_square", "gamma_square", "gate_square", "activation_gradient"}
+SECOND = {"hessian_gradient", "hessian_diagonal"}
 
 
 @pytest.fixture
@@ -62,13 +63,14 @@ def test_initial_weights_that_do_not_fit_and_frozen_ones():
 def test_a_measure_is_declared_and_documented(name):
     measure = MEASURES[name]
     assert measure.name == name
-    assert measure.order in ORDERS
+    assert measure.order in registry.ORDERS
     text = measure.function.__doc__
     assert "Source:" in text
     assert "Unlike" in text
     needs = set(measure.needs)
-    assert measure.order != 1 or needs & {"gradient", "gradient_square", "gamma_square"}
-    assert (measure.order == 2) == ("hessian_gradient" in needs)
+    assert measure.order != 1 or needs & FIRST
+    assert (measure.order == 2) == bool(needs & SECOND)
+    assert (measure.order == "activation") == ("activation" in needs)
 
 
 @FEW_ITERATIONS
@@ -169,9 +171,13 @@ def test_permuting_filters_permutes_scores(arch, conv):
 
 
 def test_needs_are_computed_once_for_all_measures(monkeypatch):
-    """Scoring every measure makes one gradient pass and one Hessian pass."""
+    """Scoring every measure makes one pass for each need."""
     passes = []
-    for name in ("gradients", "hessian_gradients"):
+    needs = (
+        "gradients", "hessian_gradients", "gate_squares", "map_gradients", "mean_over_images",
+        "hessian_diagonal",
+    )  # fmt: skip
+    for name in needs:
         original = getattr(scoring, name)
         monkeypatch.setattr(
             scoring,
@@ -183,8 +189,8 @@ def test_needs_are_computed_once_for_all_measures(monkeypatch):
     net.register_forward_hook(lambda *_: calls.append(1))
     names = [name for name in MEASURES if name not in ("oracle", "synflow")]
     score_all(net, names, images, labels, initial=weights(net), batch_size=2)
-    assert passes == ["gradients", "hessian_gradients"]
-    assert len(calls) == 2 + 2  # gradient and Hessian batches of 2
+    assert sorted(passes) == sorted(needs)
+    assert len(calls) == 6 * 2 + 2  # batches of 2, and a look at one image before the maps
     passes.clear()
     score_all(net, ["magnitude", "l1", "random", "none"], images, labels)
     assert passes == []
@@ -207,11 +213,11 @@ def test_each_batch_of_a_pass_has_one_forward(monkeypatch):
 
 
 @FEW_ITERATIONS
-def test_batch_size_matters_to_fisher_alone():
+def test_batch_size_matters_to_squared_gradients_alone():
     net, (images, labels) = tiny_net("vgg13", dtype=torch.float64), tiny_images(8)
     measures = [m for name, m in MEASURES.items() if name not in ("oracle", "random")]
     found = contracts.depend_on_batch(measures, net, images, labels)
-    assert found == {"fisher", "fisher_bn"}
+    assert found == {"fisher", "fisher_bn", "taylor_gate"}
 
 
 def test_taylor_is_the_slope_of_the_loss_as_a_filter_shrinks():

@@ -25,9 +25,13 @@ from benchmark.training.problem import make_problem
 from tests.benchmark.test_run import without_times
 from tests.conftest import tiny_run
 
+pytestmark = pytest.mark.xdist_group("probes")  # one probed run for all
 CONFIG = tiny_run(measure="none", probe_epochs="1,3", epochs=3)
 DRAWS = 3
-SCORED = [name for name in MEASURES if name not in ("oracle", "none", "random")]
+SCORED = [
+    "fisher_bn", "grad_preservation", "grasp", "grasp_t1", "loss", "loss_biased", "magnitude",
+    "synflow", "taylor_gate",
+]  # fmt: skip
 
 
 def record_of(config, options):
@@ -48,7 +52,8 @@ def probed(tmp_path_factory):
 
 
 def few(patch):
-    """Few draws of `random` and iterations of `synflow`."""
+    """Few measures, draws of `random` and iterations of `synflow`."""
+    patch.setattr(probes, "NO_PROBE", tuple(set(MEASURES) - {*SCORED}))
     patch.setattr(probes, "DRAWS", DRAWS)
     patch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 3)
 

@@ -81,6 +81,17 @@ def test_a_probe_is_compared_with_the_scores_of_all_measures(tmp_path, monkeypat
     assert "probe" not in PARTS  # at full width it takes minutes
 
 
+def test_each_measure_is_timed_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 3)
+    file = tmp_path / "speed.json"
+    sizes = {"width": 0.0625, "images": 20, "repeats": 2, "device": "cpu"}
+    execute(Speed(archs=("vgg13",), parts=("measures",), json=file, **sizes))
+    rows = json.loads(file.read_text())["measures"]
+    assert [row["measure"] for row in rows] == [m for m in MEASURES if m not in ("oracle", "none")]
+    assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in rows)
+    assert "hrank" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("per", "unit", "ours", "theirs"), [(200, "images/s", 100.0, 25.0), (5, "s", 10.0, 40.0)]
 )

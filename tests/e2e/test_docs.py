@@ -160,8 +160,9 @@ def test_the_records_page_names_every_key(options):
     assert keys <= named, keys - named
 
 
-def test_the_readme_names_every_measure():
-    named = set(re.findall(r"`([^`]+)`", prose(ROOT / "README.md")))
+@pytest.mark.parametrize("page", ["README.md", "docs/measures.md"])
+def test_each_measure_is_named(page):
+    named = set(re.findall(r"`([^`]+)`", prose(ROOT / page)))
     assert set(names("measures")) <= named
 
 
