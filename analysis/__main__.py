@@ -182,9 +182,12 @@ def show(report: Report) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from analysis.report.text import finding
+    from analysis.report.text import FILTERS, board_sentence, finding
 
     console = Console()
+    for board in report.boards:
+        console.print(f"[bold]Leaderboard at equal {FILTERS['budget'](board.budget)}[/]")
+        console.print(f"   {escape(board_sentence(board))}")
     for item in report.judgements:
         console.print(f"[bold]{item.claim.id}[/] {escape(item.claim.plain)}")
         color = COLORS[item.verdict]

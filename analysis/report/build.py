@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 
 from analysis import stats
 from analysis.claims import judge_all
+from analysis.leaderboard import Board, leaderboards
 from analysis.quantities import SUMMARISED
 from analysis.report import tables
-from analysis.report.figures import FIGURES, Plot, save
+from analysis.report.figures import FIGURES, Plot, ranks, save
 from analysis.report.page import make_folders, render
 from analysis.report.page.explorer import explorer_data
 from analysis.runs.frames import UNFINISHED, Frames, dense_controls
@@ -47,6 +48,7 @@ class Report:
     """What was written."""
 
     index: Path
+    boards: list[Board]
     judgements: list[Judgement]
     completeness: Completeness
 
@@ -88,13 +90,14 @@ def build(
 def _write(
     frames: Frames, whole: Completeness, out: Path, drawings: Iterable[tuple[str, list[Drawing]]]
 ) -> Report:
-    judgements = judge_all(frames)
+    judgements, boards = judge_all(frames), leaderboards(frames)
     facts = provenance(frames)
     write_json(
         out / "claims.json",
         {"claims": [item.to_dict() for item in judgements], "provenance": facts},
     )
     files = {
+        "leaderboard": tables.leaderboard(boards),
         "summary": tables.summary(frames),
         "runs": tables.runs(frames),
         "cuts": frames.cuts,
@@ -107,6 +110,8 @@ def _write(
     page = render(
         "report.html",
         judgements=judgements,
+        boards=[(board, _rank_plot(board, out / "figures")) for board in boards],
+        rank_caption=ranks.CAPTION,
         explorer=explorer_data(frames),
         drawings=dict(drawings),
         summary=list(files["summary"].itertuples(index=False)),
@@ -120,7 +125,12 @@ def _write(
     )
     index = out / "index.html"
     index.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return Report(index, judgements, whole)
+    return Report(index, boards, judgements, whole)
+
+
+def _rank_plot(board: Board, folder: Path) -> str:
+    """Draw and write the figure of a leaderboard; returns it as a data URI."""
+    return _uri(save(ranks.rank_plot(board), folder / f"leaderboard-{board.budget}"))
 
 
 def provenance(frames: Frames) -> dict:
@@ -210,10 +220,12 @@ def _draw_group(frames: Frames, place: Path) -> list[Drawing]:
 
 def _save(plot: Plot, canvas: Figure, frames: Frames, place: Path) -> Drawing:
     anchor = f"{plot.name}-{place.name}"
-    image = (
-        "data:image/png;base64," + base64.b64encode(save(canvas, place.with_name(anchor))).decode()
-    )
+    image = _uri(save(canvas, place.with_name(anchor)))
     return Drawing(plot.name, anchor, plot.title, plot.caption_for(frames), image)
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def file_names(groups: Sequence[str]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from analysis.leaderboard import Board
 from analysis.outcomes import SIZES, outcomes, share_left
 from analysis.quantities import DENSITY, SUMMARISED, Quantity
 from analysis.report import figures, style
@@ -43,6 +45,14 @@ def summary(frames: Frames) -> pd.DataFrame:
     places = result["measure"].map(measures.index)
     order = np.lexsort((places, settings, dense, result["group"].astype(str)))
     return result.iloc[order].reset_index(drop=True)
+
+
+def leaderboard(boards: Sequence[Board]) -> pd.DataFrame:
+    """The tables of all leaderboards, with their `budget`."""
+    columns = ["budget", "measure", "rank"]
+    parts = [board.table.assign(budget=board.budget) for board in boards]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return table[[*columns, *(name for name in table if name not in columns)]]
 
 
 def _mean(quantity: Quantity, column: pd.Series) -> dict[str, float]:

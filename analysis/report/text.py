@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis.leaderboard import Board
 from analysis.quantities import ACCURACY, Quantity
 from analysis.verdicts import NOT_TESTED, Judgement, Number
 
@@ -30,6 +31,31 @@ def finding(item: Judgement) -> str:
     claimed = f"claimed to be {'above' if number.sign > 0 else 'below'} 0"
     against = "a check speaks against it, " if number in item.checks else ""
     return f"{verdict}: {against}{said}, {claimed}."
+
+
+def board_sentence(board: Board) -> str:
+    """What a leaderboard shows, in plain words."""
+    first, *_ = board.table.itertuples()
+    settings = f"{len(board.settings)} setting{'s' * (len(board.settings) > 1)}"
+    least, most = board.seeds
+    seeds = f"{least}" if least == most else f"{least} to {most}"
+    said = (
+        f"{first.measure} has the best mean rank of {len(board.table)} measures, "
+        f"{short(first.rank)}{_span(first)}, over {settings} with {seeds} "
+        f"seed{'s' * (seeds != '1')} each. Wins, ties and losses count settings in which the 95 % "
+        "interval of the difference in accuracy is above, around or below 0."
+    )
+    if board.left_out:
+        lacking = ", ".join(
+            f"{name} ({count} of {len(board.settings)} settings)"
+            for name, count in sorted(board.left_out.items())
+        )
+        said += f" Not ranked, because runs are missing: {lacking}."
+    return said
+
+
+def _span(row: NamedTuple) -> str:
+    return "" if np.isnan(row.rank_low) else f" [{short(row.rank_low)}, {short(row.rank_high)}]"
 
 
 def difference_text(number: Number) -> str:
@@ -67,6 +93,8 @@ def maybe(value: float | None) -> str:
 
 
 FILTERS = {
+    "board_sentence": board_sentence,
+    "budget": {"macs": "MACs", "params": "parameters", "filters": "filters"}.get,
     "number": number_text,
     "difference": difference_text,
     "finding": finding,

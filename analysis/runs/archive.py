@@ -64,6 +64,8 @@ def read(folder: Path) -> Frames:
             ) from None
         if name == "runs":
             table = _as_stored(table, file)
+        if name == "cuts" and "score_seconds" not in table:
+            table = table.assign(score_seconds=np.nan)  # archives of flowprune 0.1
         if lacking := columns - set(table):
             raise UserError(f"archive file {file} lacks the columns {', '.join(sorted(lacking))}")
         for column in table:

@@ -81,7 +81,7 @@ def check(record: Record, run: Run) -> None:
 
 def _cut(place: str, cut: dict) -> None:
     _counts(place, {"epoch": cut.get("epoch"), "round": cut.get("round")})
-    _numbers(place, {"seconds": cut.get("seconds")})
+    _numbers(place, {key: cut.get(key) for key in ("seconds", "score_seconds")})
     _counts(f"{place}, kept", cut.get("kept"))
     _numbers(f"{place}, agreement", cut.get("agreement", {}))
     for state in STATES:

@@ -32,6 +32,8 @@ RANKS = {"epoch": int, "a": str, "b": str, "rho": float}
 beside `run_id`, and their types."""
 KEPT = {"round": int, "layer": int, "conv": str, "kept": int, "original": float}
 """The columns of `Frames.kept` beside `run_id`, and their types."""
+CUT = {"round": int, "epoch": int, "seconds": float, "score_seconds": float}
+"""The columns of `Frames.cuts` that all runs have, beside `run_id`, and their types."""
 AGREEMENT = "agreement."
 """Prefix of the columns of `Frames.cuts` with rank correlations between measures."""
 
@@ -69,7 +71,8 @@ class Frames:
     """A row per run and epoch: `run_id` and the keys of `history.jsonl` (docs/records.md); NaN
     where a value was not measured."""
     cuts: pd.DataFrame
-    """A row per run and cut: `run_id`, `round`, `epoch`, `seconds`, `before.loss`,
+    """A row per run and cut: `run_id`, `round`, `epoch`, `seconds`, `score_seconds` (NaN if it is
+    unknown), `before.loss`,
     `predicted.loss_change` ..., and `agreement.<a>|<b>` for each pair of measures that some run
     recorded."""
     kept: pd.DataFrame
@@ -202,7 +205,7 @@ def _cut_row(run_id: str, cut: dict) -> dict:
     agreement = sorted(cut.get("agreement", {}).items())
     return {
         "run_id": run_id,
-        **{key: cut.get(key) for key in ("round", "epoch", "seconds")},
+        **{key: cut.get(key) for key in CUT},
         **{f"{state}.{key}": value for state in STATES for key, value in cut[state].items()},
         **{f"{AGREEMENT}{pair}": value for pair, value in agreement},
     }
@@ -227,9 +230,9 @@ def _history_frame(rows: list[tuple[str, dict]]) -> pd.DataFrame:
 
 def _cuts_frame(rows: list[dict]) -> pd.DataFrame:
     """Columns are numeric, also where every value is null or there is no row."""
-    frame = pd.DataFrame(rows, columns=None if rows else ["run_id", "round", "epoch", "seconds"])
-    floats = {name: float for name in frame.columns if "." in name or name == "seconds"}
-    return frame.astype({"round": int, "epoch": int, **floats})
+    frame = pd.DataFrame(rows, columns=None if rows else ["run_id", *CUT])
+    floats = {name: float for name in frame.columns if "." in name}
+    return frame.astype(floats | CUT)
 
 
 def _probes_frame(runs: Sequence[Run]) -> pd.DataFrame:

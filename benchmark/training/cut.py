@@ -54,10 +54,12 @@ def make_cut(
     trained, probe, scoring = state.model, problem.probe, problem.scoring
     model = scored_net(trained, problem, config)
     before = measure_flow(model, probe.images, probe.labels, temperature)
+    scoring_start = time.perf_counter()
     scores = _scores(model, state, problem, config, every=score_every)
     own, live = ablated(scores[config.measure], model, config, round), model.masks()
     if not all(layer[live[name]].isfinite().all() for name, layer in own.items()):
         raise CutError(DIVERGED)
+    score_seconds = None if score_every else time.perf_counter() - scoring_start
     keep = select(
         model, own, config.ratio, round=round, rounds=config.rounds, protocol=config.protocol,
         budget=config.budget, allocation=config.allocation, grouping=config.grouping,
@@ -96,6 +98,7 @@ def make_cut(
         "agreement": agreement(scores, model),
     }
     _adopt(state, shrunk, config)
+    row["score_seconds"] = score_seconds
     row["seconds"] = time.perf_counter() - start
     state.seconds += row["seconds"]
     state.cuts.append(row)

@@ -64,7 +64,7 @@ def test_the_page_is_self_contained_and_links_to_what_exists(report):
         assert (report / link).exists(), link
     anchors = set(re.findall(r'id="([^"]*)"', page))
     assert set(re.findall(r'href="#([^"]*)"', page)) <= anchors
-    assert len(re.findall(r'<figure id="', page)) == page.count("data:image/png") == 11
+    assert len(re.findall(r'<figure id="', page)) == page.count("data:image/png") == 12
     assert page.index('id="verdicts"') < page.index('id="claims"') < page.index('id="figures"')
 
 

@@ -27,10 +27,10 @@ from tests.conftest import tiny_run
 
 CUT_KEYS = {
     "round", "epoch", "kept", "before", "after", "after_fresh", "predicted", "actual", "scores",
-    "agreement", "seconds",
+    "agreement", "seconds", "score_seconds",
 }  # fmt: skip
 STATE_KEYS = {"loss", "accuracy", "grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg"}
-TIMES = ("time/seconds", "time/images_per_second", "seconds")
+TIMES = ("time/seconds", "time/images_per_second", "seconds", "score_seconds")
 
 
 def record_of(config, options):

@@ -180,7 +180,7 @@ def science_of(folder: Path) -> tuple:
 
     def plain(rows: list[dict]) -> str:
         return json.dumps(
-            [{k: v for k, v in row.items() if "time/" not in k and k != "seconds"} for row in rows]
+            [{k: v for k, v in row.items() if not ("time/" in k or "seconds" in k)} for row in rows]
         )
 
     return plain(record.history()), plain(record.cuts()), plain([record.summary()])

@@ -202,6 +202,7 @@ def _cut(
         "scores": {conv: {"min": 0.0, "mean": 0.5, "max": 1.0} for conv in PLAN},
         "agreement": _agreement(own, epoch) if world.agreement else {},
         "seconds": 0.1,
+        "score_seconds": 0.05,
     }
 
 
