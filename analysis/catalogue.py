@@ -17,6 +17,10 @@ from benchmark.errors import UserError, one_line
 DESCRIPTION = "Print what there is to choose from, as a table."
 KINDS = {"measures": "measures", "archs": "models", "datasets": "data"}
 SUITE = "suite"
+TORCHVISION = (
+    f"{registry.TORCHVISION}:NAME", "a net of torchvision.models, such as torchvision:resnet18",
+    "torchvision",
+)  # fmt: skip
 
 Row = tuple[str, ...]
 
@@ -61,6 +65,8 @@ def table(command: List) -> tuple[Row, list[Row]]:
         rows = [(name, *_measure(name), place) for name, place in found]
         return ("name", "order", "equation", "source", "where from"), rows
     rows = [(name, _sentence(registry.load(kind, name).__doc__), place) for name, place in found]
+    if kind == "models":
+        rows.append(TORCHVISION)
     return ("name", "what it is", "where from"), rows
 
 

@@ -71,7 +71,7 @@ class RunConfig:
     """Importance measure, or a file .py with one: the lowest-scored filters are pruned (`none`: the
     dense control)."""
     arch: str = "vgg13"
-    """Architecture, or a file .py with one."""
+    """Architecture, torchvision:NAME, or a file .py with one."""
     dataset: str = "digits"
     """Data set: digits, cifar10, cifar100, folder:PATH (class folders under train/ and test/), or a
     file .py with one."""
@@ -175,13 +175,17 @@ class RunConfig:
         )
 
     def check_components(self) -> None:
-        """Raise `UserError` unless the measure, the architecture and the data set are installed.
+        """Raise `UserError` unless the measure, the architecture and the data set are installed,
+        and the architecture goes with the protocol.
 
         A record can be read without them, but a run cannot begin.
         """
         registry.check("measure", "measures", self.measure)
         registry.check("arch", "models", self.arch)
         registry.check("dataset", "data", self.dataset)
+        paper = self.canonical().protocol == "paper"
+        if paper and self.arch not in registry.names("models"):
+            raise UserError(f"protocol with arch={self.arch} must be exact, got 'paper'")
 
     @property
     def outside(self) -> dict[str, str]:

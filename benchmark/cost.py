@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from benchmark.models import Net, output_pixels
+from benchmark.models import Net
 
 Size = tuple[int, int]
 
@@ -17,7 +17,7 @@ class _Prices:
     """What the parts of a net cost, in whole numbers: (parameters, multiply-accumulates)."""
 
     def __init__(self, net: Net, size: Size | None) -> None:
-        pixels = output_pixels(net, size or net.image_size)
+        pixels = net.pixels(size or net.image_size)
         self.net, self.kernel, self.filter, self.channel = net, {}, {}, {}
         for name in net.convs:
             area = net.get_submodule(name).weight[0, 0].numel()

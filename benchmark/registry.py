@@ -28,7 +28,9 @@ NEEDS = (
     "activation_gradient", "live", "uniform", "net",
 )  # fmt: skip
 """What a measure may have as parameters; `benchmark.measures._scoring` says what each one is."""
-DECLARED = {"models": ("CONVS", "build"), "data": ("load",)}
+TORCHVISION = "torchvision"
+"""The architecture `torchvision:NAME` is a net of torchvision."""
+DECLARED = {"models": ("build",), "data": ("load",)}
 """What the file of a component declares."""
 
 
@@ -48,6 +50,11 @@ def split(dataset: str) -> tuple[str, str]:
     if head in names("data") or not marked:
         return head, path
     return marked[1] + marked[3], marked[2] or ""
+
+
+def is_torchvision(kind: str, name: str) -> bool:
+    """Whether a name is that of an architecture `torchvision:NAME`."""
+    return kind == "models" and name.startswith(f"{TORCHVISION}:")
 
 
 def resolve(kind: str, value: str, folders: Sequence[Path] = (Path(),)) -> str:
@@ -74,6 +81,8 @@ def resolve(kind: str, value: str, folders: Sequence[Path] = (Path(),)) -> str:
 
 def known(kind: str, name: str) -> bool:
     """Whether the suite or an installed package has a component of this name."""
+    if kind == "models" and name == TORCHVISION:
+        return True
     return name in names(kind) or name in outside.declared(kind)
 
 
@@ -88,16 +97,19 @@ def check(field: str, kind: str, name: str) -> None:
     """Raise `UserError` unless `name` is a component of this kind; of a data set only the part
     before a colon counts (`folder:PATH`)."""
     component = split(name)[0] if kind == "data" else name
-    if outside.is_outside(component):
+    if outside.is_outside(component) or is_torchvision(kind, component):
         load(kind, component)
     elif component not in names(kind):
-        allowed = f"one of {', '.join(names(kind))}, or a file {outside.ENDING}"
+        more = f"{TORCHVISION}:NAME, " if kind == "models" else ""
+        allowed = f"one of {', '.join(names(kind))}, {more}or a file {outside.ENDING}"
         raise UserError(f"{field} must be {allowed}, got {name!r}")
 
 
 def load(kind: str, name: str) -> ModuleType:
     """Import the file of a component. Raises `UserError` for a file that does not declare what a
     component of this kind does."""
+    if is_torchvision(kind, name):
+        return import_module("benchmark.models._torchvision").architecture(name)
     if not outside.is_outside(name):
         check(kind, kind, name)
         return import_module(f"benchmark.{kind}.{name}")
@@ -108,12 +120,27 @@ def load(kind: str, name: str) -> ModuleType:
     for declared in DECLARED.get(kind, ()):
         if not hasattr(module, declared):
             raise UserError(f"{component} must declare {declared}")
+    if kind == "models":
+        _check_build(component, module.build)
     return module
 
 
 def load_measure(name: str) -> Measure:
     """A measure by its name, which it has as its `name` too."""
     return replace(getattr(load("measures", name), name.partition("@")[0]), name=name)
+
+
+def _check_build(component: outside.Component, build: object) -> None:
+    """Raise `UserError` unless `build` takes what `benchmark.models.build` gives it."""
+    if not callable(build):
+        raise UserError(f"{component}: build must be a function, got {build!r}")
+    signature = inspect.signature(build)
+    width = {"width": 1.0} if "width" in signature.parameters else {}
+    try:
+        signature.bind(2, **width)
+    except TypeError:
+        allowed = "(num_classes, width=1.0) or (num_classes)"
+        raise UserError(f"{component}: build must take {allowed}, got {signature}") from None
 
 
 def _check_measure(component: outside.Component, found: object) -> None:
@@ -150,6 +177,11 @@ class Measure:
     """Whether it distinguishes filters at initialisation; if not, a grid makes no cuts at epoch 0
     with it."""
     function: Callable
+
+    @property
+    def needs_norm(self) -> bool:
+        """Whether it scores a filter by the batch norm behind its conv."""
+        return any(need.startswith(("gamma", "beta", "gate")) for need in self.needs)
 
 
 def measure(

@@ -12,7 +12,6 @@ from benchmark.config import RunConfig
 from benchmark.cost import cost
 from benchmark.data import check_finished
 from benchmark.locks import held
-from benchmark.models import default_plan
 from benchmark.options import Options
 from benchmark.outside import NOUNS
 from benchmark.provenance import environment
@@ -21,7 +20,7 @@ from benchmark.schedule import schedule
 from benchmark.tracking.rows import sent_files, sent_rows
 from benchmark.tracking.tracker import Tracker, replay, require_key, tracked
 from benchmark.training.checkpoint import Checkpoints, load
-from benchmark.training.cut import CutError, make_cut
+from benchmark.training.cut import CutError, check_measure, make_cut
 from benchmark.training.dense import dense_state, start
 from benchmark.training.epoch import advance
 from benchmark.training.probes import probe
@@ -82,6 +81,7 @@ def _execute(config: RunConfig, options: Options, watch: Watch, wait: bool) -> d
     if options.wandb == "online":
         require_key()
     problem = make_problem(config, options.data, options.torch_device())
+    check_measure(config, problem.num_classes)
     record.folder.mkdir(parents=True, exist_ok=True)
     with held(record.lock_file, wait=wait):
         if record.finished:
@@ -234,7 +234,7 @@ def _summary(run: _Run, state: State, outcome: str) -> dict:
         "before": {key: state.history[0][key] for key in NET_KEYS},
         "after": cost(state.model, run.problem.size),
         "components": {noun: getattr(config, noun) for noun in map(NOUNS.get, config.outside)},
-        "plan": {"before": default_plan(config.arch, config.width), "after": after},
+        "plan": {"before": state.model.original, "after": after},
         "samples": run.problem.samples,
         "classes": run.problem.num_classes,
         "data": run.problem.digest,

@@ -108,7 +108,7 @@ def _grid(name: str, content: dict, folder: Path) -> Grid:
         RunConfig(**dict(zip(axes, point, strict=True)))
         for point in itertools.product(*axes.values())
     ]
-    for config in {(p.measure, p.arch, p.dataset): p for p in points}.values():
+    for config in {(p.measure, p.arch, p.dataset, p.protocol): p for p in points}.values():
         config.check_components()
     blind, configs = [], []
     for config in dict.fromkeys(point.canonical() for point in points):

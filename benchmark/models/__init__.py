@@ -1,15 +1,18 @@
-"""Architectures, one file each, built from plans.
+"""Architectures, one file each: ordinary torch nets, whose tables of convs and streams are traced.
 
-A file declares `CONVS` (the table of convs and streams) and `build(plan, num_classes)`.
+A file declares `build(num_classes, width=1.0)`, which returns a net with its initial weights.
 """
 
 from __future__ import annotations
 
+import inspect
 import pickle
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from benchmark import registry
 from benchmark.errors import UserError, one_line, require
@@ -20,62 +23,124 @@ from benchmark.models._net import (
     Conv,
     Net,
     Plan,
+    Table,
     check_entries,
-    pixels,
     scaled,
 )
-from benchmark.models._trace import Traced, trace
+from benchmark.models._trace import SizeError, table_of, trace
 
 __all__ = [
     "IMAGE_CHANNELS", "BatchNorm2d", "Conv", "Net", "Plan", "build", "check_entries",
-    "default_plan", "layout", "load_authors", "multiple", "output_pixels",
-    "resized", "trace",
+    "default_plan", "layout", "load_authors", "multiple", "scaled",
+    "takes_width", "trace",
 ]  # fmt: skip
 
 
-def default_plan(arch: str, width: float = 1.0) -> dict[str, int]:
-    """{conv name: number of filters} of an architecture at this width."""
-    require(width > 0, "width", width, "above 0")
-    return scaled(registry.load("models", arch).CONVS, width)
+NARROW = 1e-9
+"""Width of the narrowest net of an architecture."""
+CLASSES = 10
+"""Classes of a net of which only the convs matter."""
+SIZES = ((32, 32), (224, 224))
+"""Sizes of images that an architecture is traced with, unless its file declares another: the first
+that suits it."""
 
 
 def build(arch: str, num_classes: int = 10, width: float = 1.0, plan: Plan | None = None) -> Net:
-    """A freshly initialised net (torch's default initialisation, from the global random state).
+    """A freshly initialised net, from the global random state.
 
     plan: {conv name: number of filters, or which channels of its stream it writes (bool
-    [channels])}; without one, the default plan times `width`. Input: float [N, 3, H, W] (32 x 32 at
-    least); output: logits [N, num_classes]. Raises `UserError` for an unknown architecture or a
-    plan that does not fit it.
+    [channels])}; without one, that of this width. Input: float [N, 3, H, W] (for the suite's own 32
+    x 32 at least); output: logits [N, num_classes]. Weights are those that the architecture itself
+    begins with; in a net from a plan those of the suite have torch's default initialisation, and
+    others are the first filters and channels of a whole net.
+
+    Raises `UserError` for an unknown architecture, one that takes no width, one that cannot be
+    traced, or a plan that does not fit.
     """
-    module = registry.load("models", arch)
-    net = module.build(default_plan(arch, width) if plan is None else plan, num_classes)
+    require(width > 0, "width", width, "above 0")
+    if plan is None:
+        root = _root(arch, num_classes, width)
+        net = Net(root, _table(arch, num_classes, width, root))
+    elif _ours(arch):
+        with torch.random.fork_rng(devices=[]):
+            net = build(arch, num_classes, NARROW)
+        net.resize(plan)
+        for module in net.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    else:
+        net = build(arch, num_classes, width).resize(plan)
+    net.original = dict(net.plan)
     net.arch, net.num_classes = arch, num_classes
     return net
 
 
-def resized(net: Net, plan: Plan) -> Net:
-    """A net of the same architecture from another plan, with weights of no meaning. The global
-    random state stays."""
-    if isinstance(net, Traced):
-        return net.resized(plan)
-    with torch.random.fork_rng(devices=[]):
-        return build(net.arch, net.num_classes, plan=plan)
+def default_plan(arch: str, width: float = 1.0) -> dict[str, int]:
+    """{conv name: number of filters} of an architecture of the suite at this width."""
+    return {conv.name: scaled(conv.filters, width) for conv in _own_table(arch).convs}
 
 
-def output_pixels(net: Net, size: tuple[int, int]) -> dict[str, int]:
-    """{name of a conv or linear layer: pixels of its output for one image of this height and
-    width}, from one forward pass.
+def _ours(arch: str) -> bool:
+    return arch in registry.names("models")
 
-    Torch's FLOP counter would give the multiply-accumulates, but imports torch's compiler, which
-    takes longer than to import torch.
-    """
-    return net.pixels(size) if isinstance(net, Traced) else _pixels_of(net.arch, size)
+
+def takes_width(arch: str) -> bool:
+    """Whether an architecture can be built at other widths than 1."""
+    return "width" in inspect.signature(registry.load("models", arch).build).parameters
+
+
+def _root(arch: str, num_classes: int, width: float) -> nn.Module:
+    """The ordinary net of an architecture."""
+    make = registry.load("models", arch).build
+    if takes_width(arch):
+        root = make(num_classes, width=width)
+    else:
+        require(width == 1, f"width of {arch}", width, "1, because its build takes no width")
+        root = make(num_classes)
+    if not isinstance(root, nn.Module):
+        raise UserError(f"build of {arch} must return a torch.nn.Module, got {root!r}")
+    return root
+
+
+_tables: dict[tuple[object, ...], Table] = {}
+
+
+def _table(arch: str, num_classes: int, width: float, root: nn.Module) -> Table:
+    """The table of an architecture, traced once; that of the suite's own does not depend on classes
+    and width."""
+    if _ours(arch):
+        return _own_table(arch)
+    key = (arch, num_classes, width)
+    if key not in _tables:
+        _tables[key] = _traced(arch, root)
+    return _tables[key]
+
+
+def _traced(arch: str, root: nn.Module) -> Table:
+    """The table of a net of this architecture."""
+    declared = getattr(registry.load("models", arch), "IMAGE_SIZE", None)
+    sizes = [tuple(declared)] if declared else SIZES
+    for size in sizes:
+        images = torch.zeros(2, IMAGE_CHANNELS, *size)
+        try:
+            return table_of(root, images)
+        except SizeError:
+            if size == sizes[-1]:
+                raise
+    raise AssertionError("no sizes")
 
 
 @cache
-def _pixels_of(arch: str, size: tuple[int, int]) -> dict[str, int]:
+def _own_table(arch: str) -> Table:
+    """The table of an architecture of the suite: that of a narrow net, with the filters of a whole
+    one."""
     with torch.random.fork_rng(devices=[]):
-        return pixels(build(arch, width=1e-9), size)
+        root = _root(arch, CLASSES, NARROW)
+    table = _traced(arch, root)
+    with torch.device("meta"):
+        whole = _root(arch, CLASSES, 1.0)
+    convs = [replace(c, filters=whole.get_submodule(c.name).out_channels) for c in table.convs]
+    return replace(table, convs=tuple(convs))
 
 
 def load_authors(arch: str, path: Path) -> Net:
@@ -94,7 +159,7 @@ def load_authors(arch: str, path: Path) -> Net:
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise UserError(f"checkpoint {path} must be {{'net': state dict}} or a state dict")
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    convs = [conv.name for conv in registry.load("models", arch).CONVS]
+    convs = default_plan(arch)
     lacks = [f"{conv}.weight" for conv in convs if f"{conv}.weight" not in state]
     head = state.get("linear.weight", state.get("classifier.weight"))
     if lacks or head is None:

@@ -2,21 +2,22 @@
 
 A *filter* is one output channel of one conv: what is scored, masked and removed. A *stream* is a
 channel axis that tensors share (the residual stream of a ResNet stage; a pointwise conv and the
-depthwise conv after it); a channel of it is removed when no conv writes it any more. Each
-architecture declares which stream each conv reads and writes; masks, compaction and costs read that
-table alone.
+depthwise conv after it); a channel of it is removed when no conv writes it any more. A table says
+which stream each conv reads and writes (`benchmark.models._trace` reads it off the net); masks,
+compaction and costs use that table alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, one_line
 from benchmark.models import _autograd as autograd
 from benchmark.models import _batch_norm as batch_norm
 
@@ -149,8 +150,30 @@ def _spread(y: torch.Tensor, places: torch.Tensor, width: int) -> torch.Tensor:
     return wide.view(*rows.shape[:3], width).permute(0, 3, 1, 2)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Table:
+    """What is read off a net: its convs, and the streams that they read and write."""
+
+    convs: tuple[Conv, ...]
+    """In the order of `named_modules`."""
+    readers: tuple[Reader, ...]
+    parts: dict[str, tuple[str, ...]]
+    """{name of a concatenation: the streams that it consists of}"""
+    fixed: dict[str, int]
+    """{stream that no conv of the table writes: number of channels}"""
+    size: tuple[int, int]
+    """Height and width of the images that the net was traced with."""
+    pixels: dict[tuple[int, int], dict[str, int]] = field(default_factory=dict)
+    """What `Net.pixels` found so far."""
+
+    def __deepcopy__(self, memo: dict) -> Table:
+        return self
+
+
 class Net(nn.Module):
-    """A net built from a plan.
+    """An ordinary net (`root`) with the table of its convs and streams.
+
+    It has the modules, the names and the outputs of `root`, which becomes a part of it.
 
     - `plan`: the present numbers of filters; `original`: those before any cut
     - `written`: {conv name: bool [channels of its stream]} for convs that write only some of them;
@@ -160,38 +183,48 @@ class Net(nn.Module):
     - `channels`: {stream: number of channels}
     - `parts`: {name of a concatenation: the streams that it consists of}
     - `readers`: {name: Reader}
-    - `head`: the name of the linear classifier, which reads the stream `head_reads`
     - `image_size`: height and width of the images that costs are of, unless others are asked for
+    - `arch`, `num_classes`: what `build` made it from (None if it was traced)
     """
 
-    image_size = (32, 32)
+    arch: str | None = None
+    num_classes: int | None = None
 
-    def __init__(self, convs: list[Conv], plan: Plan, *, head: str, head_reads: str) -> None:
+    def __init__(self, root: nn.Module, table: Table) -> None:
         super().__init__()
-        self.head, self.head_reads = head, head_reads
-        readers = [Reader(name=head, reads=head_reads)]
-        self._set_table(convs, readers, {}, {IMAGE: IMAGE_CHANNELS})
-        self._set_plan(plan)
-        self.original = dict(self.plan)
-
-    def _set_table(
-        self,
-        convs: Sequence[Conv],
-        readers: Sequence[Reader],
-        parts: dict[str, tuple[str, ...]],
-        fixed: dict[str, int],
-    ) -> None:
-        """fixed: {stream that no conv of the table writes: number of channels}"""
-        self.convs = {conv.name: conv for conv in convs}
-        self.readers = {reader.name: reader for reader in readers}
-        self.parts, self._fixed = parts, fixed
+        self._table, self.parts, self.image_size = table, table.parts, table.size
+        self.convs = {conv.name: conv for conv in table.convs}
+        self.readers = {reader.name: reader for reader in table.readers}
         self.writers: dict[str, list[str]] = {}
-        for conv in convs:
+        for conv in table.convs:
             if not conv.follows:
                 self.writers.setdefault(conv.writes, []).append(conv.name)
+        self._set_plan({name: root.get_submodule(name).out_channels for name in self.convs})
+        self.original = dict(self.plan)
+        self._stale = False
+        if clash := sorted(set(root._modules) & set(dir(self))):
+            raise UserError(f"{type(root).__name__}.{clash[0]} must have another name to be traced")
+        self.__dict__["_root"] = root  # no submodule: it has the same modules under the same names
+        self._parameters, self._buffers = root._parameters, root._buffers
+        self._modules = root._modules
+        self._non_persistent_buffers_set = root._non_persistent_buffers_set
+        self.training = root.training
+        for module in self.modules():
+            _adopt(module)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of images [N, C, H, W]."""
+        if self._stale:
+            self._mask_readers()
+        return self._root(x)
+
+    def train(self, mode: bool = True) -> Net:
+        """Set the mode, as torch does."""
+        self._root.training = mode
+        return super().train(mode)
 
     def _set_plan(self, plan: Plan) -> None:
-        self.channels = self._fixed | _widths(plan, self.convs)
+        self.channels = self._table.fixed | _widths(plan, self.convs)
         self.written = {
             name: plan[name].cpu()
             for name in self.convs
@@ -200,24 +233,61 @@ class Net(nn.Module):
         self.plan = {name: self.channels[conv.writes] for name, conv in self.convs.items()}
         self.plan |= {name: int(channels.sum()) for name, channels in self.written.items()}
 
+    def resized(self, plan: Plan) -> Net:
+        """A net with the same modules from another plan, with weights of no meaning."""
+        empty = {
+            id(p): nn.Parameter(torch.empty_like(p), requires_grad=p.requires_grad)
+            for p in self.parameters()
+        }
+        return copy.deepcopy(self, empty).resize(plan)
+
+    def resize(self, plan: Plan) -> Net:
+        """Give the net another plan, in place. The weights are the first of what they were, and 0
+        where there are more. Raises `UserError` for a plan that does not fit."""
+        self._set_plan(plan)
+        for name, conv in self.convs.items():
+            module, filters = self.get_submodule(name), self.plan[name]
+            inputs = self.inputs(conv.reads)
+            module.out_channels, module.in_channels = filters, inputs
+            module.groups = inputs if conv.depthwise else 1
+            _resize(module, "weight", filters, 1 if conv.depthwise else inputs)
+            _resize(module, "bias", filters)
+            if conv.norm:
+                _resize_norm(self.get_submodule(conv.norm), filters)
+            _place(self.zeroed(name), filters, self.written.get(name))
+        for name, reader in self.readers.items():
+            module, inputs = self.get_submodule(name), self.inputs(reader.reads) * reader.features
+            if isinstance(module, BatchNorm2d):
+                _resize_norm(module, inputs)
+                _place(module, inputs, None)
+                continue
+            setattr(module, "in_features" if reader.linear else "in_channels", inputs)
+            _resize(module, "weight", len(module.weight), inputs)
+        return self
+
+    def pixels(self, size: tuple[int, int]) -> dict[str, int]:
+        """{name of a conv or linear layer: pixels of its output for one image of this height and
+        width}, from one forward pass.
+
+        Torch's FLOP counter would give the multiply-accumulates, but imports torch's compiler,
+        which takes longer than to import torch. Raises `UserError` for images that do not suit the
+        net.
+        """
+        if size not in self._table.pixels:
+            try:
+                self._table.pixels[size] = _pixels(self, size)
+            except (RuntimeError, AssertionError) as error:
+                wanted = f"image_size must suit the net, got {size[0]}x{size[1]}"
+                raise UserError(f"{wanted} ({one_line(error)})") from None
+        return self._table.pixels[size]
+
+    def inputs(self, reads: str) -> int:
+        """The number of channels of a stream or a concatenation."""
+        return sum(self.channels[stream] for stream in self.streams(reads))
+
     def streams(self, name: str) -> tuple[str, ...]:
         """The streams that this name of a stream or a concatenation stands for."""
         return self.parts.get(name, (name,))
-
-    def conv2d(self, name: str, kernel_size: int, stride: int = 1) -> Conv2d:
-        """The conv of this name: its channels come from the plan."""
-        inputs = self.channels[self.convs[name].reads]
-        groups = inputs if self.convs[name].depthwise else 1
-        sizes = (inputs, self.plan[name], kernel_size, stride, kernel_size // 2)
-        return Conv2d(*sizes, groups=groups, bias=False)
-
-    def norm2d(self, name: str) -> BatchNorm2d:
-        """The batch norm behind the conv of this name."""
-        return BatchNorm2d(self.plan[name], self.written.get(name))
-
-    def linear_head(self, num_classes: int) -> nn.Linear:
-        """The classifier."""
-        return nn.Linear(self.channels[self.head_reads], num_classes)
 
     def zeroed(self, name: str) -> nn.Module:
         """The module behind which masked filters of a conv are zero: its batch norm or itself."""
@@ -233,6 +303,21 @@ class Net(nn.Module):
         """Mask the filters of a conv that are not live (bool [filters])."""
         module = self.zeroed(name)
         module.mask = None if bool(live.all()) else live.to(module.weight)
+        self._stale = True
+
+    def _mask_readers(self) -> None:
+        """Mask the dead channels of batch norms in front of convs."""
+        channels = self.live_channels(self.masks())
+        for name, reader in self.readers.items():
+            norm = self.get_submodule(name)
+            if isinstance(norm, BatchNorm2d):
+                live = [
+                    channels[s] if s in channels else norm.weight.new_ones(self.channels[s]).bool()
+                    for s in self.streams(reader.reads)
+                ]
+                live = torch.cat(live)
+                norm.mask = None if bool(live.all()) else live.to(norm.weight)
+        self._stale = False
 
     def masks(self) -> dict[str, torch.Tensor]:
         """Which filters are live, for every conv."""
@@ -278,12 +363,54 @@ class Net(nn.Module):
         return self.over_stream(producer, layers[producer])
 
 
+class _Hardsigmoid(nn.Hardsigmoid):
+    """Torch's own cannot be differentiated twice."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return functional.relu6(input + 3) / 6
+
+
+def _adopt(module: nn.Module) -> None:
+    """Make a layer of torch one of the suite's, with the same parameters."""
+    if type(module) is nn.Conv2d:
+        _place(module, module.out_channels, None)
+        module.__class__ = Conv2d
+    elif type(module) is nn.BatchNorm2d and has_statistics(module):
+        _place(module, module.num_features, None)
+        module.__class__ = BatchNorm2d
+    elif type(module) is nn.Hardsigmoid:
+        module.__class__ = _Hardsigmoid
+
+
+def has_statistics(norm: nn.BatchNorm2d) -> bool:
+    """Whether a batch norm scales, shifts and has running statistics with a momentum."""
+    return norm.affine and norm.track_running_stats and norm.momentum is not None
+
+
+def _resize(module: nn.Module, name: str, *sizes: int) -> None:
+    """Give a parameter or buffer, if there is one, other sizes along its first axes."""
+    old = getattr(module, name)
+    if old is None:
+        return
+    new = old.new_zeros(*sizes, *old.shape[len(sizes) :])
+    both = tuple(slice(min(pair)) for pair in zip(new.shape, old.shape, strict=True))
+    new[both] = old.detach()[both]
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    setattr(module, name, new)
+
+
+def _resize_norm(norm: nn.Module, channels: int) -> None:
+    norm.num_features = channels
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        _resize(norm, name, channels)
+
+
 @torch.no_grad()
-def pixels(net: Net, size: tuple[int, int]) -> dict[str, int]:
-    """{name of a conv or linear layer: pixels of its output for one image of this height and
-    width}; the net is put into evaluation mode."""
+def _pixels(net: Net, size: tuple[int, int]) -> dict[str, int]:
     found, weight = {}, next(net.parameters())
     layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    modes = [(module, module.training) for module in net.modules()]
     hooks = [
         layer.register_forward_hook(
             lambda layer, _, out, name=name: found.update(
@@ -292,16 +419,20 @@ def pixels(net: Net, size: tuple[int, int]) -> dict[str, int]:
         )
         for name, layer in layers.items()
     ]
-    net.eval()(weight.new_zeros(1, net.channels[IMAGE], *size))
-    for hook in hooks:
-        hook.remove()
+    try:
+        net.eval()(weight.new_zeros(1, net.channels[IMAGE], *size))
+    finally:
+        net.train(modes[0][1])
+        for module, training in modes:
+            module.training = training
+        for hook in hooks:
+            hook.remove()
     return found
 
 
-def scaled(convs: list[Conv], width: float) -> dict[str, int]:
-    """The default plan times `width`; each layer has at least 8 filters, or its default number if
-    that is less."""
-    return {c.name: max(min(8, c.filters), round(c.filters * width)) for c in convs}
+def scaled(filters: int, width: float) -> int:
+    """A layer's number of filters times `width`: at least 8, or `filters` if that is less."""
+    return max(min(8, filters), round(filters * width))
 
 
 def check_entries(what: str, entries: Iterable[str], convs: Iterable[str]) -> None:

@@ -12,10 +12,10 @@ import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import fx, nn
-from torch.nn import functional
 
 from benchmark.errors import UserError, one_line
 from benchmark.models._net import (
@@ -24,10 +24,9 @@ from benchmark.models._net import (
     Conv,
     Conv2d,
     Net,
-    Plan,
     Reader,
-    _place,
-    pixels,
+    Table,
+    has_statistics,
 )
 
 ZERO_STAYS = {
@@ -45,123 +44,8 @@ PIXELS = {2, 3, -1, -2}
 """The axes of images [N, C, H, W] that are not channels."""
 
 
-class _Hardsigmoid(nn.Hardsigmoid):
-    """Torch's own cannot be differentiated twice."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return functional.relu6(input + 3) / 6
-
-
-class Traced(Net):
-    """A net of the modules, the names and the outputs of the one that was traced."""
-
-    arch = None
-
-    def __init__(self, root: nn.Module, table: _Table, codes: dict[bool, Callable]) -> None:
-        nn.Module.__init__(self)
-        if clash := sorted(set(root._modules) & {*dir(self), *_NAMES}):
-            raise UserError(f"{type(root).__name__}.{clash[0]} must have another name to be traced")
-        self.training = root.training
-        self._parameters, self._buffers = root._parameters, root._buffers
-        self._modules = root._modules
-        self._non_persistent_buffers_set = root._non_persistent_buffers_set
-        self._set_table(table.convs, table.readers, table.parts, table.fixed)
-        self._set_plan({conv.name: conv.filters for conv in table.convs})
-        self.original = dict(self.plan)
-        self.image_size, self._codes = table.size, codes
-        self._pixels: dict[tuple[int, int], dict[str, int]] = {}
-        self._stale = False
-        for module in self.modules():
-            if type(module) is nn.Conv2d:
-                _place(module, module.out_channels, None)
-                module.__class__ = Conv2d
-            elif type(module) is nn.Hardsigmoid:
-                module.__class__ = _Hardsigmoid
-        norms = [conv.norm for conv in table.convs if conv.norm]
-        for name in [*norms, *self.readers]:
-            module = self.get_submodule(name)
-            if type(module) is nn.BatchNorm2d:
-                _place(module, module.num_features, None)
-                module.__class__ = BatchNorm2d
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self._stale:
-            self._mask_readers()
-        return self._codes[self.training](self, x)
-
-    def set_mask(self, name: str, live: torch.Tensor) -> None:
-        super().set_mask(name, live)
-        self._stale = True
-
-    def _mask_readers(self) -> None:
-        """Mask the dead channels of batch norms in front of convs."""
-        channels = self.live_channels(self.masks())
-        for name, reader in self.readers.items():
-            norm = self.get_submodule(name)
-            if isinstance(norm, BatchNorm2d):
-                live = [
-                    channels[s] if s in channels else norm.weight.new_ones(self.channels[s]).bool()
-                    for s in self.streams(reader.reads)
-                ]
-                live = torch.cat(live)
-                norm.mask = None if bool(live.all()) else live.to(norm.weight)
-        self._stale = False
-
-    def pixels(self, size: tuple[int, int]) -> dict[str, int]:
-        """{name of a conv or linear layer: pixels of its output for one image of this size}"""
-        if size not in self._pixels:
-            try:
-                self._pixels[size] = pixels(copy.deepcopy(self), size)
-            except (RuntimeError, AssertionError) as error:
-                wanted = f"image_size must suit the net, got {size[0]}x{size[1]}"
-                raise UserError(f"{wanted} ({one_line(error)})") from None
-        return self._pixels[size]
-
-    def resized(self, plan: Plan) -> Traced:
-        """A net with the same graph from another plan."""
-        net = copy.deepcopy(self)
-        net._set_plan(plan)
-        for name, conv in net.convs.items():
-            module, filters = net.get_submodule(name), net.plan[name]
-            inputs = sum(net.channels[stream] for stream in net.streams(conv.reads))
-            module.out_channels, module.in_channels = filters, inputs
-            module.groups = inputs if conv.depthwise else 1
-            _resize(module, "weight", filters, 1 if conv.depthwise else inputs)
-            _resize(module, "bias", filters)
-            if conv.norm:
-                _resize_norm(net.get_submodule(conv.norm), filters)
-            _place(net.zeroed(name), filters, net.written.get(name))
-        for name, reader in net.readers.items():
-            module = net.get_submodule(name)
-            inputs = sum(net.channels[stream] for stream in net.streams(reader.reads))
-            if isinstance(module, BatchNorm2d):
-                _resize_norm(module, inputs)
-                _place(module, inputs, None)
-                continue
-            inputs *= reader.features
-            setattr(module, "in_features" if reader.linear else "in_channels", inputs)
-            _resize(module, "weight", len(module.weight), inputs)
-        return net
-
-
-_NAMES = ("convs", "readers", "parts", "writers", "channels", "written", "plan", "original")
-
-
-def _resize(module: nn.Module, name: str, *sizes: int) -> None:
-    """Give a parameter or buffer, if there is one, other sizes along its first axes."""
-    old = getattr(module, name)
-    if old is None:
-        return
-    new = old.new_zeros(*sizes, *old.shape[len(sizes) :])
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-    setattr(module, name, new)
-
-
-def _resize_norm(norm: nn.Module, channels: int) -> None:
-    norm.num_features = channels
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        _resize(norm, name, channels)
+class SizeError(UserError):
+    """The net does not take images of this size."""
 
 
 def trace(module: nn.Module, images: torch.Tensor) -> Net:
@@ -177,19 +61,28 @@ def trace(module: nn.Module, images: torch.Tensor) -> Net:
     which no filter can be removed; it names the module.
     """
     root = copy.deepcopy(module)
+    if isinstance(root, Net):
+        root.image_size = tuple(images.shape[2:])
+        return root
+    return Net(root, table_of(root, images))
+
+
+def table_of(root: nn.Module, images: torch.Tensor) -> Table:
+    """The table of a net, which does not change; see `trace`."""
     modes = [(part, part.training) for part in root.modules()]
-    codes, tables = {}, []
-    for training in (False, True):
-        graph = _graph(root.train(training))
-        code = graph.python_code("self")
-        exec(code.src, code.globals)
-        codes[training] = code.globals["forward"]
-        tables.append(_Analysis(root.eval(), graph, images).table())
-    if tables[0] != tables[1]:
-        raise UserError(f"{type(module).__name__} must have the same convs in training and not")
-    for part, training in modes:
-        part.training = training
-    return Traced(root, tables[0], codes)
+    try:
+        graphs = [_graph(root.train(training)) for training in (False, True)]
+        tables = [_Analysis(root.eval(), graph, images).table() for graph in graphs]
+    finally:
+        for part, training in modes:
+            part.training = training
+    one, other = ([vars(t)[name] for name in _READ] for t in tables)
+    if one != other:
+        raise UserError(f"{type(root).__name__} must have the same convs in training and not")
+    return tables[0]
+
+
+_READ = ("convs", "readers", "parts", "fixed")
 
 
 class _Tracer(fx.Tracer):
@@ -219,17 +112,6 @@ def _graph(root: nn.Module) -> fx.Graph:
     if len([node for node in graph.nodes if node.op == "placeholder" and not node.args]) != 1:
         raise UserError(f"{type(root).__name__} must take one tensor to be traced")
     return graph
-
-
-@dataclass(frozen=True)
-class _Table:
-    """What is read off a graph."""
-
-    convs: list[Conv]
-    readers: list[Reader]
-    parts: dict[str, tuple[str, ...]]
-    fixed: dict[str, int]
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -306,14 +188,14 @@ class _Analysis:
         self.joined: dict[tuple[int, ...], str] = {}
         """{streams: the first concatenation of them}"""
 
-    def table(self) -> _Table:
+    def table(self) -> Table:
         try:
             weight = next(self.root.parameters())
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 _Shapes(self.root, graph=self.graph).run(self.images.to(weight))
         except (RuntimeError, ValueError, AssertionError) as error:
             shape = list(self.images.shape)
-            raise UserError(f"images must suit the net, got {shape} ({one_line(error)})") from None
+            raise SizeError(f"images must suit the net, got {shape} ({one_line(error)})") from None
         for node in self.graph.nodes:
             axis = self._visit(node)
             if axis is not None:
@@ -362,7 +244,7 @@ class _Analysis:
         if isinstance(module, nn.Conv2d) and maps and self._alone(node, (nn.Conv2d, Conv2d)):
             return self._conv(node, module, first)
         if isinstance(module, nn.BatchNorm2d) and self._alone(node, (nn.BatchNorm2d, BatchNorm2d)):
-            if module.affine and module.track_running_stats and module.momentum is not None:
+            if has_statistics(module):
                 return self._norm(node, first)
         elif isinstance(module, nn.Linear) and len(shapes[0]) == 2:
             if self._alone(node, (nn.Linear,)) and self._zero(first):
@@ -460,15 +342,16 @@ class _Analysis:
         zero = (a.zero or b.zero) if kind.endswith("mul") else (a.zero and b.zero)
         return _Axis(a.streams, zero, a.features)
 
-    def _result(self) -> _Table:
+    def _result(self) -> Table:
         root, fixed = self.streams.root, self.streams.why
         writers: dict[int, list[str]] = {}
         for name, (_, out) in self._in_order(self.convs):
             depthwise = self._depthwise(name)
             if not (depthwise or name in self.gates):
                 writers.setdefault(root(out), []).append(name)
-        names = {number: convs[0] for number, convs in writers.items() if number not in fixed}
-        self.names = names | {number: self.streams.names[number] for number in fixed}
+        free = {number: convs for number, convs in writers.items() if number not in fixed}
+        self.names = self._stream_names(free)
+        self.names |= {number: self.streams.names[number] for number in fixed}
         self.parts: dict[str, tuple[str, ...]] = {}
         convs, readers = [], []
         for name, (reads, out) in self._in_order(self.convs):
@@ -497,8 +380,35 @@ class _Analysis:
                 )
         if not convs:
             raise UserError(self._nothing())
+        read = {part for entry in (*convs, *readers) for part in self._parts(entry.reads)}
         widths = {self.names[number]: self.streams.widths[number] for number in fixed}
-        return _Table(convs, readers, self.parts, widths, tuple(self.images.shape[2:]))
+        return Table(
+            convs=tuple(convs), readers=tuple(readers), parts=self.parts,
+            fixed={name: width for name, width in widths.items() if name in {IMAGE, *read}},
+            size=tuple(self.images.shape[2:]),
+        )  # fmt: skip
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        return self.parts.get(name, (name,))
+
+    def _stream_names(self, writers: dict[int, list[str]]) -> dict[int, str]:
+        """{stream: the innermost module that has all its writers, but for those that read the
+        image}; where that is not one name for one stream, its first writer."""
+        shared = {}
+        for number, convs in writers.items():
+            inner = [name for name in convs if not self._reads_image(name)] or convs
+            levels = zip(*(name.split(".") for name in inner), strict=False)
+            same = takewhile(lambda level: len(set(level)) == 1, levels)
+            shared[number] = ".".join(level[0] for level in same)
+        often = Counter([*shared.values(), *self.convs])
+        return {
+            number: name if name and often[name] == 1 else writers[number][0]
+            for number, name in shared.items()
+        }
+
+    def _reads_image(self, name: str) -> bool:
+        reads = self.convs[name][0]
+        return [self.streams.names[self.streams.root(s)] for s in reads.streams] == [IMAGE]
 
     def _in_order(self, entries: dict[str, object]) -> list[tuple[str, object]]:
         """In the order of `named_modules`."""

@@ -1,8 +1,10 @@
 """ResNet-18 (He et al. 2016) with the CIFAR stem: four stages of two blocks."""
 
-from functools import partial
+from torch import nn
 
-from benchmark.models._resnet import ResNet, table
+from benchmark.models._resnet import resnet
 
-CONVS = table(widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
-build = partial(ResNet, CONVS)
+
+def build(num_classes: int, width: float = 1.0) -> nn.Module:
+    """The net with its initial weights."""
+    return resnet((64, 128, 256, 512), (2, 2, 2, 2), num_classes, width)

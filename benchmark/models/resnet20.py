@@ -1,8 +1,10 @@
 """ResNet-20 for CIFAR (He et al. 2016, section 4.2): three stages of three blocks."""
 
-from functools import partial
+from torch import nn
 
-from benchmark.models._resnet import ResNet, table
+from benchmark.models._resnet import resnet
 
-CONVS = table(widths=(16, 32, 64), blocks=(3, 3, 3))
-build = partial(ResNet, CONVS)
+
+def build(num_classes: int, width: float = 1.0) -> nn.Module:
+    """The net with its initial weights."""
+    return resnet((16, 32, 64), (3, 3, 3), num_classes, width)

@@ -1,8 +1,10 @@
 """ResNet-34 (He et al. 2016) with the CIFAR stem: four stages of 3, 4, 6 and 3 blocks."""
 
-from functools import partial
+from torch import nn
 
-from benchmark.models._resnet import ResNet, table
+from benchmark.models._resnet import resnet
 
-CONVS = table(widths=(64, 128, 256, 512), blocks=(3, 4, 6, 3))
-build = partial(ResNet, CONVS)
+
+def build(num_classes: int, width: float = 1.0) -> nn.Module:
+    """The net with its initial weights."""
+    return resnet((64, 128, 256, 512), (3, 4, 6, 3), num_classes, width)

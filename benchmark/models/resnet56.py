@@ -1,8 +1,10 @@
 """ResNet-56 for CIFAR (He et al. 2016, section 4.2): three stages of nine blocks."""
 
-from functools import partial
+from torch import nn
 
-from benchmark.models._resnet import ResNet, table
+from benchmark.models._resnet import resnet
 
-CONVS = table(widths=(16, 32, 64), blocks=(9, 9, 9))
-build = partial(ResNet, CONVS)
+
+def build(num_classes: int, width: float = 1.0) -> nn.Module:
+    """The net with its initial weights."""
+    return resnet((16, 32, 64), (9, 9, 9), num_classes, width)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmark.errors import UserError
-from benchmark.models import Net, check_entries, resized
+from benchmark.models import Net, check_entries
 
 Keep = dict[str, torch.Tensor]
 """{conv name: which filters are kept, bool [filters]}"""
@@ -67,7 +67,7 @@ def compact(model: Net, keep: Keep) -> Net:
 
     keep: {conv name: bool [filters]}, as for `masked`. Filters that are not kept are removed, and a
     channel of a residual stream once no conv writes it any more. The state dict has the names of
-    `model`'s; `plan | written` of the smaller net is its plan for `benchmark.models.resized`.
+    `model`'s; `plan | written` of the smaller net is its plan for `Net.resized`.
     `model` does not change. Raises `UserError` as `masked` does.
     """
     return shrink(model, keep).net
@@ -94,7 +94,7 @@ def shrink(model: Net, keep: Keep, *, multiple: int = 1) -> Shrunk:
         filters[name] = _padded(live[name], multiple, torch.isin(places, stays))
         written = torch.isin(stays, places[filters[name]])
         plan[name] = len(stays) if conv.follows else written
-    net = resized(source, plan)
+    net = source.resized(plan)
     shrunk = Shrunk(net, source, channels, _rows(source, channels, filters))
     reference = next(source.parameters())
     net.to(reference.device, reference.dtype).train(source.training)

@@ -209,7 +209,7 @@ def _restored(content: dict, config: RunConfig, device: torch.device) -> State:
     if content["run_id"] != config.run_id:
         raise _UnusableError(f"it belongs to run {content['run_id']}")
     plan = content["plan"] | content.get("written", {})  # formats up to 3 have whole streams
-    net = build(config.arch, content["num_classes"], plan=plan)
+    net = build(config.arch, content["num_classes"], config.width, plan)
     model = prepared(net, device, config.precision)
     model.original = dict(content["original"])
     model.load_state_dict(content["model"])

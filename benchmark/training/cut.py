@@ -11,6 +11,7 @@ import torch
 
 from benchmark.config import RunConfig, stream_seed
 from benchmark.data._batches import augmented, generator
+from benchmark.errors import UserError
 from benchmark.files import sync, write_atomically
 from benchmark.flow import Flow, dot, measure_flow, parameters, with_statistics_of
 from benchmark.measures import MEASURES, named
@@ -20,10 +21,12 @@ from benchmark.pruning import Shrunk, select, shrink
 from benchmark.pruning.masks import mask_filters
 from benchmark.pruning.ranks import agreement
 from benchmark.record import COLLAPSED, DIVERGED
+from benchmark.registry import Measure
 from benchmark.training.problem import Problem
 from benchmark.training.state import (
     State,
     carry_momentum,
+    initial_net,
     initial_weights,
     prepared,
     reinitialised,
@@ -33,6 +36,22 @@ from benchmark.training.step import make_optimizer
 
 class CutError(Exception):
     """A cut that cannot be made; the net does not change. The text is the outcome of the run."""
+
+
+def check_measure(config: RunConfig, num_classes: int) -> None:
+    """Raise `UserError` if the measure of a run cannot score its net."""
+    measure = named(config.measure)
+    if measure.needs_norm and not scorable(measure, net := initial_net(config, num_classes)):
+        lacking = next(name for name, conv in net.convs.items() if not conv.norm)
+        raise UserError(
+            f"{config.measure} needs a batch norm behind each conv, {lacking} of {config.arch} has "
+            "none"
+        )
+
+
+def scorable(measure: Measure, model: Net) -> bool:
+    """Whether each conv of a net has the batch norm that a measure needs."""
+    return not measure.needs_norm or all(conv.norm for conv in model.convs.values())
 
 
 def make_cut(
@@ -145,7 +164,8 @@ def _scores(
 ) -> dict[str, Scores]:
     names, round = [config.measure], len(state.cuts) + 1
     if every:
-        names += [name for name in MEASURES if name not in (config.measure, "none", "oracle")]
+        others = (m for name, m in MEASURES.items() if name not in (*names, "none", "oracle"))
+        names += [measure.name for measure in others if scorable(measure, model)]
     measures = [named(name) for name in names]
     needs_initial = any("initial" in measure.needs for measure in measures)
     images = problem.scoring.images

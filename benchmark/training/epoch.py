@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost
@@ -42,7 +46,8 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
     step.sums.zero_()
     start = time.perf_counter()
     state.model.train()
-    with tf32(config.precision == "tf32"):
+    dropout = seeded(stream_seed("dropout", config, "dataset", epoch=state.epoch), images.device)
+    with dropout, tf32(config.precision == "tf32"):
         for x, y in batches:
             step(x, y)
         mean_loss, accuracy = (total / len(labels) for total in step.sums.tolist())
@@ -55,6 +60,15 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
         "lr": lr,
         "time/images_per_second": len(labels) / seconds,
     }
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Start torch's global random state, of which dropout draws, from a seed for a block."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _cost(state: State, problem: Problem) -> dict[str, int]:

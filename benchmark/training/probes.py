@@ -23,7 +23,7 @@ from benchmark.models import Net
 from benchmark.pruning import select, shrink
 from benchmark.pruning.ranks import agreement
 from benchmark.record import PROBE_KEYS, PROBE_SHARES
-from benchmark.training.cut import predicted_changes, scored_net
+from benchmark.training.cut import predicted_changes, scorable, scored_net
 from benchmark.training.problem import Problem
 from benchmark.training.state import State, initial_weights
 
@@ -50,11 +50,11 @@ def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict]
     before = measure_flow(model, seen.images, seen.labels, config.temperature)
     if not math.isfinite(before.numbers["loss"]):
         return [], []
-    names = [name for name in MEASURES if name not in NO_PROBE]
+    found = (measure for name, measure in MEASURES.items() if name not in NO_PROBE)
+    measures = [measure for measure in found if scorable(measure, model)]
     scores = score_all(
-        model, [MEASURES[name] for name in names], scoring.images, scoring.labels,
-        initial=initial_weights(config, state),
-    )  # fmt: skip
+        model, measures, scoring.images, scoring.labels, initial=initial_weights(config, state)
+    )
     agreed = agreement(scores, model) | agreement(_products(model, before), model)
     ranks = [
         {"epoch": state.epoch, "a": a, "b": b, "rho": rho}

@@ -50,7 +50,7 @@ def fresh(config: RunConfig, num_classes: int, device: torch.device) -> State:
 def initial_net(
     config: RunConfig, num_classes: int, plan: Plan | None = None, salt: str = "init"
 ) -> Net:
-    """A net with torch's default initialisation, drawn from a named stream of the run."""
+    """A net with its initial weights, drawn from a named stream of the run."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(salt, config, "arch", "width", "dataset"))
         return build(config.arch, num_classes, config.width, plan)
@@ -74,9 +74,19 @@ def initial_weights(config: RunConfig, state: State) -> dict[str, torch.Tensor]:
     for name, conv in net.convs.items():
         filters = state.origin[conv.writes][state.model.places(name).cpu()]
         weights[name] = net.get_submodule(name).weight.detach()[filters]
-        if conv.reads in net.writers and not conv.depthwise:
-            weights[name] = weights[name][:, state.origin[conv.reads]]
+        if not conv.depthwise:
+            weights[name] = weights[name][:, _origins(net, state, conv.reads)]
     return weights
+
+
+def _origins(net: Net, state: State, reads: str) -> torch.Tensor:
+    """The indices that the channels of a stream or a concatenation had in `net`, before any cut."""
+    start, found = 0, []
+    for stream in net.streams(reads):
+        whole = torch.arange(net.channels[stream])
+        found.append(start + state.origin.get(stream, whole))
+        start += len(whole)
+    return torch.cat(found)
 
 
 def prepared(model: Net, device: torch.device, precision: str = "float32") -> Net:

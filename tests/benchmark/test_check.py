@@ -93,20 +93,15 @@ def test_batch_sizes_and_initialisation():
 
 
 NET = """
-from benchmark.models import Conv, Net
-
-CONVS = [
-    Conv(name="one", norm="norm1", reads="image", writes="a", filters=16),
-    Conv(name="two", norm="norm2", reads="a", writes="b", filters=16),
-]
+from torch import nn
 
 
-class Two(Net):
-    def __init__(self, plan, num_classes):
-        super().__init__(CONVS, plan, head="linear", head_reads="b")
-        self.one, self.norm1 = self.conv2d("one", 3), self.norm2d("one")
-        self.two, self.norm2 = self.conv2d("two", 3), self.norm2d("two")
-        self.linear = self.linear_head(num_classes)
+class Two(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.one, self.norm1 = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)
+        self.two, self.norm2 = nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16)
+        self.linear = nn.Linear(16, num_classes)
 
     def forward(self, x):
         y = self.norm1(self.one(x)).relu()
@@ -122,16 +117,22 @@ RIGHT = "self.norm2(self.two(y)).relu().mean((2, 3))"
     ("forward", "message"),
     [
         (RIGHT, None),
-        (f"({RIGHT} + 0)[:1]", "outputs must be logits [4, 10] of 4 images, got [1, 10]"),
+        ("self.norm2(self.two(y + 1)).relu().mean((2, 3))", None),
+        (f"({RIGHT})[:1]", "outputs must be logits [4, 10] of 4 images, got [1, 10]"),
         ("y.mean((2, 3))", "no gradient reaches two.weight: the output does not depend on it"),
-        ("self.norm2(self.two(y + 1)).relu().mean((2, 3))", "has other outputs than the masked"),
-        ("nothing", "raises NameError: name 'nothing' is not defined"),
+        ("nothing", "Two cannot be traced (name 'nothing' is not defined)"),
+        ("y.mean((2, 3)).flip(1)", "Two has no filters that can be removed: those of one are read"),
     ],
 )
 def test_architectures(folder, forward, message):  # noqa: F811
     (folder / "mine.py").write_text(NET.replace("FORWARD", forward))
     found = contracts.model_faults(registry.resolve("models", "mine.py"))
     assert found == [] if message is None else message in found[0]
+
+
+def test_a_compact_net_with_other_outputs_is_a_fault(monkeypatch):
+    monkeypatch.setattr(contracts, "compact", lambda net, keep: net)
+    assert "has other outputs than the masked" in contracts.model_faults("resnet20")[0]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_the_command(folder, monkeypatch):  # noqa: F811
     nothing = command("benchmark.check", "my/cosine.py", cwd=folder)
     assert nothing.returncode == 2
     assert nothing.stderr == (
-        "error: file my/cosine.py must declare a measure cosine, or CONVS and build (an "
+        "error: file my/cosine.py must declare a measure cosine, or build (an "
         "architecture), or load (a data set)\n"
     )
     assert outside.NOUNS["data"] in command("benchmark.check", "digits", cwd=folder).stdout

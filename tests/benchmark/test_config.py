@@ -96,7 +96,7 @@ def test_bad_values_are_refused(fields, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"measure": "gravity"}, "measure must be one of bn_scale"),
+        ({"measure": "gravity"}, "measure must be one of activation_mean"),
         (
             {"measure": "cosine@0123456789ab"},
             "measure cosine@0123456789ab is not here: give its file, --measure cosine.py",

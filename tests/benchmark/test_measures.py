@@ -143,8 +143,9 @@ def permuted(net, conv, order):
                 state[f"{other.norm}.{tensor}"] = state[f"{other.norm}.{tensor}"][order]
         if other.reads == spec.writes and not other.depthwise:
             state[f"{name}.weight"] = state[f"{name}.weight"][:, order]
-    if net.head_reads == spec.writes:
-        state[f"{net.head}.weight"] = state[f"{net.head}.weight"][:, order]
+    for reader in net.readers.values():
+        if reader.reads == spec.writes:
+            state[f"{reader.name}.weight"] = state[f"{reader.name}.weight"][:, order]
     result = copy.deepcopy(net)
     result.load_state_dict(state)
     return result

@@ -38,7 +38,8 @@ def test_table_names_every_conv_in_module_order(arch):
         )
         assert convs[name].in_channels == net.channels[conv.reads]
         assert (convs[name].groups > 1) == conv.depthwise
-    assert net.get_submodule(net.head).in_features == net.channels[net.head_reads]
+    for reader in net.readers.values():
+        assert net.get_submodule(reader.name).in_features == net.channels[reader.reads]
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -50,10 +51,11 @@ def test_any_image_size_gives_logits(arch):
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_a_plan_is_what_is_built(arch):
-    plan = default_plan(arch, 0.125)
-    streams = {conv.writes for conv in registry.load("models", arch).CONVS}
-    wider = {stream: 3 + i % 4 for i, stream in enumerate(sorted(streams))}
-    plan = {conv.name: wider[conv.writes] for conv in registry.load("models", arch).CONVS}
+    convs = tiny_net(arch).convs
+    wider = {
+        stream: 3 + i % 17 for i, stream in enumerate(sorted({c.writes for c in convs.values()}))
+    }
+    plan = {name: wider[conv.writes] for name, conv in convs.items()}
     net = build(arch, num_classes=7, plan=plan)
     assert net.plan == plan
     assert net.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)

@@ -46,7 +46,7 @@ def load(root, path):
     images[labels == 1, ::2] = int(path or 255)
     return Images(images[:60], labels[:60], images[60:], labels[60:], ("a", "b"), augment=False)
 """
-NET = "from benchmark.models.resnet20 import CONVS, build\n"
+NET = "from benchmark.models.resnet20 import build\n"
 QUIET = ["--wandb", "disabled", "--device", "cpu"]
 
 
@@ -201,7 +201,15 @@ def test_a_wrong_measure_is_one_line(path, folder):
 @pytest.mark.parametrize(
     ("flag", "text", "message"),
     [
-        ("arch", "build = 1", "arch file my/x.py must declare CONVS"),
+        ("arch", "CONVS = []", "arch file my/x.py must declare build"),
+        ("arch", "build = 1", "arch file my/x.py: build must be a function, got 1"),
+        (
+            "arch",
+            "def build(): pass",
+            "arch file my/x.py: build must take (num_classes, width=1.0) or (num_classes), got ()",
+        ),
+        ("arch", "def build(n): pass", "must be 1, because its build takes no width, got 0.0625"),
+        ("arch", "def build(n, width): pass", " must return a torch.nn.Module, got None"),
         ("dataset", "", "dataset file my/x.py must declare load"),
         ("dataset", "from benchmark import nothing", "ImportError: cannot import name 'nothing'"),
     ],

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn.functional import cross_entropy, relu
 
 from benchmark import registry
@@ -15,7 +16,7 @@ from benchmark.cost import cost
 from benchmark.data._batches import normalise
 from benchmark.errors import UserError
 from benchmark.measures import score
-from benchmark.models import Conv, Net, build, layout, multiple
+from benchmark.models import build, layout, multiple
 from benchmark.pruning import compact, masked, select, shrink
 from benchmark.pruning.masks import follow
 from benchmark.schedule import kept_fraction
@@ -30,24 +31,19 @@ TRAINED = {
 EXAMPLES = settings(max_examples=4, deadline=None)
 
 
-SEPARABLE = [
-    Conv(name="stem", norm="stem_norm", reads="image", writes="stream", filters=12),
-    Conv(name="depthwise", norm="depthwise_norm", reads="stream", writes="stream", filters=12),
-    Conv(name="inner", norm="inner_norm", reads="stream", writes="inside", filters=10),
-    Conv(name="outer", norm="outer_norm", reads="inside", writes="stream", filters=12),
-]
-
-
-class Separable(Net):
+class Separable(nn.Module):
     """A residual block around a depthwise conv: its stream has a writer before it and one behind
     it."""
 
-    def __init__(self, plan, num_classes):
-        super().__init__(SEPARABLE, plan, head="linear", head_reads="stream")
-        for name, kernel in {"stem": 3, "depthwise": 3, "inner": 1, "outer": 1}.items():
-            self.add_module(name, self.conv2d(name, kernel))
-            self.add_module(f"{name}_norm", self.norm2d(name))
-        self.linear = self.linear_head(num_classes)
+    def __init__(self, num_classes):
+        super().__init__()
+        shapes = {"stem": (3, 12, 3), "depthwise": (12, 12, 3), "inner": (12, 10, 1)}
+        for name, (inputs, filters, size) in {**shapes, "outer": (10, 12, 1)}.items():
+            groups = 12 if name == "depthwise" else 1
+            conv = nn.Conv2d(inputs, filters, size, 1, size // 2, groups=groups, bias=False)
+            self.add_module(name, conv)
+            self.add_module(f"{name}_norm", nn.BatchNorm2d(filters))
+        self.linear = nn.Linear(12, num_classes)
 
     def forward(self, x):
         x = relu(self.stem_norm(self.stem(x)))
@@ -59,7 +55,8 @@ class Separable(Net):
 @pytest.fixture
 def separable(monkeypatch):
     """The architecture `separable`, beside the others."""
-    found, load = SimpleNamespace(CONVS=SEPARABLE, build=Separable), registry.load
+    found = SimpleNamespace(build=lambda num_classes, width=1.0: Separable(num_classes))
+    load = registry.load
     monkeypatch.setattr(
         registry, "load", lambda kind, name: found if name == "separable" else load(kind, name)
     )
@@ -79,8 +76,9 @@ def test_a_depthwise_conv_follows_all_convs_that_write_its_stream(separable, pro
         big, net = masked(net, keep), compact(net, keep)
         torch.testing.assert_close(net(x), big(x), **CLOSE)
         fraction = kept_fraction(0.7, round, rounds=3)
-        kept = sum(int(keep[name].sum()) for name in ("stem", "inner", "outer")) / 34
-        assert kept == pytest.approx(fraction, abs=0.1)
+        kept = sum(int(keep[name].sum()) for name in ("inner", "outer")) / 22
+        least = 0 if protocol == "paper" else fraction - 0.1  # there the stem's rows count too
+        assert least < kept < fraction + 0.1
         stem, outer = (big.over_stream(name, big.mask(name)) for name in ("stem", "outer"))
         assert torch.equal(big.mask("depthwise"), stem | outer)
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)

@@ -172,7 +172,7 @@ def test_status_of_a_damaged_record(record, tmp_path):
             "prune_epoch must be a whole number or 'trained', got 'late'",
         ),
         ({"prune_epoch": {"value": 160}}, "prune_epoch must be from 0 to epochs - rounds = 159"),
-        ({"measure": {"value": "gravity"}}, "measure must be one of bn_scale"),
+        ({"measure": {"value": "gravity"}}, "measure must be one of activation_mean"),
         ({"flow_every": {"value": "often"}}, "flow_every must be a whole number, got 'often'"),
         (
             {"flow_every": {"values": [1, 2]}},

@@ -18,31 +18,18 @@ def squared_taylor(weight, gradient):
         '''
 """Two convs."""
 
-from torch.nn.functional import adaptive_avg_pool2d, relu
+from torch import nn
 
-from benchmark.models import Conv, Net
-
-CONVS = [
-    Conv(name="conv1", norm="bn1", reads="image", writes="a", filters=16),
-    Conv(name="conv2", norm="bn2", reads="a", writes="b", filters=32),
-]
+from benchmark.models import scaled
 
 
-class TwoConvs(Net):
-    def __init__(self, plan, num_classes):
-        super().__init__(CONVS, plan, head="linear", head_reads="b")
-        self.conv1, self.bn1 = self.conv2d("conv1", 3), self.norm2d("conv1")
-        self.conv2, self.bn2 = self.conv2d("conv2", 3, stride=2), self.norm2d("conv2")
-        self.linear = self.linear_head(num_classes)
-
-    def forward(self, x):
-        x = relu(self.bn1(self.conv1(x)))
-        x = relu(self.bn2(self.conv2(x)))
-        return self.linear(adaptive_avg_pool2d(x, 1).flatten(1))
-
-
-def build(plan, num_classes):
-    return TwoConvs(plan, num_classes)
+def build(num_classes, width=1.0):
+    one, two = scaled(16, width), scaled(32, width)
+    return nn.Sequential(
+        nn.Conv2d(3, one, 3, padding=1), nn.BatchNorm2d(one), nn.ReLU(),
+        nn.Conv2d(one, two, 3, stride=2), nn.BatchNorm2d(two), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(two, num_classes),
+    )
 ''',
     ),
     "data": (

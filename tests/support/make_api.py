@@ -17,7 +17,6 @@ PARTS = {
     "Nets": (
         "benchmark.models.build",
         "benchmark.models.trace",
-        "benchmark.models.resized",
         "benchmark.models.Net",
         "benchmark.cost.cost",
     ),
