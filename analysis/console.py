@@ -58,6 +58,12 @@ def _check(argv: Sequence[str], prog: str) -> None:
     execute(argv, prog)
 
 
+def _export(argv: Sequence[str], prog: str) -> None:
+    from benchmark.export import main as execute
+
+    execute(argv, prog)
+
+
 COMMANDS = {
     "run": Entry(_run, "one run: train, prune, train on"),
     "sweep": Entry(_sweep, "a grid of runs: plan, run, status or push"),
@@ -67,6 +73,7 @@ COMMANDS = {
     "push": Entry(_push, "upload finished runs to W&B"),
     "dashboard": Entry(_reports, "a W&B workspace that compares the measures of a project"),
     "descent": Entry(_reports, "the figures of the check of gradient flow"),
+    "export": Entry(_export, "the final net of a run as an ONNX file"),
     "list": Entry(_catalogue, "measures, archs, datasets or grids, as a table"),
     "check": Entry(_check, "test a measure, an architecture or a data set of your own"),
 }

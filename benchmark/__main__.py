@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import tyro
 
-from benchmark import registry
+from benchmark import initial, registry
 from benchmark.cli import fail, guarded, parse
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
@@ -17,8 +18,9 @@ from benchmark.outside import NOUNS
 from benchmark.tracking.tracker import under_agent
 
 DESCRIPTION = "Train one net, prune it on the way, and record loss, accuracy and gradient flow."
-KINDS = {f"--{noun}": kind for kind, noun in NOUNS.items()}
-"""{flag: kind of the component that it names}"""
+RESOLVED = {f"--{noun}": partial(registry.resolve, kind) for kind, noun in NOUNS.items()}
+RESOLVED["--init"] = initial.resolve
+"""{flag that names a file: what gives the name by which a run knows it}"""
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,21 @@ def from_agent(arguments: Iterable[str]) -> list[str]:
 
 
 def resolved(arguments: list[str]) -> list[str]:
-    """The arguments with the name of each component from outside instead of its file.
+    """The arguments with the names of files as a run knows them: those of components from outside,
+    and the digest of the initial weights.
 
     Raises `UserError` for a file that cannot be read.
     """
     ours, flag = [], ""
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if kind := KINDS.get(flag):
-            ours.append(registry.resolve(kind, argument))
-        elif equals and (kind := KINDS.get(name)):
-            ours.append(f"{name}={registry.resolve(kind, value)}")
+        if name_of := RESOLVED.get(flag):
+            ours.append(name_of(argument))
+        elif equals and (name_of := RESOLVED.get(name)):
+            ours.append(f"{name}={name_of(value)}")
         else:
             ours.append(argument)
-        flag = argument if not KINDS.get(flag) else ""
+        flag = argument if not RESOLVED.get(flag) else ""
     return ours
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 
-from benchmark import registry
+from benchmark import initial, registry
 from benchmark.errors import UserError, require, require_one_of
 from benchmark.outside import is_outside
 
@@ -133,6 +133,9 @@ class RunConfig:
     test_limit: int = 0
     """Test on this many images only, class-balanced, and on all of them after the last epoch (0:
     always on all)."""
+    init: str = ""
+    """File of the weights that training starts from: a state dict of this net (empty: random
+    weights). A run knows it by a digest of the weights."""
     seed: int = 0
     """Seed of initial weights, data order, augmentation, scoring set and random measures."""
 
@@ -142,6 +145,8 @@ class RunConfig:
             value = getattr(self, name)
             fits = re.fullmatch(form, value) and len(value.encode(errors="replace")) <= MOST_BYTES
             require(bool(fits), name, value, "the name of a component")
+        allowed = "a digest of 12 hex digits (benchmark.initial.resolve gives that of a file)"
+        require(bool(re.fullmatch(initial.FORM, self.init)), "init", self.init, allowed)
         epochs = self.probe_epochs
         good = bool(re.fullmatch(EPOCHS, epochs))
         require(good, "probe_epochs", epochs, "whole numbers with commas between them, as 1,3,10")

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmark.data._batches import normalise
+from benchmark.devices import wide
 from benchmark.errors import UserError
 from benchmark.models._autograd import graph_alone
 
@@ -68,8 +69,9 @@ def parameters(model: nn.Module) -> Vectors:
 
 
 def dot(a: Vectors, b: Vectors) -> torch.Tensor:
-    """Inner product over all parameters, accumulated in float64."""
-    return sum((a[name].double() * b[name].double()).sum() for name in a)
+    """Inner product over all parameters, accumulated in float64 (on MPS in float32)."""
+    kind = wide(next(iter(a.values())).device)
+    return sum((a[name].to(kind) * b[name].to(kind)).sum() for name in a)
 
 
 @torch.no_grad()
@@ -137,7 +139,7 @@ def gradients(
     theta = parameters(model)
     mean = {t: _zeros(theta) for t in temperatures}
     square = {} if squares_at is None else _zeros(theta)
-    loss_sum = correct = torch.zeros((), device=images.device, dtype=torch.float64)
+    loss_sum = correct = torch.zeros((), device=images.device, dtype=wide(images.device))
     part_size = limited(batch_size, GRADIENT_BATCH, images)
     with evaluating(model), torch.enable_grad():
         for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
@@ -154,7 +156,7 @@ def gradients(
                     for name, grad in zip(theta, grads, strict=True):
                         batch_mean[t][name].add_(grad, alpha=share)
                     if t == temperatures[0]:
-                        loss_sum = loss_sum + loss.detach().double() * share * batch_share
+                        loss_sum = loss_sum + loss.detach().to(loss_sum) * share * batch_share
                 correct = correct + (logits.detach().argmax(1) == y).sum()
             for t in temperatures:
                 for name, grad in batch_mean[t].items():
@@ -255,11 +257,12 @@ def evaluate(
     batch_size: None takes what is fast on the device.
     """
     batch_size = batch_size or (TEST_BATCH_CPU if images.device.type == "cpu" else TEST_BATCH)
-    loss_sum = correct = torch.zeros((), device=images.device, dtype=torch.float64)
+    loss_sum = correct = torch.zeros((), device=images.device, dtype=wide(images.device))
     with evaluating(model):
         for x, y, share in batches(model, images, labels, batch_size):
             logits = model(x)
-            loss_sum = loss_sum + cross_entropy(logits / temperature, y).double() * share
+            loss = cross_entropy(logits / temperature, y)
+            loss_sum = loss_sum + loss.to(loss_sum) * share
             correct = correct + (logits.argmax(1) == y).sum()
     return float(loss_sum), float(correct) / len(labels)
 

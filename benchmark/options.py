@@ -31,7 +31,7 @@ class Options:
     data: Path = Path("data")
     """Folder of the data sets."""
     device: str = "auto"
-    """auto (cuda if there is one), cpu, cuda, cuda:1, ..."""
+    """auto (cuda if there is one), cpu, cuda, cuda:1, ..., or mps (Apple's GPUs)."""
     threads: int = 1
     """CPU threads of each run. Another number changes the last bits of the results; the record has
     it."""
@@ -41,10 +41,14 @@ class Options:
     wandb_full: bool = False
     """Also send W&B the suite's git commit and the machine's load (never host name, arguments or
     paths)."""
+    wandb_model: bool = False
+    """Also send W&B the final net, as an artifact (with `keep_model`)."""
     flow_every: int = 1
     """Measure the gradient flow every so many epochs."""
     score_all: bool = False
     """Also record the scores of every other measure at each cut."""
+    keep_model: bool = False
+    """Also keep the final net in the record (model.pt)."""
     checkpoint_seconds: float = 30.0
     """A run that is killed loses at most so many seconds of training (0: no finished epoch)."""
 
@@ -52,6 +56,8 @@ class Options:
         for name in ("runs", "data"):  # a text will do
             object.__setattr__(self, name, Path(getattr(self, name)))
         require_one_of("wandb", self.wandb, MODES)
+        if self.wandb_model and not self.keep_model:
+            raise UserError("wandb_model needs keep_model, which leaves the net that is sent")
         require(self.flow_every >= 1, "flow_every", self.flow_every, "at least 1")
         allowed = f"from 1 to {MOST_THREADS}"
         require(1 <= self.threads <= MOST_THREADS, "threads", self.threads, allowed)
@@ -64,11 +70,15 @@ class Options:
 
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        valid = re.fullmatch(r"(cpu|cuda)(:(0|[1-9]\d?))?", self.device)
-        require(bool(valid), "device", self.device, "auto, cpu or cuda[:N]")
+        valid = re.fullmatch(r"(cpu|cuda)(:(0|[1-9]\d?))?|mps", self.device)
+        require(bool(valid), "device", self.device, "auto, cpu, cuda[:N] or mps")
         device, there = torch.device(self.device), torch.cuda.device_count()
         if device.type == "cuda" and (device.index or 0) >= there:
             raise UserError(f"device must be one of {there} CUDA devices, got {self.device!r}")
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise UserError(
+                "device must be auto, cpu or cuda[:N], got 'mps': torch has no MPS here"
+            )
         return device
 
     def device_name(self) -> str:
@@ -76,7 +86,7 @@ class Options:
         import torch
 
         device = self.torch_device()
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
     def prepare(self) -> None:
         """Set up this process: the number of threads, and how memory is allocated."""

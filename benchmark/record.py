@@ -8,6 +8,7 @@ runs/<run_id>/config.json    the fields of the run, and the `rules` that they be
              scores/         cut-01.npz ...: per-filter scores at a cut
              components/     copies of the files of components that are not part of the suite:
                              measures/, models/, data/
+             model.pt        the final net, if asked for (see `benchmark.models.load`)
              checkpoint.pt   the state after the last epoch, until the run is finished; the state
                              before it is checkpoint.previous.pt
              .lock           exists while a process executes the run
@@ -56,6 +57,10 @@ HISTORY_KEYS = (
     *NET_KEYS, "time/seconds", "time/images_per_second", *(f"flow/{key}" for key in FLOW_KEYS),
 )  # fmt: skip
 """The keys of every row of a history, in their order."""
+LATENCY_KEYS = (
+    "latency/one/before", "latency/batch/before", "latency/one/after", "latency/batch/after",
+)  # fmt: skip
+"""Keys of a summary: milliseconds per image of the dense and of the final net."""
 PROBE_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Shares of the filters that each cut probe removes."""
 PROBE_KEYS = ("loss", "grad_norm", "theta_g", "theta_hg")
@@ -75,6 +80,7 @@ class Record:
     scores_folder = _file("scores")
     probes_file = _file("probes.jsonl")
     probe_ranks_file = _file("probe_ranks.jsonl")
+    model_file = _file("model.pt")
     summary_file = _file("summary.json")
     checkpoint_file = _file("checkpoint.pt")
     previous_checkpoint_file = _file("checkpoint.previous.pt")
@@ -197,6 +203,7 @@ class Record:
             self.scores_folder,
             self.probes_file,
             self.probe_ranks_file,
+            self.model_file,
         )
         copies = self.folder / outside.COPIES
         for path in (*files, *copies.glob("*"), copies, self.folder, self.folder.parent):

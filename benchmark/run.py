@@ -6,12 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from benchmark import outside
+from benchmark import initial, outside
 from benchmark.config import RunConfig
 from benchmark.cost import cost
 from benchmark.data import check_finished
+from benchmark.errors import UserError
+from benchmark.files import write_atomically
 from benchmark.locks import held
+from benchmark.models import packed
 from benchmark.options import Options
 from benchmark.outside import NOUNS
 from benchmark.provenance import environment
@@ -23,9 +27,10 @@ from benchmark.training.checkpoint import Checkpoints, load
 from benchmark.training.cut import CutError, check_measure, make_cut
 from benchmark.training.dense import dense_state, start
 from benchmark.training.epoch import advance
+from benchmark.training.latency import latencies
 from benchmark.training.probes import probe
 from benchmark.training.problem import Problem, make_problem
-from benchmark.training.state import State
+from benchmark.training.state import State, initial_net
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,10 @@ def run(
     the summary that is returned the content of its `summary.json` (docs/records.md has the keys).
     watch: called after each epoch. While another process executes the run, or trains the dense
     phase that it starts from: wait, or raise `BusyError`. Raises `UserError` for components that
-    are not installed, and for data or records that do not fit.
+    are not installed, and for data, initial weights or records that do not fit.
     """
     outside.look_in(options.runs)
+    initial.look_in(options.runs)
     config.check_components()
     with options.applied():
         return _execute(config.canonical(), options, watch, wait)
@@ -82,6 +88,9 @@ def _execute(config: RunConfig, options: Options, watch: Watch, wait: bool) -> d
         require_key()
     problem = make_problem(config, options.data, options.torch_device())
     check_measure(config, problem.num_classes)
+    if config.init and not any(file.exists() for file in record.checkpoint_files):
+        initial_net(config, problem.num_classes)  # raises before there is a record
+        initial.keep(config.init, options.runs)
     record.folder.mkdir(parents=True, exist_ok=True)
     with held(record.lock_file, wait=wait):
         if record.finished:
@@ -97,17 +106,31 @@ def _execute(config: RunConfig, options: Options, watch: Watch, wait: bool) -> d
             record.restore(state.history, state.cuts)
             outcome = _train(run, state, tracker)
             summary = _summary(run, state, outcome)
+            if options.keep_model:
+                content = packed(state.model, problem.classes, problem.size)
+                write_atomically(record.model_file, content)
             record.finish(summary)
-            tracker.finish(summary, sent_files(record))
+            tracker.finish(summary, sent_files(record), _sent_model(record, options))
         return summary
 
 
 def _finished(config: RunConfig, record: Record, options: Options) -> dict:
-    """The summary of a finished run. W&B gets what it lacks, if it is online."""
+    """The summary of a finished run. W&B gets what it lacks, if it is online. Raises `UserError` if
+    the net is to be kept, and was not."""
+    if options.keep_model and not record.model_file.exists():
+        raise UserError(
+            f"run {record.folder} is finished without {record.model_file.name}: move the folder "
+            "away, or delete it, to run it again with --keep-model"
+        )
     if options.wandb == "online":
         with tracked(config, options.runs, options.wandb, True, options.wandb_full) as tracker:
-            replay(record, tracker)
+            replay(record, tracker, _sent_model(record, options))
     return record.summary()
+
+
+def _sent_model(record: Record, options: Options) -> Path | None:
+    """The final net, if W&B gets it."""
+    return record.model_file if options.wandb_model else None
 
 
 def _reporter(config: RunConfig, watch: Watch) -> Callable[[State], None]:
@@ -241,5 +264,6 @@ def _summary(run: _Run, state: State, outcome: str) -> dict:
         **environment(),
         "device": run.options.device_name(),
         "eager": state.eager,
+        **latencies(state.model, run.problem.test.images, config.precision),
         "seconds": state.seconds,
     }

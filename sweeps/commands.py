@@ -90,6 +90,11 @@ def run(grid: Grid, options: Options, engine: Callable[..., Engine], retries: in
         outcome = drive(grid.configs, options, engine, board.show, retries=retries)
     for run_id, error in outcome.failed.items():
         console.print(f"failed: {run_id} {board.labels[run_id]}: {error}", markup=False)
+    if outcome.bare:
+        console.print(
+            f"{len(outcome.bare)} runs were finished without model.pt ({outcome.bare[0]} is one): "
+            "delete their folders to run them again with --keep-model"
+        )
     if outcome.done:
         idle = 1 - outcome.busy / outcome.wall
         console.print(f"{idle:.0%} of the workers' time was spent on neither training nor scoring")

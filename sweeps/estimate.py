@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmark import data, registry
 from benchmark.config import RunConfig
+from benchmark.devices import wait
 from benchmark.flow import tf32
 from benchmark.models import Net, layout
 from benchmark.options import Options
@@ -67,7 +69,8 @@ def seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) 
 
     A CPU is timed without the update of the weights, which is some percent of a step.
     """
-    net = prepared(initial_net(config, size.classes), device, config.precision)
+    drawn = initial_net(replace(config, init=""), size.classes)
+    net = prepared(drawn, device, config.precision)
     if device.type == "cuda":
         return seconds_of_steps(net, config, size, device)
 
@@ -103,6 +106,5 @@ def seconds_of_steps(net: Net, config: RunConfig, size: TrainSize, device: torch
 
 def now(device: torch.device) -> float:
     """Seconds on a clock, when the device has done all its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait(device)
     return time.perf_counter()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmark import initial
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError, require
 from benchmark.fields import field_value
@@ -26,7 +27,7 @@ FILE_KEYS = (
 MOST_POINTS = 1_000_000
 MOST_PARTS = 100_000
 """Values in a sweep file, each counted as often as an alias repeats it."""
-OPTION_FIELDS = ("flow_every", "score_all")
+OPTION_FIELDS = ("flow_every", "score_all", "keep_model")
 """Options that decide what is recorded; a grid may set them for all its runs."""
 
 
@@ -76,9 +77,9 @@ def shipped() -> dict[str, Path]:
 def load(path: Path) -> Grid:
     """Read a sweep file; a name such as `demo` is one of `shipped`.
 
-    Points that mean the same run are one run (`none` has no timing). Files of components are looked
-    for in the working folder, then beside the sweep file. Raises `UserError` that names the file,
-    the key and what is allowed.
+    Points that mean the same run are one run (`none` has no timing). Files of components and
+    weights are looked for in the working folder, then beside the sweep file. Raises `UserError`
+    that names the file, the key and what is allowed.
     """
     path = shipped().get(str(path), Path(path))
     content = _read(path)
@@ -100,6 +101,11 @@ def _grid(name: str, content: dict, folder: Path) -> Grid:
     axes = {field: _values(field, entry) for field, entry in parameters.items()}
     for kind, field in NOUNS.items():
         axes |= {field: [_named(kind, v, folder) for v in axes[field]]} if field in axes else {}
+    if "init" in axes:
+        files = (Path(), folder)
+        axes["init"] = [
+            initial.resolve(v, files) if isinstance(v, str) else v for v in axes["init"]
+        ]
     settings = {field: _setting(field, axes.pop(field)) for field in OPTION_FIELDS if field in axes}
     Options(**settings)  # checks them
     count = math.prod(map(len, axes.values()))
@@ -112,12 +118,20 @@ def _grid(name: str, content: dict, folder: Path) -> Grid:
         config.check_components()
     blind, configs = [], []
     for config in dict.fromkeys(point.canonical() for point in points):
-        at_init = config.prune_epoch == 0 and config.measure != "none"
-        (blind if at_init and not named(config.measure).at_init else configs).append(config)
+        (blind if _is_blind(config) else configs).append(config)
     if not configs:
         measures = ", ".join(sorted({config.measure for config in blind}))
         raise UserError(f"no run is left; {measures} cannot cut at epoch 0")
     return Grid(name, len(points), blind, configs, settings)
+
+
+def _is_blind(config: RunConfig) -> bool:
+    """Whether all filters score alike at the first cut; those of given weights differ, but not in
+    how far they have moved."""
+    if config.measure == "none" or config.prune_epoch != 0:
+        return False
+    measure = named(config.measure)
+    return not measure.at_init and (not config.init or "initial" in measure.needs)
 
 
 def _read(path: Path) -> dict:

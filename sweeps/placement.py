@@ -27,7 +27,7 @@ def placement(
     options: Options, workers: int, per_gpu: int, configs: Sequence[RunConfig] = ()
 ) -> list[Options]:
     """The options of each worker process: `per_gpu` of them on every GPU, or one per `threads`
-    cores if there is no GPU.
+    cores if there is no GPU. On MPS it is one, unless told.
 
     `per_gpu` 0: as many as fit, by the memory that the largest of `configs` takes when it is tried
     out, and by the number of cores. `workers` (0: as many as that) is another number of them, on
@@ -37,6 +37,8 @@ def placement(
     devices, cores = _devices(options), os.cpu_count() or 1
     if devices == ["cpu"]:
         places = max(1, cores // options.threads)
+    elif devices == ["mps"]:
+        places = per_gpu or 1
     else:
         if not (workers or per_gpu):
             first = replace(options, device=devices[0])
@@ -85,6 +87,7 @@ def try_out(config: RunConfig, device: torch.device, height: int = 32, width: in
     from benchmark.training.state import fresh
     from benchmark.training.step import EAGER
 
+    config = replace(config, init="")  # weights of another number of classes would not fit
     check_fits(config.arch, config.width, CLASSES, (height, width), 2)
     count = config.batch_size * (EAGER + 1)
     images = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, device=device)

@@ -14,7 +14,7 @@ from analysis.runs.check import check_values, gap
 from analysis.runs.frames import PROBE_STATES, STATES, TABLES, Frames, Run, least_columns, to_frames
 from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError
-from benchmark.record import FINISHED, NET_KEYS, check_rules
+from benchmark.record import FINISHED, LATENCY_KEYS, NET_KEYS, check_rules
 
 TEXTS = {name for name, value in DEFAULTS.items() if type(value) is str} | {
     *("run_id", "cell", "dense_id", "label", "outcome", "device", "processor", "commit"),
@@ -130,7 +130,7 @@ def _run(row: dict, tables: dict[str, dict[str, list[dict]]]) -> Run:
     whole_run = row["outcome"] == FINISHED or not history
     summary = {
         **{key: row[key] for key in ("outcome", "data", "device", "commit", "processor")},
-        **{key: row[key] for key in ("seconds", "threads", "classes")},
+        **{key: row[key] for key in ("seconds", "threads", "classes", *LATENCY_KEYS)},
         "epoch": row["total"] if whole_run else history[-1]["epoch"],
         "versions": {},
         "samples": {} if row["images"] is None else {"train": row["images"]},
@@ -168,6 +168,7 @@ def _as_stored(runs: pd.DataFrame, file: Path) -> pd.DataFrame:
     """
     if "run_id" not in runs:
         return runs
+    runs = runs.assign(**{key: np.nan for key in LATENCY_KEYS if key not in runs})
     if "rules" not in runs:
         return runs.assign(**{name: value for name, value in FIRST.items() if name not in runs})
     for rules in runs["rules"].unique().tolist():

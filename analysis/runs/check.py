@@ -7,7 +7,7 @@ from itertools import product
 from analysis.runs.frames import PROBE_STATES, STATES, Run
 from benchmark.config import MOST
 from benchmark.errors import UserError, require
-from benchmark.record import FINISHED, OUTCOMES, PROBE_SHARES, Record
+from benchmark.record import FINISHED, LATENCY_KEYS, OUTCOMES, PROBE_SHARES, Record
 from benchmark.schedule import schedule
 
 MOST_FLOAT = 1e300
@@ -116,7 +116,8 @@ def _summary(place: str, summary: dict) -> None:
     kinds |= dict.fromkeys(("versions", "plan"), (dict, "an object"))
     for key, (kind, words) in kinds.items():
         require(isinstance(summary.get(key), kind), f"{place}: {key}", summary.get(key), words)
-    _numbers(place, {key: summary.get(key) for key in ("seconds", "threads", "classes")})
+    numbers = ("seconds", "threads", "classes", *LATENCY_KEYS)
+    _numbers(place, {key: summary.get(key) for key in numbers})
     _counts(f"{place}, samples", summary.get("samples"))
     _numbers(f"{place}, plan.before", summary["plan"].get("before"))
     for when in ("before", "after"):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError
-from benchmark.record import HISTORY_KEYS, NET_KEYS, PROBE_KEYS
+from benchmark.record import HISTORY_KEYS, LATENCY_KEYS, NET_KEYS, PROBE_KEYS
 from benchmark.schedule import schedule
 
 UNFINISHED = "unfinished"
@@ -66,7 +66,8 @@ class Frames:
     run_id of its dense control), `rules`, `label`, `first_cut` and `last_cut` (epochs; NaN for the
     dense control), `total` (epochs), `outcome`, `<key>/before` and `/after` for filters, parameters
     and MACs, `images` (trained on), `classes`, `data` (digest), `device`, `processor`, `threads`,
-    `commit`, `seconds`, `versions` (`name version` texts, joined)."""
+    `commit`, `seconds`, `latency/one/before` ... (`record.LATENCY_KEYS`; NaN in records of early
+    versions), `versions` (`name version` texts, joined)."""
     history: pd.DataFrame
     """A row per run and epoch: `run_id` and the keys of `history.jsonl` (docs/records.md); NaN
     where a value was not measured."""
@@ -195,10 +196,16 @@ def _run_row(run: Run) -> dict:
         **{key: summary.get(key, "") for key in ("data", "device", "processor", "commit")},
         "threads": summary.get("threads", np.nan),
         "seconds": summary.get("seconds", np.nan),
+        **{key: _number(summary.get(key)) for key in LATENCY_KEYS},
         "versions": ", ".join(
             f"{name} {version}" for name, version in sorted(summary.get("versions", {}).items())
         ),
     }
+
+
+def _number(value: float | None) -> float:
+    """A number that records of early versions lack."""
+    return np.nan if value is None else value
 
 
 def _cut_row(run_id: str, cut: dict) -> dict:

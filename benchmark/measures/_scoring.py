@@ -32,6 +32,7 @@ from functools import cached_property, partial
 import torch
 
 from benchmark.config import STATISTICS
+from benchmark.devices import wide
 from benchmark.errors import UserError, require, require_one_of
 from benchmark.flow import (
     Gradients,
@@ -109,10 +110,19 @@ class Scoring:
                 for name in self.model.convs
             }
         self._check(measure, found)
-        return found
+        return {name: layer.to(self.images.device) for name, layer in found.items()}
+
+    @property
+    def place(self) -> torch.device:
+        """Where there is float64, for what measures get: MPS has none."""
+        device = self.images.device
+        return torch.device("cpu") if wide(device) != torch.float64 else device
 
     def layer(self, conv: str, need: str, measure: Measure) -> torch.Tensor:
         """One need of one layer, as the module's text describes it."""
+        return self._layer(conv, need, measure).to(self.place)
+
+    def _layer(self, conv: str, need: str, measure: Measure) -> torch.Tensor:
         weight = self.model.get_submodule(conv).weight.detach()
         norm_name = self.model.convs[conv].norm
         if norm_name is None and need.startswith(("gamma", "beta", "gate")):
@@ -191,9 +201,7 @@ class Scoring:
     def precise(self) -> Net:
         """The net in float64. In float32 an output that is nearly 0 may be rectified or not, which
         changes a score by up to 0.002 of the largest (docs/performance.md)."""
-        if self.images.device.type == "mps":
-            return self.model
-        return copy.deepcopy(self.model).double()
+        return copy.deepcopy(self.model).to(self.place).double()
 
     @cached_property
     def of_activations(self) -> dict[str, Scores]:
@@ -208,10 +216,9 @@ class Scoring:
                 )
             )
 
-        found = mean_over_images(
-            self.precise, self.images, {name: function(m) for name, m in asking.items()},
-            batch_size=self.batch_size,
-        )  # fmt: skip
+        functions = {name: function(m) for name, m in asking.items()}
+        images = self.images.to(self.place)
+        found = mean_over_images(self.precise, images, functions, batch_size=self.batch_size)
         dtype = next(self.model.parameters()).dtype
         return {
             name: {conv: layer.to(dtype) for conv, layer in layers.items()}
@@ -233,7 +240,7 @@ class Scoring:
 
     def _precisely(self, need: str, compute: Callable) -> dict[float, Layers]:
         """One pass for each temperature that some measure with this need has."""
-        sets = self.precise, self.images, self.labels
+        sets = self.precise, *(part.to(self.place) for part in (self.images, self.labels))
         temperatures = self._temperatures(need)
         return {t: compute(*sets, t, batch_size=self.batch_size) for t in temperatures}
 

@@ -20,13 +20,16 @@ def synflow(net):
     import torch
 
     from benchmark.data._batches import normalise
+    from benchmark.devices import wide
     from benchmark.pruning import select
     from benchmark.pruning.masks import mask_filters
 
-    model = copy.deepcopy(net.model).double().eval()
+    device = net.images.device
+    place = torch.device("cpu") if wide(device) != torch.float64 else device
+    model = copy.deepcopy(net.model).to(place).double().eval()
     for name, tensor in model.state_dict().items():
         tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
-    ones = torch.ones_like(normalise(net.images[:1], torch.float64))
+    ones = torch.ones_like(normalise(net.images[:1].to(place), torch.float64))
     removed = {name: torch.zeros(filters) for name, filters in model.plan.items()}
     for step in range(1, ITERATIONS + 1):
         weights = {name: model.get_submodule(name).weight for name in model.convs}
@@ -37,7 +40,7 @@ def synflow(net):
             for (name, weight), slope in zip(weights.items(), slopes, strict=True)
         }
         if not all(layer.isfinite().all() for layer in saliency.values()):
-            return {name: layer.float() * torch.nan for name, layer in saliency.items()}
+            return {name: layer.float().to(device) * torch.nan for name, layer in saliency.items()}
         before = model.masks()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the floors may forbid the last, small budgets
@@ -49,4 +52,4 @@ def synflow(net):
             going = mask.cpu() & ~left
             removed[name][going] = (step - 1 + inside[going]) / (ITERATIONS + 1)
             removed[name][left] = (ITERATIONS + inside[left]) / (ITERATIONS + 1)
-    return {name: scores.to(net.images.device) for name, scores in removed.items()}
+    return {name: scores.to(device) for name, scores in removed.items()}

@@ -6,7 +6,8 @@ A file declares `build(num_classes, width=1.0)`, which returns a net with its in
 from __future__ import annotations
 
 import inspect
-import pickle
+import io
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmark import registry
+from benchmark import outside, registry
 from benchmark.errors import UserError, one_line, require
 from benchmark.models._layout import layout, multiple
 from benchmark.models._net import (
@@ -28,10 +29,11 @@ from benchmark.models._net import (
     scaled,
 )
 from benchmark.models._trace import SizeError, table_of, trace
+from benchmark.models._weights import FORMAT, fill, is_model, read, read_weights
 
 __all__ = [
     "IMAGE_CHANNELS", "BatchNorm2d", "Conv", "Net", "Plan", "build", "check_entries",
-    "default_plan", "layout", "load_authors", "multiple", "scaled",
+    "default_plan", "layout", "load", "load_authors", "multiple", "packed", "scaled",
     "takes_width", "trace",
 ]  # fmt: skip
 
@@ -151,14 +153,7 @@ def load_authors(arch: str, path: Path) -> Net:
     load too; the zero rows that the authors leave in a pruned ResNet stay, as zeros. Raises
     `UserError` for a file that does not fit.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"checkpoint {path} cannot be read ({one_line(error)})") from None
-    state = content.get("net", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise UserError(f"checkpoint {path} must be {{'net': state dict}} or a state dict")
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = read_weights(path, f"checkpoint {path}")
     convs = default_plan(arch)
     lacks = [f"{conv}.weight" for conv in convs if f"{conv}.weight" not in state]
     head = state.get("linear.weight", state.get("classifier.weight"))
@@ -167,8 +162,62 @@ def load_authors(arch: str, path: Path) -> Net:
         raise UserError(f"checkpoint {path} is not of {arch}: it lacks {what}")
     plan = {conv: len(state[f"{conv}.weight"]) for conv in convs}
     net = build(arch, num_classes=len(head), plan=plan)
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"checkpoint {path} does not fit {arch} ({one_line(error)})") from None
+    fill(net, state, f"checkpoint {path}", arch)
     return net
+
+
+def packed(net: Net, classes: Sequence[str], image_size: tuple[int, int]) -> bytes:
+    """A net as the content of a file that `load` reads (`model.pt` of a record).
+
+    It is {"format", "arch", "num_classes", "plan", "written", "original", "masks", "weights",
+    "classes", "image_size"}: plans and masks as in `Net`, the state dict, the names of the classes,
+    height and width of the images.
+    """
+    content = {
+        "format": FORMAT,
+        "arch": net.arch,
+        "num_classes": net.num_classes,
+        "plan": net.plan,
+        "written": net.written,
+        "original": net.original,
+        "masks": {name: mask.cpu() for name, mask in net.masks().items()},
+        "weights": {name: tensor.cpu() for name, tensor in net.state_dict().items()},
+        "classes": list(map(str, classes)),
+        "image_size": list(image_size),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def load(path: Path | str) -> Net:
+    """The net in a `model.pt`, which a run with `--keep-model` leaves, in evaluation mode on the
+    CPU; it has the outputs of the run's final net.
+
+    Input: float [N, 3, H, W], pixels minus 0.5, divided by 0.5; output: logits [N, classes]. Its
+    `classes` are their names, its `image_size` is that of the run's images. An architecture from
+    outside is found as `benchmark.outside` says, or in the record around the file. Raises
+    `UserError` for a file that is missing, broken, of a newer version or not a `model.pt`.
+    """
+    path, what = Path(path), f"model file {path}"
+    content = read(path, what)
+    if not is_model(content):
+        raise UserError(f"{what} must be a model.pt, which a run with --keep-model leaves")
+    if content["format"] != FORMAT:
+        raise UserError(
+            f"{what} has format {content['format']}, this version reads {FORMAT}: update flowprune"
+        )
+    arch = content["arch"]
+    if outside.is_outside(arch):
+        outside.look_in(path.absolute().parents[1])
+    try:
+        net = build(arch, content["num_classes"], plan=content["plan"] | content["written"])
+        fill(net, content["weights"], what, arch, finite=False)
+        net.original = dict(content["original"])
+        for name, mask in content["masks"].items():
+            net.set_mask(name, mask)
+        net.classes, net.image_size = tuple(content["classes"]), tuple(content["image_size"])
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise UserError(f"{what} does not fit {arch} ({one_line(error)})") from None
+    cpu = torch.device("cpu")  # the layout of a run there, and with it the same bits
+    return net.to(memory_format=layout(net, cpu, "float32")).eval()

@@ -125,7 +125,7 @@ class _Cut:
                 places = self.model.places(name).tolist()
                 for index in self.model.mask(name).nonzero().flatten().tolist():
                     channels.setdefault(places[index], []).append((name, index))
-            values = {name: scores[name].double().tolist() for name in convs}
+            values = {name: scores[name].tolist() for name in convs}
             for _, live in sorted(channels.items()):
                 mean = sum(values[name][index] for name, index in live) / len(live)
                 units.append(Unit(layer, mean, tuple(live)))

@@ -50,4 +50,4 @@ def _columns(scores: dict[str, Scores], model: Net) -> dict[str, np.ndarray]:
         measure: torch.cat([layers[name][mask] for name, mask in live.items()])
         for measure, layers in scores.items()
     }
-    return {measure: column.double().cpu().numpy() for measure, column in columns.items()}
+    return {measure: column.cpu().double().numpy() for measure, column in columns.items()}

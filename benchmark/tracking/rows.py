@@ -14,7 +14,7 @@ from math import isfinite
 from benchmark.config import MOST, RULES, RunConfig
 from benchmark.errors import require
 from benchmark.files import as_lines
-from benchmark.record import HISTORY_KEYS, Record
+from benchmark.record import HISTORY_KEYS, LATENCY_KEYS, Record
 
 CUT = "cut/"
 """Prefix of the numbers of a cut in the row of its epoch."""
@@ -152,5 +152,5 @@ def _summary(values: Mapping, convs: Sequence[str]) -> dict:
         **groups,
         "plan": {"before": {conv: plan[conv] for conv in convs if conv in plan}},
         **{key: values.get(key, "") for key in ("data", "commit", "processor", "device")},
-        **{key: values.get(key) for key in ("threads", "classes", "seconds")},
+        **{key: values.get(key) for key in ("threads", "classes", "seconds", *LATENCY_KEYS)},
     }

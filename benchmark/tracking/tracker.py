@@ -33,9 +33,14 @@ MODES = ("offline", "online", "disabled")
 PROJECT = "flowprune"
 """The project of runs, unless `WANDB_PROJECT` names another. wandb itself reads `WANDB_ENTITY`."""
 
+MODEL = "model"
+"""Type of the artifacts with final nets; their names are `model-<run_id>`."""
+
 INIT_SECONDS = 20.0
 FINISH_SECONDS = 20.0
 """Time that W&B gets to accept a run, and to receive its last rows."""
+MODEL_SECONDS = 60
+"""Time that W&B gets to receive the final net."""
 CONFIRM_PAUSES = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each check of the rows that arrived: the server shows new rows after a moment."""
 ABANDON_SECONDS = 8.0
@@ -65,7 +70,7 @@ class NoTracker:
     def log(self, row: dict) -> None:
         """Ignore an epoch."""
 
-    def finish(self, summary: dict, files: Mapping[str, bytes]) -> None:
+    def finish(self, summary: dict, files: Mapping[str, bytes], model: Path | None = None) -> None:
         """Ignore the end."""
 
     def abandon(self, status: int) -> None:
@@ -123,17 +128,36 @@ class WandbTracker:
         if row["epoch"] >= self.run.starting_step:
             self.run.log(row)
 
-    def finish(self, summary: dict, files: Mapping[str, bytes]) -> None:
-        """Write summary and files {name: content}, close the run, and check that rows and files
-        have arrived."""
+    def finish(self, summary: dict, files: Mapping[str, bytes], model: Path | None = None) -> None:
+        """Write summary, files {name: content} and the artifact with the file of the final net,
+        close the run, and check that rows and files have arrived."""
         self.run.summary.update(sent_summary(summary, files))
         for name, content in files.items():
             path = Path(self.run.dir, name)
             path.write_bytes(content)  # a file elsewhere would be linked to, not copied
             self.run.save(path, base_path=self.run.dir, policy="now")
-        self.run.finish()
+        try:
+            if model:
+                self._send(f"{MODEL}-{summary['run_id']}", model)
+        finally:
+            self.run.finish()
         if self.online:
             self._confirm(summary["epoch"] + 1, files)
+
+    def _send(self, name: str, model: Path) -> None:
+        """Log the artifact of the final net.
+
+        W&B also gets the path of the file, which online therefore is that of a temporary copy.
+        """
+        import wandb
+
+        artifact = wandb.Artifact(name, type=MODEL)
+        with tempfile.TemporaryDirectory(prefix="flowprune-") as folder:
+            sent = shutil.copy(model, folder) if self.online else model
+            artifact.add_file(str(sent), name=model.name, skip_cache=True, policy="immutable")
+            logged = self.run.log_artifact(artifact)
+            if self.online:  # raises if W&B does not take it; nothing else does
+                logged.wait(MODEL_SECONDS)
 
     def abandon(self, status: int) -> None:
         """Close the run with the exit status of an interrupted process; after SIGTERM a sweep gives
@@ -246,10 +270,10 @@ class DetachedTracker:
         """Log one epoch."""
         self._calls.put(lambda tracker: tracker.log(row))
 
-    def finish(self, summary: dict, files: Mapping[str, bytes]) -> None:
-        """Write summary and files, and close the run."""
-        longest = 2 * (INIT_SECONDS + FINISH_SECONDS)
-        self._end(lambda tracker: tracker.finish(summary, files), longest)
+    def finish(self, summary: dict, files: Mapping[str, bytes], model: Path | None = None) -> None:
+        """Write summary, files and the final net, and close the run."""
+        longest = 2 * (INIT_SECONDS + FINISH_SECONDS) + (MODEL_SECONDS if model else 0)
+        self._end(lambda tracker: tracker.finish(summary, files, model), longest)
 
     def abandon(self, status: int) -> None:
         """Close the run with the exit status of an interrupted process."""
@@ -316,8 +340,11 @@ def tracked(
         raise
 
 
-def replay(record: Record, tracker: Tracker) -> None:
-    """Send a finished record to a tracker, as if the run took place now."""
+def replay(record: Record, tracker: Tracker, model: Path | None = None) -> None:
+    """Send a finished record to a tracker, as if the run took place now.
+
+    model: the file of the final net, if it is sent too.
+    """
     for row in sent_rows(record.history(), record.cuts()):
         tracker.log(row)
-    tracker.finish(record.summary(), sent_files(record))
+    tracker.finish(record.summary(), sent_files(record), model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,10 @@ class CutError(Exception):
 def check_measure(config: RunConfig, num_classes: int) -> None:
     """Raise `UserError` if the measure of a run cannot score its net."""
     measure = named(config.measure)
-    if measure.needs_norm and not scorable(measure, net := initial_net(config, num_classes)):
+    if not measure.needs_norm:
+        return
+    net = initial_net(replace(config, init=""), num_classes)
+    if not scorable(measure, net):
         lacking = next(name for name, conv in net.convs.items() if not conv.norm)
         raise UserError(
             f"{config.measure} needs a batch norm behind each conv, {lacking} of {config.arch} has "

@@ -35,6 +35,8 @@ class Loaded:
     train: Subset
     test: Subset
     num_classes: int
+    classes: tuple[str, ...] = ()
+    """Their names."""
     augment: bool
     """Whether training uses random crops and flips."""
     digest: str
@@ -137,6 +139,7 @@ def _loaded(dataset: str, root: Path, device: torch.device, limit: int, state: s
         train=train,
         test=test,
         num_classes=len(images.classes),
+        classes=images.classes,
         augment=images.augment,
         digest=data.digest(dataset, root, images),
     )

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
+from benchmark import initial
 from benchmark.config import RunConfig, stream_seed
+from benchmark.errors import UserError
 from benchmark.models import Net, Plan, build, layout
+from benchmark.models._weights import digest, fill, read_weights
 from benchmark.pruning import Shrunk
 from benchmark.training.step import Step, make_optimizer
+
+INIT = "init"
+"""The random stream of initial weights."""
 
 
 @dataclass
@@ -40,7 +48,7 @@ class State:
 
 
 def fresh(config: RunConfig, num_classes: int, device: torch.device) -> State:
-    """The state before training, with initial weights that depend on (arch, width, data set, seed)
+    """The state before training. Random initial weights depend on (arch, width, data set, seed)
     alone."""
     model = prepared(initial_net(config, num_classes), device, config.precision)
     origin = {stream: torch.arange(model.channels[stream]) for stream in model.writers}
@@ -48,12 +56,32 @@ def fresh(config: RunConfig, num_classes: int, device: torch.device) -> State:
 
 
 def initial_net(
-    config: RunConfig, num_classes: int, plan: Plan | None = None, salt: str = "init"
+    config: RunConfig, num_classes: int, plan: Plan | None = None, salt: str = INIT
 ) -> Net:
-    """A net with its initial weights, drawn from a named stream of the run."""
+    """A net as the run begins: with torch's default initialisation, drawn from a named stream of
+    the run, or with the weights that `init` names.
+
+    With a plan or another stream it is always drawn. Raises `UserError` for weights that are not
+    there, or do not fit.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(salt, config, "arch", "width", "dataset"))
-        return build(config.arch, num_classes, config.width, plan)
+        net = build(config.arch, num_classes, config.width, plan)
+    if config.init and salt == INIT and plan is None:
+        path = initial.find(config.init)
+        fill(net, _weights(path, config.init), initial.what(path), config.arch)
+    return net
+
+
+@lru_cache(maxsize=1)
+def _weights(path: Path, expected: str) -> dict[str, torch.Tensor]:
+    weights = read_weights(path, initial.what(path))
+    if (now := digest(weights)) != expected:
+        raise UserError(
+            f"{initial.what(path)} has changed: its digest is {now}, and the run starts from "
+            f"{expected}"
+        )
+    return weights
 
 
 def reinitialised(config: RunConfig, model: Net, round: int) -> Net:

@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmark.config import RunConfig
+from benchmark.devices import wide
 from benchmark.errors import is_out_of_memory, one_line
 
 EAGER = 3
@@ -58,7 +59,7 @@ class Step:
     ) -> None:
         self.model, self.optimizer, self.config = model, optimizer, config
         device = next(model.parameters()).device
-        self.sums = torch.zeros(2, device=device, dtype=torch.float64)
+        self.sums = torch.zeros(2, device=device, dtype=wide(device))
         """Of the losses and of the correct predictions, over images. The sums are on the device,
         because reading them in each step would wait for it."""
         self.loss_sum, self.correct = self.sums

@@ -53,6 +53,8 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """{run id: error}"""
+    bare: list[str] = field(default_factory=list)
+    """Finished runs without the final net, which was asked for now."""
     wall: float = 0.0
     """Seconds, times the number of runs that could be executed at once."""
     busy: float = 0.0
@@ -129,6 +131,8 @@ def unfinished(configs: list[RunConfig], options: Options, outcome: Outcome) -> 
         finished.append(record) if record.finished else left.append(config)
     check_finished(finished, options.data)
     outcome.skipped += [record.folder.name for record in finished]
+    if options.keep_model:
+        outcome.bare += [r.folder.name for r in finished if not r.model_file.exists()]
     queue = jobs(left)
     try:
         options.runs.mkdir(parents=True, exist_ok=True)

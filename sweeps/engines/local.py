@@ -6,9 +6,9 @@ import contextlib
 import time
 from multiprocessing.connection import wait
 
+from benchmark import initial, outside
 from benchmark.config import RunConfig
 from benchmark.options import Options
-from benchmark.outside import given
 from benchmark.processes import spawning
 from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
 from sweeps.engines.worker import Epoch, Event, Failed, Leaving, Ready, work
@@ -89,7 +89,7 @@ class Worker:
         context = spawning()
         self.options = options
         self.pipe, theirs = context.Pipe()
-        arguments = (theirs, options, given())
+        arguments = (theirs, options, outside.given(), initial.given())
         self.process = context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()

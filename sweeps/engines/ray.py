@@ -26,6 +26,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from benchmark import initial
 from benchmark.config import RunConfig
 from benchmark.errors import UserError, first_line, require
 from benchmark.files import write_atomically
@@ -60,6 +61,8 @@ class Driver:
     """W&B's environment variables."""
     components: tuple[Component, ...]
     """Those from outside that runs may name."""
+    weights: dict[str, Path]
+    """Files of initial weights, by digest; they have the same path on every machine."""
     folder: Path
     """The working folder, to which the paths of data sets are relative."""
 
@@ -118,7 +121,7 @@ class RayEngine:
     def start(self, job: Job) -> None:
         """Submit a run to Ray."""
         tracking = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-        here = Driver(tracking, given(), Path.cwd())
+        here = Driver(tracking, given(), initial.given(), Path.cwd())
         event, files = self.remote.remote(job, self.options, here, self.told)
         self.tasks[event] = Task(job, files)
 
@@ -231,6 +234,7 @@ def _execute(
     told.put_nowait((config.run_id, None))
     os.environ.update(driver.tracking)
     adopt(driver.components)
+    initial.adopt(driver.weights)
     with suppress(OSError):  # another machine need not have the folder
         os.chdir(driver.folder)
     options.prepare()

@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
+from benchmark import initial
 from benchmark.cli import UNWRITABLE
 from benchmark.config import RunConfig
 from benchmark.errors import ShortageError, UserError, is_out_of_memory
@@ -84,12 +87,19 @@ GONE = BrokenPipeError, ConnectionResetError
 Event = Epoch | Done | Failed | Waits | Unwritable
 
 
-def work(pipe: Connection, options: Options, components: Sequence[Component] = ()) -> None:
+def work(
+    pipe: Connection,
+    options: Options,
+    components: Sequence[Component] = (),
+    weights: Mapping[str, Path] = MappingProxyType({}),
+) -> None:
     """Receive configurations, run them, send events; a closed pipe ends the worker.
 
-    components: those from outside that the runs may name.
+    components: those from outside that the runs may name. weights: files of initial weights, by
+    digest.
     """
     adopt(components)
+    initial.adopt(weights)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver too, which decides
     signal.signal(signal.SIGTERM, _stop)
     options.prepare()

@@ -106,7 +106,7 @@ def write_grid(path, **changes):
         (
             "benchmark",
             ["--device", "abacus", "--wandb", "disabled"],
-            "device must be auto, cpu or cuda",
+            "device must be auto, cpu, cuda[:N] or mps",
         ),
         (
             "benchmark",
@@ -152,7 +152,7 @@ def test_bad_input_gets_one_line_and_status_2(tmp_path, module, arguments, messa
 
 
 def test_devices_and_files_that_cannot_be_used_are_refused_at_once(tmp_path):
-    with pytest.raises(UserError, match=r"device must be auto, cpu or cuda\[:N\], got 'meta'"):
+    with pytest.raises(UserError, match=r"device must be auto, cpu, cuda\[:N\] or mps, got 'meta'"):
         Options(device="meta").torch_device()
     check_file("json", None)
     check_file("json", tmp_path / "new.json")

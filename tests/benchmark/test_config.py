@@ -26,7 +26,7 @@ def test_every_field_changes_the_identity():
         "momentum": 0.8, "weight_decay": 0.0, "temperature": 1.0, "score_samples": 100,
         "probe_samples": 100, "precision": "bf16", "train_limit": 500, "seed": 1,
         "score_bn": "running", "test_limit": 100, "budget": "macs", "allocation": "uniform",
-        "grouping": "stream", "probe_epochs": "1",
+        "grouping": "stream", "probe_epochs": "1", "init": "0123456789ab",
     }  # fmt: skip
     assert set(other) == set(DEFAULTS)
     del other["probe_epochs"]  # of dense runs alone

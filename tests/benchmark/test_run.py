@@ -18,7 +18,7 @@ from benchmark.errors import UserError
 from benchmark.locks import BusyError, held
 from benchmark.measures import MEASURES
 from benchmark.models import build
-from benchmark.record import DENSE, HISTORY_KEYS, DenseFolder, Record
+from benchmark.record import DENSE, HISTORY_KEYS, LATENCY_KEYS, DenseFolder, Record
 from benchmark.run import run
 from benchmark.tracking import tracker as track_module
 from benchmark.tracking.tracker import NoTracker
@@ -30,7 +30,7 @@ CUT_KEYS = {
     "agreement", "seconds", "score_seconds",
 }  # fmt: skip
 STATE_KEYS = {"loss", "accuracy", "grad_norm", "weight_norm_sq", "theta_g", "theta_hg", "g_hg"}
-TIMES = ("time/seconds", "time/images_per_second", "seconds", "score_seconds")
+TIMES = ("time/seconds", "time/images_per_second", "seconds", "score_seconds", *LATENCY_KEYS)
 
 
 def record_of(config, options):

@@ -24,6 +24,7 @@ from benchmark.tracking.tracker import default_mode
 from benchmark.training.cut import CutError
 from tests.benchmark.test_probes import few
 from tests.conftest import tiny_run
+from tests.support.wandb_server import MANIFEST
 
 CUT = {"measure": "loss", "prune_epoch": 1, "rounds": 2, "epochs": 4}
 
@@ -149,6 +150,46 @@ def test_files_that_do_not_arrive_are_one_warning(online, server, monkeypatch, c
     (line,) = capsys.readouterr().err.splitlines()
     assert "W&B failed (4 of 4 rows arrived, but not all of cuts.jsonl); the run" in line
     assert "python -m sweeps push" in line
+
+
+def test_the_final_net_is_sent_as_an_artifact_if_asked_for(online, server, capsys):
+    config = tiny_run(measure="none", epochs=1)
+    kept = dataclasses.replace(online, keep_model=True)
+    run(config, kept)
+    assert server.artifacts == []
+    run(config, dataclasses.replace(kept, wandb_model=True))  # a finished run sends it too
+    (artifact,) = server.artifacts
+    names = (artifact.collection, artifact.type, artifact.run, artifact.state)
+    assert names == (f"model-{config.run_id}", "model", config.run_id, "COMMITTED")
+    assert artifact.files["model.pt"] == record_of(config, kept).model_file.read_bytes()
+    assert str(kept.runs) not in artifact.files[MANIFEST].decode()
+    assert_complete(server.run("flowprune"), record_of(config, kept))
+    other = tiny_run(measure="none", epochs=1, seed=1)
+    run(other, dataclasses.replace(kept, wandb_model=True))
+    assert [a.run for a in server.artifacts] == [config.run_id, other.run_id]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_final_net_that_does_not_arrive_is_one_warning(online, server, capsys):
+    server.fail(400, times=math.inf, path="CreateArtifact")
+    options = dataclasses.replace(online, keep_model=True, wandb_model=True)
+    config = tiny_run(measure="none", epochs=1)
+    assert run(config, options)["outcome"] == "finished"
+    assert capsys.readouterr().err.count("warning: W&B failed (") == 1
+    assert_complete(server.run("flowprune"), record_of(config, options))
+
+
+def test_an_offline_run_has_the_final_net(options):
+    options = dataclasses.replace(options, wandb="offline", keep_model=True, wandb_model=True)
+    config = tiny_run(measure="none", epochs=1)
+    run(config, options)
+    (folder,) = (options.runs / "wandb").glob("offline-run-*")
+    assert f"model-{config.run_id}" in inspect(folder)
+
+
+def test_only_a_net_that_is_kept_can_be_sent(options):
+    with pytest.raises(UserError, match="wandb_model needs keep_model"):
+        dataclasses.replace(options, wandb_model=True)
 
 
 def test_the_environment_names_project_and_entity(online, server, monkeypatch):

@@ -175,12 +175,16 @@ def test_a_grid_survives_kills_of_workers_driver_and_owners(options, tmp_path):
     ]
 
 
+TIMES = ("time/", "seconds", "latency/")
+"""Beginnings of the keys of times."""
+
+
 def science_of(folder: Path) -> tuple:
     record = Record(folder)
 
     def plain(rows: list[dict]) -> str:
         return json.dumps(
-            [{k: v for k, v in row.items() if not ("time/" in k or "seconds" in k)} for row in rows]
+            [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in rows]
         )
 
     return plain(record.history()), plain(record.cuts()), plain([record.summary()])

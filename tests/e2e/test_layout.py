@@ -17,7 +17,7 @@ HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "wandb"}
 """What `--help` does without."""
 COMMANDS = [
     "benchmark", "benchmark.descent", "sweeps", "sweeps run", "analysis", "analysis compare",
-    "analysis descent", "benchmark.check", "analysis.console",
+    "analysis descent", "benchmark.check", "benchmark.export", "analysis.console",
 ]  # fmt: skip
 
 Graph = Mapping[str, set[str]]

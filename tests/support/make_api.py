@@ -17,6 +17,7 @@ PARTS = {
     "Nets": (
         "benchmark.models.build",
         "benchmark.models.trace",
+        "benchmark.models.load",
         "benchmark.models.Net",
         "benchmark.cost.cost",
     ),

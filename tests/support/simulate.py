@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark.config import RULES, RunConfig
 from benchmark.files import write_json, write_lines
-from benchmark.record import HISTORY_KEYS, PROBE_KEYS, PROBE_SHARES, Record
+from benchmark.record import HISTORY_KEYS, LATENCY_KEYS, PROBE_KEYS, PROBE_SHARES, Record
 from benchmark.schedule import kept_fraction, schedule
 
 MEASURES = ("magnitude", "loss", "grasp", "grad_preservation", "random")
@@ -301,4 +301,5 @@ def _summary(config: RunConfig, world: World, history: list[dict], cuts: list[di
         "threads": 1,
         "device": "simulated",
         "seconds": history[-1]["time/seconds"] + 0.1 * len(cuts),
+        **dict(zip(LATENCY_KEYS, (0.5, 0.25, 0.5 * share, 0.25 * share), strict=True)),
     }

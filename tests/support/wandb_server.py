@@ -7,9 +7,11 @@
 
 The real client (init, log, finish, resume, preempting, files), `wandb sweep`, `wandb agent` (grids)
 and `wandb.Api` (runs with filters, order and pages, scan_history, files, sweeps, views, delete)
-work against it. Files are listed by name and in pages, with their sizes; their MD5 sums are left
-empty, patterns are ignored, and addresses are neither signed nor do they expire. A file is listed,
-with size 0, from when a client asks where to put it, and cannot be fetched until it is there.
+work against it. A run can log artifacts, whose files and manifest are stored; they have one version
+and cannot be asked for but by their id. Files are listed by name and in pages, with their sizes;
+their MD5 sums are left empty, patterns are ignored, and addresses are neither signed nor do they
+expire. A file is listed, with size 0, from when a client asks where to put it, and cannot be
+fetched until it is there.
 
 A run of a sweep that exits after `mark_preempting` is handed to the next agent, with its whole
 configuration as arguments, as W&B does. `server.fail(500, times=2, path="file_stream")` and
@@ -41,6 +43,7 @@ import yaml
 
 ENTITY = "tester"
 HISTORY, EVENTS = "wandb-history.jsonl", "wandb-events.jsonl"
+MANIFEST = "wandb_manifest.json"
 ENDED = ("finished", "failed", "crashed", "preempted")
 Answer = Callable[["Server", dict], dict]
 ANSWERS: dict[str, Answer] = {}
@@ -229,6 +232,39 @@ class Sweep:
 
 
 @dataclass
+class Artifact:
+    """An artifact that a run logged."""
+
+    entity: str
+    project: str
+    name: str
+    """Its id."""
+    collection: str
+    """Its name for users."""
+    type: str
+    run: str
+    state: str = "PENDING"
+    """COMMITTED when all its files are there."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """{name: content}, the manifest included."""
+
+    def node(self) -> dict:
+        sequence = {
+            "__typename": "ArtifactSequence", "id": f"sequence:{self.collection}",
+            "name": self.collection, "latestArtifact": None,
+            "project": project_node(self.entity, self.project),
+        }  # fmt: skip
+        return {
+            "__typename": "Artifact", "id": self.name, "state": self.state,
+            "artifactSequence": sequence, "versionIndex": 0, "artifactType": {"name": self.type},
+            "description": None, "metadata": "{}", "ttlDurationSeconds": 0,
+            "ttlIsInherited": False, "tags": [], "historyStep": None, "digest": "",
+            "size": sum(map(len, self.files.values())), "commitHash": None,
+            "fileCount": len(self.files), "createdAt": now(), "updatedAt": None, "aliases": [],
+        }  # fmt: skip
+
+
+@dataclass
 class Fault:
     """What happens to the next `times` requests whose path, or GraphQL operation, contains
     `path`."""
@@ -249,6 +285,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.runs: list[Run] = []
         self.sweeps: list[Sweep] = []
+        self.artifacts: list[Artifact] = []
         self.views: dict[str, dict] = {}
         self.requests: Counter[str] = Counter()
         """{GraphQL operation or path: how often it was asked for}"""
@@ -304,6 +341,9 @@ class Server(ThreadingHTTPServer):
             (run for run in self.runs if (run.entity, run.project, run.name) == wanted), None
         )
 
+    def artifact(self, name: str) -> Artifact:
+        return next(artifact for artifact in self.artifacts if artifact.name == name)
+
     def runs_of(self, sweep: Sweep) -> list[Run]:
         return [run for run in self.runs if run.sweep == sweep.name]
 
@@ -313,8 +353,8 @@ def located(variables: dict) -> tuple[str, str]:
     return entity, variables.get("project") or variables.get("projectName") or "uncategorized"
 
 
-def storage(run: Run, file: str) -> str:
-    return quote(f"/storage/{run.entity}/{run.project}/{run.name}/{file}")
+def storage(owner: Run | Artifact, file: str) -> str:
+    return quote(f"/storage/{owner.entity}/{owner.project}/{owner.name}/{file}")
 
 
 @contextlib.contextmanager
@@ -418,6 +458,52 @@ def create_files(server: Server, variables: dict) -> dict:
         {"name": name, "uploadUrl": server.url + storage(run, name)} for name in variables["files"]
     ]
     return {"createRunFiles": {"runID": run.id, "uploadHeaders": [], "files": files}}
+
+
+@answers("CreateArtifact")
+def create_artifact(server: Server, variables: dict) -> dict:
+    said = variables["input"]
+    artifact = Artifact(
+        *located(said), f"artifact-{server.number()}", said["artifactCollectionName"],
+        said["artifactTypeName"], said["runName"],
+    )  # fmt: skip
+    server.artifacts.append(artifact)
+    return {"createArtifact": {"artifact": artifact.node()}}
+
+
+@answers("CreateArtifactManifest")
+def create_manifest(server: Server, variables: dict) -> dict:
+    artifact = server.artifact(variables["artifactID"])
+    file = {"id": "manifest", **upload(server, artifact, MANIFEST)}
+    return {"createArtifactManifest": {"artifactManifest": {"id": "manifest", "file": file}}}
+
+
+@answers("CreateArtifactFiles")
+def create_artifact_files(server: Server, variables: dict) -> dict:
+    nodes = []
+    for spec in variables["input"]["artifactFiles"]:
+        artifact = server.artifact(spec["artifactID"])
+        place = {"storagePath": spec["name"], "uploadMultipartUrls": None}
+        nodes.append(
+            upload(server, artifact, spec["name"]) | place | {"artifact": {"id": artifact.name}}
+        )
+    return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+
+@answers("CommitArtifact")
+def commit_artifact(server: Server, variables: dict) -> dict:
+    artifact = server.artifact(variables["artifactID"])
+    artifact.state = "COMMITTED"
+    return {"commitArtifact": {"artifact": {"id": artifact.name, "digest": ""}}}
+
+
+@answers("ArtifactByID")
+def artifact_by_id(server: Server, variables: dict) -> dict:
+    return {"artifact": server.artifact(variables["id"]).node()}
+
+
+def upload(server: Server, owner: Run | Artifact, name: str) -> dict:
+    return {"uploadUrl": server.url + storage(owner, name), "uploadHeaders": []}
 
 
 def file_stream(server: Server, run: Run, body: dict) -> dict:
@@ -684,13 +770,15 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.reply(404, {"error": f"no file {self.path}"})
 
-    def stored(self) -> tuple[Run | None, str]:
-        """The run and the file name in the path of a request."""
+    def stored(self) -> tuple[Run | Artifact | None, str]:
+        """The run or artifact and the file name in the path of a request."""
         parts = unquote(urlsplit(self.path).path).split("/", 5)
         if len(parts) < 6 or parts[1] != "storage":
             return None, ""
         _, _, entity, project, name, file = parts
-        return self.server.find({"entity": entity, "project": project, "name": name}), file
+        owners = [*self.server.runs, *self.server.artifacts]
+        wanted = entity, project, name
+        return next((o for o in owners if (o.entity, o.project, o.name) == wanted), None), file
 
     def misbehaves(self, name: str) -> bool:
         """Whether a fault answered the request."""
