@@ -97,7 +97,7 @@ def frames(request, tmp_path_factory):
 OWN_PANELS = {"agreement", "order_products", "cost"}
 """Figures whose panels are not settings."""
 NEEDS = {"agreement": "demo", "order_products": "dense", "epochs_to_threshold": "dense"}
-OF_OTHER_GRIDS = {"probe_losses", "probe_correlations", "accuracy_by_macs"}
+OF_OTHER_GRIDS = {"probe_losses", "probe_correlations", "accuracy_by_cost"}
 """Figures of runs that these grids do not have."""
 
 
@@ -392,10 +392,16 @@ def test_accuracy_over_ratios_is_drawn_by_budget(tmp_path, budget):
     configs = over_ratios(timings=[0], budget=budget)
     configs += over_ratios([0.6], timings=[0], budget=other)  # another budget is another figure
     frames = frames_of(tmp_path / "runs", configs, loss)
-    canvas = FIGURES["accuracy_by_macs"].draw(frames)
+    canvas = FIGURES["accuracy_by_cost"].draw(frames)
     save(canvas, tmp_path / "figure")
     check_boxes(canvas)
-    (ax,) = canvas.axes
+    ax, *others = canvas.axes
+    assert [other.get_xlabel() for other in others] == [
+        "parameters left (%)", "time per image (% of dense)",
+    ]  # fmt: skip
+    for other in others:  # costs are proportional here
+        for color, line in curves(ax).items():
+            assert np.allclose(curves(other)[color], line, rtol=1e-3)
     assert ax.get_title().replace("\n", " ").startswith("cut at initialisation, budget")
     assert budget in ax.get_title()
     known = {style.look(name).color for name in simulate.MEASURES}
@@ -414,10 +420,10 @@ def test_accuracy_over_ratios_is_drawn_by_budget(tmp_path, budget):
 
 def test_one_ratio_of_each_budget_is_no_curve(tmp_path):
     configs = [*over_ratios([0.5], budget="macs"), *over_ratios([0.75], budget="filters")]
-    assert FIGURES["accuracy_by_macs"].draw(frames_of(tmp_path, configs)) is None
+    assert FIGURES["accuracy_by_cost"].draw(frames_of(tmp_path, configs)) is None
 
 
 def test_the_front_has_no_row_that_another_beats():
     means = pd.DataFrame({"macs": [10, 10, 20, 30, 40.0], "accuracy": [50, 60, 60, 55, 70.0]})
-    front = results._front(means)
+    front = results._front(means, "macs")
     assert front.to_numpy().tolist() == [[10, 60], [40, 70]]

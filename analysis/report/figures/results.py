@@ -94,19 +94,31 @@ def cost(frames: Frames) -> Figure | None:
     return canvas
 
 
+COSTS = {
+    "macs": "MACs left (%)",
+    "params": "parameters left (%)",
+    "latency": "time per image (% of dense)",
+}
+"""What a net costs, as a share of the dense net's, and the label of its axis."""
+
+
 @figure(
-    "Accuracy against computation",
-    "Final test accuracy against the share of the multiply-accumulates of a forward pass that is "
-    "left (log scale), a line per measure over the ratios of one budget, a panel per setting that "
-    f"has several ratios. Markers are means over seeds, bars {BAND}. Rings mark the front: no "
-    "other mean is as accurate with as few multiply-accumulates. The dashed line is the dense "
-    "control.",
+    "Accuracy at several ratios",
+    "Final test accuracy against what is left of a forward pass's multiply-accumulates, of the "
+    "parameters, and of the time per image (in batches, measured at the end of each run on its "
+    "device), log scales; a line per measure over the ratios of one budget, a column per setting "
+    f"that has several ratios. Markers are means over seeds, bars {BAND}. Rings mark the front: no "
+    "other mean is as accurate at so low a cost. The dashed line is the dense control.",
 )
-def accuracy_by_macs(frames: Frames) -> Figure | None:
-    """Final accuracy against the MACs left, over several ratios of one budget."""
+def accuracy_by_cost(frames: Frames) -> Figure | None:
+    """Final accuracy against the costs of the net, over several ratios of one budget."""
     table = outcomes(frames)
-    macs = 100 * share_left(table, "macs")
-    table = table.assign(macs=macs, accuracy=FINAL_ACCURACY.scale * table["final_accuracy"])
+    latency = table["latency/batch/after"] / table["latency/batch/before"]
+    costs = {size: share_left(table, size) for size in SIZES} | {"latency": latency}
+    table = table.assign(
+        accuracy=FINAL_ACCURACY.scale * table["final_accuracy"],
+        **{name: 100 * share for name, share in costs.items()},
+    )
     table = table[(table["ablation"] == "none") & table["accuracy"].notna()]
     pruned = table[(table["measure"] != DENSE) & table["macs"].notna()]
     rest = [name for name in SHARED if name != "ratio"]
@@ -115,50 +127,56 @@ def accuracy_by_macs(frames: Frames) -> Figure | None:
         return None
     pruned = pruned.assign(panel=pruned["setting"].map(_without_ratio))
     panels, measures = list(pruned["panel"].unique()), style.in_order(set(pruned["measure"]))
-    canvas, blocks = new_canvas(panels, 1, height=2.5, sharex=True)
-    for panel, (ax,) in zip(panels, blocks, strict=True):
+    shown = [cost for cost in COSTS if pruned[cost].notna().any()]
+    canvas, blocks = new_canvas(panels, len(shown), height=2.3)
+    for panel, axes in zip(panels, blocks, strict=True):
         here = pruned[pruned["panel"] == panel]
-        means = here.groupby(["measure", "ratio"])[["macs", "accuracy"]].mean()
-        for measure in style.in_order(set(here["measure"])):
-            _over_ratios(ax, here[here["measure"] == measure], measure)
-        front = _front(means)
-        ax.plot(
-            front["macs"], front["accuracy"], "o", markersize=8, markerfacecolor="none",
-            markeredgecolor="black", markeredgewidth=0.8,
-        )  # fmt: skip
         dense = table.loc[table.index.isin(here["control"]), "accuracy"]
-        if len(dense):
-            look = style.look(DENSE)
-            ax.axhline(dense.mean(), color=look.color, linestyle=look.line, linewidth=1, zorder=1)
-        ax.set_xlabel("MACs left (%)")
-    first = blocks[0][0]
-    first.set_xscale("log")
-    first.set_xticks(round_ticks(0.95 * pruned["macs"].min(), 1.05 * pruned["macs"].max()))
-    first.xaxis.set_major_formatter("{x:g}")
-    first.xaxis.set_minor_locator(NullLocator())
-    for (ax,) in blocks[::COLUMNS]:
-        ax.set_ylabel(FINAL_ACCURACY.axis)
+        for cost, ax in zip(shown, axes, strict=True):
+            _over_ratios(ax, here, cost)
+            if len(dense):
+                look = style.look(DENSE)
+                ax.axhline(dense.mean(), color=look.color, linestyle=look.line, lw=1, zorder=1)
+            _cost_axis(ax, cost, pruned[cost])
+    for axes in blocks[::COLUMNS]:
+        for ax in axes:
+            ax.set_ylabel(FINAL_ACCURACY.axis)
     controls = [DENSE] if table.index.isin(pruned["control"]).any() else []
     legend(canvas, [*measures, *controls])
     return canvas
+
+
+def _cost_axis(ax: Axes, cost: str, values: pd.Series) -> None:
+    """A logarithmic axis, the same for all panels."""
+    low, high = 0.95 * values.min(), 1.05 * values.max()
+    ax.set(xscale="log", xlim=(low, high), xlabel=COSTS[cost])
+    ax.set_xticks(round_ticks(low, high))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _without_ratio(setting: str) -> str:
     return re.sub(r", ratio [^,]+", "", setting)
 
 
-def _over_ratios(ax: Axes, runs: pd.DataFrame, measure: str) -> None:
-    """The means of one measure at each ratio, with their intervals."""
-    ratios = runs.groupby("ratio")
-    means, look = ratios[["macs", "accuracy"]].mean(), style.look(measure)
-    ax.plot(means["macs"], means["accuracy"], **look.curve())
-    spans = [bounded_interval(part["accuracy"], *FINAL_ACCURACY.bounds) for _, part in ratios]
-    low, high = np.array(spans).T
-    ax.vlines(means["macs"], low, high, color=look.color, linewidth=0.8)
+def _over_ratios(ax: Axes, runs: pd.DataFrame, cost: str) -> None:
+    """The means of each measure at each ratio, with their intervals, and the front."""
+    for measure in style.in_order(set(runs["measure"])):
+        ratios = runs[runs["measure"] == measure].groupby("ratio")
+        means, look = ratios[[cost, "accuracy"]].mean(), style.look(measure)
+        ax.plot(means[cost], means["accuracy"], **look.curve())
+        spans = [bounded_interval(part["accuracy"], *FINAL_ACCURACY.bounds) for _, part in ratios]
+        low, high = np.array(spans).T
+        ax.vlines(means[cost], low, high, color=look.color, linewidth=0.8)
+    front = _front(runs.groupby(["measure", "ratio"])[[cost, "accuracy"]].mean(), cost)
+    ax.plot(
+        front[cost], front["accuracy"], "o", markersize=8, markerfacecolor="none",
+        markeredgecolor="black", markeredgewidth=0.8,
+    )  # fmt: skip
 
 
-def _front(means: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other one beats: fewer `macs` and as much `accuracy`, or as few and more."""
-    ordered = means.sort_values(["macs", "accuracy"], ascending=[True, False])
+def _front(means: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """The rows that no other one beats: at less cost as much `accuracy`, or at as much more."""
+    ordered = means.sort_values([cost, "accuracy"], ascending=[True, False])
     best = ordered["accuracy"].cummax().shift(fill_value=-np.inf)
     return ordered[ordered["accuracy"] > best]
