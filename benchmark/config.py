@@ -24,13 +24,13 @@ are never mixed."""
 
 CUT_FIELDS = (
     "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum",
-    "score_samples", "score_bn", "budget", "allocation", "grouping",
+    "score_samples", "score_bn", "budget", "allocation", "grouping", "sampling",
 )  # fmt: skip
 """Fields that only a cut reads: they do not matter to a run without cuts."""
 
 PROBE_FIELDS = ("score_samples", "score_bn")
 """Fields of `CUT_FIELDS` that probes read too."""
-EXACT_FIELDS = ("budget", "allocation", "grouping")
+EXACT_FIELDS = ("budget", "allocation", "grouping", "sampling")
 """Fields of the rules `exact`."""
 MOST = 2**31 - 1
 """The largest whole number of a field that has no entry in `LARGEST`."""
@@ -54,6 +54,7 @@ CHOICES = {
     "budget": ("filters", "params", "macs"),
     "allocation": ("global", "uniform", "magnitude"),
     "grouping": ("filter", "stream"),
+    "sampling": ("none", "gibbs"),
 }
 LEAST = {
     **dict.fromkeys(("rounds", "epochs", "batch_size", "score_samples", "probe_samples"), 1),
@@ -96,6 +97,9 @@ class RunConfig:
     retrain: str = "budget"
     """`budget`: one schedule of `epochs` contains everything. `restart`: the schedule starts again
     at the first cut."""
+    sampling: str = "none"
+    """Noise on the scores: none, or gibbs (in round k of n, logistic noise of (n - k) / n standard
+    deviations of the layer's scores, so that the last of several rounds has none)."""
     ablation: str = "none"
     """Sanity check: none, layer_shuffle (permute scores inside layers), reinit (fresh weights after
     a cut), invert."""
@@ -216,6 +220,8 @@ class RunConfig:
         matters = {"prune_epoch": epoch, "retrain": retrain, "probe_epochs": ""}
         if self.protocol == "paper":
             matters["score_bn"] = "running"
+        if self.rounds == 1:
+            matters["sampling"] = "none"
         if self.measure == "magnitude" and self.allocation == "magnitude":
             matters["allocation"] = "global"
         if all(getattr(self, name) == value for name, value in matters.items()):
@@ -254,7 +260,7 @@ class RunConfig:
         share = f"p{run.ratio:g}" + ("" if run.budget == "filters" else f" of {run.budget}")
         rules = "".join(
             f" {getattr(run, name)}"
-            for name in ("allocation", "grouping")
+            for name in ("allocation", "grouping", "sampling")
             if getattr(run, name) != DEFAULTS[name]
         )
         cuts = f"{share}{rules} @{run.prune_epoch}x{run.rounds}"

@@ -79,7 +79,8 @@ def make_cut(
     before = measure_flow(model, probe.images, probe.labels, temperature)
     scoring_start = time.perf_counter()
     scores = _scores(model, state, problem, config, every=score_every)
-    own, live = ablated(scores[config.measure], model, config, round), model.masks()
+    drawn = sampled(scores[config.measure], model, config, round)
+    own, live = ablated(drawn, model, config, round), model.masks()
     if not all(layer[live[name]].isfinite().all() for name, layer in own.items()):
         raise CutError(DIVERGED)
     score_seconds = None if score_every else time.perf_counter() - scoring_start
@@ -133,6 +134,27 @@ def scored_net(trained: Net, problem: Problem, config: RunConfig) -> Net:
     is."""
     fresh = config.score_bn == "fresh"
     return with_statistics_of(trained, problem.scoring.images) if fresh else trained
+
+
+def sampled(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores:
+    """Scores with the noise that the run's `sampling` asks for.
+
+    Sampling from a Gibbs distribution keeps a filter of energy e with the probability 1 / (1 +
+    exp(-e / t)), which is to keep it where e + t logit(u) > 0, u uniform. Here that sum ranks the
+    filters, and the temperature t is (n - k) / n standard deviations of the scores of the layer's
+    live filters in round k of n. Source: Labach & Valaee, 2021 (Gibbs distributions), who lower t
+    while a net is trained.
+    """
+    if config.sampling == "none":
+        return scores
+    draw = generator(stream_seed("sampling", config, epoch=round))
+    share = (config.rounds - round) / config.rounds
+    noisy = {}
+    for name, layer in scores.items():
+        uniform = torch.rand(len(layer), generator=draw, dtype=torch.float64)
+        noise = uniform.logit(eps=1e-9).to(layer)
+        noisy[name] = layer + share * layer[model.mask(name)].std(correction=0) * noise
+    return noisy
 
 
 def ablated(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores:

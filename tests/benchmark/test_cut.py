@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 
+from benchmark.measures import score
 from benchmark.models import Net
 from benchmark.pruning import select
 from benchmark.training import state as states
-from benchmark.training.cut import ablated, make_cut
+from benchmark.training.cut import ablated, make_cut, sampled
 from benchmark.training.problem import make_problem
-from tests.conftest import tiny_net, tiny_run
+from tests.conftest import tiny_images, tiny_net, tiny_run
 
 CPU = torch.device("cpu")
 
@@ -152,3 +153,23 @@ def test_a_cut_copies_the_net_once_and_once_more_for_fresh_statistics(
     monkeypatch.setattr(copy, "deepcopy", counting)
     cut(tmp_path, score_bn="running", **fields)
     assert len(copied) == 2
+
+
+def test_gibbs_sampling_adds_noise_that_falls_with_the_rounds():
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(4)
+    scores = score(net, "gibbs", images, labels)
+    config = tiny_run(measure="gibbs", sampling="gibbs", rounds=4, epochs=6)
+    spreads = []
+    for round in (1, 2, 3, 4):
+        noisy = sampled(scores, net, config, round)
+        again = sampled(scores, net, config, round)
+        assert all(torch.equal(noisy[name], again[name]) for name in scores)
+        sizes = [
+            float(((noisy[name] - layer) / layer.std(correction=0)).std())
+            for name, layer in scores.items()
+        ]
+        spreads.append(sum(sizes) / len(sizes))
+    assert spreads == pytest.approx([1.8 * share for share in (0.75, 0.5, 0.25, 0)], rel=0.2)
+    assert sampled(scores, net, tiny_run(measure="gibbs"), 1) is scores
+    other = sampled(scores, net, tiny_run(**{**config.to_dict(), "seed": 1}), 1)
+    assert not torch.equal(other["features.3"], sampled(scores, net, config, 1)["features.3"])
