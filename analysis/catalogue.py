@@ -63,7 +63,7 @@ def table(command: List) -> tuple[Row, list[Row]]:
     found = list(_components(kind, command.files))
     if kind == "measures":
         rows = [(name, *_measure(name), place) for name, place in found]
-        return ("name", "order", "equation", "source", "where from"), rows
+        return ("name", "order", "paper", "equation", "source", "where from"), rows
     rows = [(name, _sentence(registry.load(kind, name).__doc__), place) for name, place in found]
     if kind == "models":
         rows.append(TORCHVISION)
@@ -84,11 +84,16 @@ def _components(kind: str, files: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _measure(name: str) -> Row:
-    """Order, equation and source of a measure."""
+    """Order of a measure, whether the paper uses it, its equation and source."""
     measure = registry.load_measure(name)
     text = one_line(measure.function.__doc__ or "")
     source = text.partition("Source: ")[2].partition(" Unlike")[0]
-    return str(measure.order), _sentence(measure.function.__doc__), source.rstrip(".")
+    return (
+        str(measure.order),
+        "yes" * measure.paper,
+        _sentence(measure.function.__doc__),
+        source.rstrip("."),
+    )
 
 
 def _sentence(text: str | None) -> str:

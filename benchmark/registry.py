@@ -177,6 +177,8 @@ class Measure:
     """Whether it distinguishes filters at initialisation; if not, a grid makes no cuts at epoch 0
     with it."""
     function: Callable
+    paper: bool = False
+    """Whether Lubana & Dick (ICLR 2021) use it."""
 
     @property
     def needs_norm(self) -> bool:
@@ -185,18 +187,18 @@ class Measure:
 
 
 def measure(
-    *, order: int | str, temperature: float = 5.0, at_init: bool = True
+    *, order: int | str, temperature: float = 5.0, at_init: bool = True, paper: bool = False
 ) -> Callable[[Callable], Measure]:
     """Declare a measure: the function's name is the measure's, its parameters are what it needs.
 
-    order: the time derivative of the parameter norm that it uses (0, 1 or 2), or `control`, or
-    `truth`. temperature: T, of the cross-entropy of logits / T. at_init: whether it tells filters
-    apart at initialisation. The function is called for each conv with F filters of K weights, with
+    order: the time derivative of the parameter norm that it uses (0, 1 or 2), or `activation`,
+    `control` or `truth`. temperature: T, of the cross-entropy of logits / T. at_init: whether it
+    tells filters apart at initialisation. paper: whether the paper uses it. The function is called for each conv with F filters of K weights, with
     tensors [F, K] and [F] (docs/extending.md), and returns scores [F]; the lowest are pruned first.
     """
 
     def declare(function: Callable) -> Measure:
         needs = tuple(inspect.signature(function).parameters)
-        return Measure(function.__name__, order, needs, temperature, at_init, function)
+        return Measure(function.__name__, order, needs, temperature, at_init, function, paper)
 
     return declare

@@ -1,7 +1,7 @@
 from benchmark.registry import measure
 
 
-@measure(order=2, temperature=1.0)
+@measure(order=2, temperature=1.0, paper=True)
 def grad_preservation(weight, hessian_gradient):
     """|sum w (Hg)|, T = 1.
 

@@ -1,7 +1,7 @@
 from benchmark.registry import measure
 
 
-@measure(order=2, temperature=200.0)
+@measure(order=2, temperature=200.0, paper=True)
 def grasp(weight, hessian_gradient):
     """sum w (Hg), signed, T = 200.
 

@@ -1,7 +1,7 @@
 from benchmark.registry import measure
 
 
-@measure(order=1)
+@measure(order=1, paper=True)
 def loss_biased(weight, gradient):
     """sum |w^2 g|.
 

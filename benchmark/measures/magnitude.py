@@ -1,7 +1,7 @@
 from benchmark.registry import measure
 
 
-@measure(order=0)
+@measure(order=0, paper=True)
 def magnitude(weight):
     """norm2(w).
 

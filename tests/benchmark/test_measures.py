@@ -73,6 +73,11 @@ def test_a_measure_is_declared_and_documented(name):
     assert (measure.order == "activation") == ("activation" in needs)
 
 
+def test_five_measures_are_the_papers():
+    paper = {name for name, measure in MEASURES.items() if measure.paper}
+    assert paper == {"magnitude", "loss", "loss_biased", "grasp", "grad_preservation"}
+
+
 @FEW_ITERATIONS
 @pytest.mark.parametrize("arch", ARCHES)
 def test_contract(arch):

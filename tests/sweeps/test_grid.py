@@ -19,7 +19,7 @@ from tests.conftest import tiny_images
 from tests.support.commands import command
 from tests.sweeps.test_sweeps import SWEEPS, write
 
-PAPER = {"magnitude", "loss", "loss_biased", "grasp", "grad_preservation"}
+PAPER = {name for name, measure in MEASURES.items() if measure.paper}
 """The measures of the paper."""
 CONTROLS = {"none", "random", "grasp_t1"}
 
