@@ -193,8 +193,9 @@ def measure(
 
     order: the time derivative of the parameter norm that it uses (0, 1 or 2), or `activation`,
     `control` or `truth`. temperature: T, of the cross-entropy of logits / T. at_init: whether it
-    tells filters apart at initialisation. paper: whether the paper uses it. The function is called for each conv with F filters of K weights, with
-    tensors [F, K] and [F] (docs/extending.md), and returns scores [F]; the lowest are pruned first.
+    tells filters apart at initialisation. paper: whether the paper uses it. The function is called
+    for each conv with F filters of K weights, with tensors [F, K] and [F] (docs/extending.md), and
+    returns scores [F]; the lowest are pruned first.
     """
 
     def declare(function: Callable) -> Measure:

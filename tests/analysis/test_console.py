@@ -80,13 +80,13 @@ def test_grids_by_name(tmp_path, monkeypatch):
 
 def test_tables(folder):  # noqa: F811
     titles, rows = catalogue.table(catalogue.List("measures", ("my/cosine.py",)))
-    assert titles == ("name", "order", "equation", "source", "where from")
+    assert titles == ("name", "order", "paper", "equation", "source", "where from")
     found = {row[0]: row[1:] for row in rows}
-    assert found["loss"][:2] == ("1", "sum |w g|")
-    assert found["loss"][2].startswith("Lubana & Dick, ICLR 2021, equation 5")
-    assert all(row[3] == "suite" for name, row in found.items() if "@" not in name)
+    assert found["loss"][:3] == ("1", "yes", "sum |w g|")
+    assert found["loss"][3].startswith("Lubana & Dick, ICLR 2021, equation 5")
+    assert all(row[4] == "suite" for name, row in found.items() if "@" not in name)
     name = registry.resolve("measures", "my/cosine.py")
-    assert found[name] == ("1", "|w.g| / |w|", "a test", "my/cosine.py")
+    assert found[name] == ("1", "", "|w.g| / |w|", "a test", "my/cosine.py")
     assert set(found) == {*registry.names("measures"), name}
     for what, kind in {"archs": "models", "datasets": "data"}.items():
         rows = catalogue.table(catalogue.List(what))[1]
