@@ -97,7 +97,10 @@ def run(grid: Grid, options: Options, engine: Callable[..., Engine], retries: in
         )
     if outcome.done:
         idle = 1 - outcome.busy / outcome.wall
-        console.print(f"{idle:.0%} of the workers' time was spent on neither training nor scoring")
+        console.print(
+            f"{idle:.0%} of the workers' time was spent on other things than training, tests and "
+            "cuts: cut probes, starting, waiting"
+        )
     complete = len(outcome.done) + len(outcome.skipped)
     console.print(f"{complete} of {len(grid.configs)} runs are finished in {options.runs}")
     return 0 if complete == len(grid.configs) else MISSING
