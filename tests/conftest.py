@@ -19,6 +19,7 @@ from benchmark.config import RunConfig
 from benchmark.contracts import narrow_net, random_images
 from benchmark.models import Net
 from benchmark.options import Options
+from benchmark.registry import names
 from benchmark.tracking.api import stop_asking
 from tests.support.wandb_server import Server, serving
 
@@ -27,6 +28,16 @@ os.fsync = lambda descriptor: None  # no test cuts the power, so none needs to w
 
 TINY = {"vgg13": 0.125, "mobilenet_v1": 0.125}
 """Widths at which every architecture is quick."""
+
+
+DEEP = ("resnet34", "resnet56")
+"""Architectures of the same blocks as `resnet18` and `resnet20`, only more of them."""
+
+
+def every_arch() -> list:
+    """All architectures, as parameters of a dear test; the deep ones are slow."""
+    slow = pytest.mark.slow
+    return [pytest.param(arch, marks=slow) if arch in DEEP else arch for arch in names("models")]
 
 
 def tiny_net(arch: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Net:
@@ -38,15 +49,18 @@ tiny_images = random_images
 
 
 def tiny_run(**fields: object) -> RunConfig:
-    """A run on digits of about a second."""
+    """A run on digits of less than a second."""
     small = {
         "width": 0.0625,
         "epochs": 3,
-        "train_limit": 120,
-        "batch_size": 40,
-        "score_samples": 60,
+        "train_limit": 60,
+        "test_limit": 40,
+        "batch_size": 20,
+        "score_samples": 30,
+        "probe_samples": 20,
+        "ratio": 0.5,
     }
-    return RunConfig(**{**small, "probe_samples": 30, "ratio": 0.5, **fields})
+    return RunConfig(**{**small, **fields})
 
 
 @pytest.fixture

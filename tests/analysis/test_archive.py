@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 def published(tmp_path_factory):
     """A folder of runs, some of them unfinished or diverged, and what was published of it."""
     folder = tmp_path_factory.mktemp("study")
-    configs = simulate.grid(archs=("vgg13",), timings=(0, 4), probe_epochs="1,3")
+    configs = simulate.grid(timings=(4,), probe_epochs="1,3")
     simulate.simulate(
         folder / "runs", configs, World(loss={"magnitude": -0.1}, diverged=("grasp",))
     )

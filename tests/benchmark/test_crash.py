@@ -18,9 +18,11 @@ CONFIG = tiny_run(
     prune_epoch=1,
     rounds=2,
     epochs=3,
-    train_limit=40,
-    batch_size=20,
+    train_limit=30,
+    test_limit=20,
+    batch_size=15,
     score_samples=20,
+    probe_samples=10,
 )
 FATES = {"killed": None, "power cut": True, "power cut, names lost": False}
 """{what happens: whether names since the last fsync of a folder are on the disk}"""
@@ -91,7 +93,7 @@ def test_operations_are_of_the_dense_phase_the_cuts_and_the_end(undisturbed):
 @pytest.mark.parametrize("fate", FATES)
 def test_a_crash_at_some_operations(fate, undisturbed, options, monkeypatch):
     start = list(FATES).index(fate)
-    check(range(start, len(undisturbed[1]), 23), fate, undisturbed, options, monkeypatch)
+    check(range(start, len(undisturbed[1]), 31), fate, undisturbed, options, monkeypatch)
 
 
 @pytest.mark.slow
@@ -112,13 +114,13 @@ def test_a_crash_between_rare_checkpoints(fate, undisturbed, options, monkeypatc
     assert len(disk.log) < len(undisturbed[1])
     assert disk.log.count("replace checkpoint.pt") == CONFIG.rounds  # one after each cut
     start = list(FATES).index(fate)
-    check(range(start, len(disk.log), 19), fate, (undisturbed[0], disk.log), rare, monkeypatch)
+    check(range(start, len(disk.log), 29), fate, (undisturbed[0], disk.log), rare, monkeypatch)
 
 
 @pytest.mark.parametrize("fate", FATES)
 def test_two_crashes(fate, undisturbed, options, monkeypatch):
     expected, log = undisturbed
-    for first in range(5, len(log), 61):
+    for first in range(5, len(log), 83):
         there = dataclasses.replace(options, runs=options.runs / str(first))
         stopped_at(first, fate, there, monkeypatch)
         stopped_at(first // 2, fate, there, monkeypatch)

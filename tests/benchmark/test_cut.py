@@ -134,7 +134,7 @@ def test_masked_rows_are_ranked_again_with_score_0_under_paper_rules():
 
 def test_a_cut_of_each_protocol_ends_where_it_says(tmp_path):
     for protocol in ("exact", "paper"):
-        state = cut(tmp_path, cuts=3, rounds=3, protocol=protocol, arch="resnet20", width=0.125)
+        state = cut(tmp_path, cuts=3, rounds=3, protocol=protocol, arch="resnet20")
         assert [row["round"] for row in state.cuts] == [1, 2, 3]
         assert 0.3 < sum(state.cuts[-1]["kept"].values()) / sum(state.model.original.values()) < 0.6
 

@@ -68,7 +68,7 @@ def test_a_step_needs_no_float64(narrow):
 
 @pytest.mark.parametrize("measure", SCORED)
 def test_scores_and_cuts_need_no_float64(narrow, measure):
-    net, (images, labels) = tiny_net("vgg13"), tiny_images(12)
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(4)
     draw = torch.Generator().manual_seed(0)
     initial = {name: net.get_submodule(name).weight.detach().clone() + 1 for name in net.convs}
     with NoFloat64():
@@ -77,6 +77,7 @@ def test_scores_and_cuts_need_no_float64(narrow, measure):
 
 
 def test_scores_of_synflow_without_float64_on_the_device(monkeypatch):
+    monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 20)
     net, (images, labels) = tiny_net("vgg13"), tiny_images(4)
     exact = score(net, "synflow", images, labels)
     monkeypatch.setattr(devices, "wide", lambda device: torch.float32)

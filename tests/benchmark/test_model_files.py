@@ -137,7 +137,7 @@ def test_a_net_of_an_architecture_of_ones_own(keeping, tmp_path, monkeypatch, ke
 
 
 def test_a_dense_net_starts_other_runs_and_a_pruned_one_does_not(keeping):
-    dense = tiny_run(measure="none", epochs=1)
+    dense = tiny_run(measure="none", epochs=1, test_limit=0)
     pruned = tiny_run(measure="magnitude", epochs=1)
     for config in (dense, pruned):
         run(config, keeping)
@@ -145,7 +145,7 @@ def test_a_dense_net_starts_other_runs_and_a_pruned_one_does_not(keeping):
     assert initial.resolve(str(path)) == digest(load(path).state_dict())
     with pytest.raises(UserError, match="is of a pruned net; a run starts from a dense one"):
         initial.resolve(str(model_file(pruned, keeping)))
-    again = tiny_run(measure="none", epochs=1, init=initial.resolve(str(path)))
+    again = dataclasses.replace(dense, init=initial.resolve(str(path)))
     first = Record(keeping.runs / dense.run_id).history()[-1]
     run(again, keeping)
     assert Record(keeping.runs / again.run_id).history()[0]["test/loss"] == first["test/loss"]

@@ -28,10 +28,7 @@ from tests.conftest import tiny_run
 pytestmark = pytest.mark.xdist_group("probes")  # one probed run for all
 CONFIG = tiny_run(measure="none", probe_epochs="1,3", epochs=3)
 DRAWS = 3
-SCORED = [
-    "fisher_bn", "grad_preservation", "grasp", "grasp_t1", "loss", "loss_biased", "magnitude",
-    "synflow", "taylor_gate",
-]  # fmt: skip
+SCORED = ["grad_preservation", "grasp_t1", "loss", "loss_biased", "magnitude"]
 
 
 def record_of(config, options):
@@ -52,10 +49,9 @@ def probed(tmp_path_factory):
 
 
 def few(patch):
-    """Few measures, draws of `random` and iterations of `synflow`."""
+    """Few measures and draws of `random`."""
     patch.setattr(probes, "NO_PROBE", tuple(set(MEASURES) - {*SCORED}))
     patch.setattr(probes, "DRAWS", DRAWS)
-    patch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 3)
 
 
 def numbers(rows):

@@ -20,7 +20,7 @@ from benchmark.models import build, layout, multiple
 from benchmark.pruning import compact, masked, select, shrink
 from benchmark.pruning.masks import follow
 from benchmark.schedule import kept_fraction
-from tests.conftest import tiny_images, tiny_net
+from tests.conftest import every_arch, tiny_images, tiny_net
 
 ARCHES = registry.names("models")
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}  # float64
@@ -121,7 +121,7 @@ def assert_same(shrunk, tensors, close):
         torch.testing.assert_close(tensor, shrunk.part(name, large[name]), **close)
 
 
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("arch", every_arch())
 @EXAMPLES
 @given(seed=st.integers(0, 10_000), share=st.sampled_from([0.1, 0.4, 0.8]), training=st.booleans())
 def test_masked_equals_compact(arch, seed, share, training):
@@ -195,7 +195,7 @@ def slopes(net, x, y):
 
 
 @pytest.mark.parametrize("grouping", ["filter", "stream"])
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("arch", every_arch())
 def test_a_compact_net_computes_the_macs_that_it_reports(arch, grouping):
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -54,7 +54,8 @@ def test_a_correlation_that_does_not_exist_is_left_out():
     assert correlations({"a": x[:2], "b": x[:2]}) == {}
 
 
-def test_the_measures_recorded_at_a_cut_are_compared_in_pairs(options):
+def test_the_measures_recorded_at_a_cut_are_compared_in_pairs(options, monkeypatch):
+    monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 3)
     config = tiny_run(measure="loss", prune_epoch=1, rounds=2, epochs=3, arch="vgg13")
     run(config, dataclasses.replace(options, score_all=True))
     recorded = {name for name in MEASURES if name not in ("none", "oracle")}

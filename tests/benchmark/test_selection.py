@@ -12,7 +12,7 @@ from benchmark.errors import UserError
 from benchmark.pruning import compact, masked, select, shrink
 from benchmark.pruning.masks import follow
 from benchmark.schedule import kept_fraction
-from tests.conftest import tiny_net, tiny_run
+from tests.conftest import every_arch, tiny_net, tiny_run
 
 ARCHES = registry.names("models")
 NETS = {}
@@ -168,7 +168,7 @@ def drawn(net, seed):
 
 @pytest.mark.parametrize("grouping", ["filter", "stream"])
 @pytest.mark.parametrize("budget", ["params", "macs"])
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("arch", every_arch())
 @settings(max_examples=3, deadline=None)
 @given(ratio=SHARES, seed=SEEDS, rounds=st.sampled_from([1, 5]))
 def test_a_cut_stops_at_the_first_net_within_the_budget(
@@ -264,7 +264,7 @@ def test_allocation_uniform_keeps_the_largest_share_of_each_layer(arch, budget):
     ids=lambda rules: "-".join(rules.values()),
 )
 @pytest.mark.parametrize("multiple", [1, 4])
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=SEEDS, ties=st.booleans())
 def test_a_compact_net_is_cut_as_the_masked_net_is(rules, multiple, seed, ties):
     """Filters that are gone count and rank as masked ones do, round after round."""

@@ -67,7 +67,7 @@ def test_a_probe_is_compared_with_the_scores_of_all_measures(tmp_path, monkeypat
         archs=("vgg13",),
         width=0.0625,
         parts=("probe",),
-        images=20,
+        images=10,
         repeats=1,
         device="cpu",
         json=file,
@@ -77,14 +77,14 @@ def test_a_probe_is_compared_with_the_scores_of_all_measures(tmp_path, monkeypat
     assert len(row["times scoring"]) == 1
     assert row["seconds"] > row["scoring seconds"] > 0
     every = set(MEASURES) - {"oracle", "none", "random"}
-    assert calls == [(every, 20)] * 4
+    assert calls == [(every, 10)] * 4
     assert "probe" not in PARTS  # at full width it takes minutes
 
 
 def test_each_measure_is_timed_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 3)
     file = tmp_path / "speed.json"
-    sizes = {"width": 0.0625, "images": 20, "repeats": 2, "device": "cpu"}
+    sizes = {"width": 0.0625, "images": 8, "repeats": 2, "device": "cpu"}
     execute(Speed(archs=("vgg13",), parts=("measures",), json=file, **sizes))
     rows = json.loads(file.read_text())["measures"]
     assert [row["measure"] for row in rows] == [m for m in MEASURES if m not in ("oracle", "none")]

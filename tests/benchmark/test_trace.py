@@ -29,6 +29,7 @@ def narrow_vgg():
 
 
 def narrow_densenet():
+    """With blocks of a few layers, all of which are alike."""
     sizes = {"growth_rate": 8, "block_config": (2, 3, 2, 2), "num_init_features": 16}
     return models.DenseNet(**sizes, num_classes=10)
 
@@ -47,13 +48,13 @@ def made(name, **arguments):
 
 NETS = {
     "resnet18": made("resnet18"), "vgg16_bn": narrow_vgg,
-    "mobilenet_v2": made("mobilenet_v2", dropout=0), "densenet121": made("densenet121"),
+    "mobilenet_v2": made("mobilenet_v2", dropout=0, width_mult=0.25), "densenet": narrow_densenet,
     "mobilenet_v3_small": made("mobilenet_v3_small", dropout=0),
     "squeezenet1_1": made("squeezenet1_1", dropout=0),
 }  # fmt: skip
 MORE = {
     "resnet50": made("resnet50"), "wide_resnet50_2": made("wide_resnet50_2"),
-    "vgg16_bn": vgg16_bn,
+    "vgg16_bn": vgg16_bn, "densenet121": made("densenet121"),
     "efficientnet_b0": made("efficientnet_b0", dropout=0, stochastic_depth_prob=0),
     "googlenet": made("googlenet", aux_logits=False, init_weights=False, dropout=0),
 }  # fmt: skip

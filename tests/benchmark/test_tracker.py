@@ -21,12 +21,14 @@ from benchmark.run import run
 from benchmark.tracking import tracker as track
 from benchmark.tracking.rows import sent_config, sent_files, sent_rows, sent_summary
 from benchmark.tracking.tracker import default_mode
+from benchmark.training import probes
 from benchmark.training.cut import CutError
 from tests.benchmark.test_probes import few
 from tests.conftest import tiny_run
 from tests.support.wandb_server import MANIFEST
 
-CUT = {"measure": "loss", "prune_epoch": 1, "rounds": 2, "epochs": 4}
+CUT = {"measure": "loss", "prune_epoch": 1, "rounds": 2, "epochs": 3}
+FINISHING = "Timed out finishing run"
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +124,7 @@ def test_the_server_gets_the_record(online, server, capsys):
 
 def test_the_server_gets_probes(online, server, monkeypatch):
     few(monkeypatch)
+    monkeypatch.setattr(probes, "PROBE_SHARES", (0.1,))
     config = tiny_run(measure="none", probe_epochs="1", epochs=1)
     run(config, online)
     mirror, record = server.run("flowprune"), record_of(config, online)
@@ -337,18 +340,20 @@ def test_a_server_that_fails_for_a_while_gets_everything(online, server, capsys)
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("limit", "fault", "reason"),
     [
-        (lambda server: server.fail(500, math.inf, "UpsertBucket"), "500"),
-        (lambda server: server.hang("UpsertBucket"), "Timed out"),
-        (lambda server: server.fail(404, math.inf, "file_stream"), "0 of 3 rows arrived"),
-        (lambda server: server.fail(500, math.inf, "file_stream"), "Timed out finishing run"),
-        (lambda server: server.hang("file_stream"), "Timed out finishing run"),
+        ("INIT_SECONDS", lambda server: server.fail(500, math.inf, "UpsertBucket"), "500"),
+        ("INIT_SECONDS", lambda server: server.hang("UpsertBucket"), "Timed out"),
+        ("FINISH_SECONDS", lambda server: server.fail(500, math.inf, "file_stream"), FINISHING),
+        ("FINISH_SECONDS", lambda server: server.hang("file_stream"), FINISHING),
+        (
+            "INIT_SECONDS", lambda server: server.fail(404, math.inf, "file_stream"),
+            "0 of 3 rows arrived",
+        ),
     ],
 )  # fmt: skip
-def test_a_broken_server_harms_no_run(online, server, monkeypatch, capsys, fault, reason):
-    monkeypatch.setattr(track, "INIT_SECONDS", 3.0)
-    monkeypatch.setattr(track, "FINISH_SECONDS", 3.0)
+def test_a_broken_server_harms_no_run(online, server, monkeypatch, capsys, limit, fault, reason):
+    monkeypatch.setattr(track, limit, 3.0 if "rows" in reason else 1.0)
     monkeypatch.setattr(track, "CONFIRM_PAUSES", (0.0, 0.1))
     fault(server)
     assert reason in assert_unharmed(tiny_run(epochs=2), online, capsys)

@@ -19,7 +19,7 @@ from tests.conftest import tiny_run
 from tests.sweeps.test_agents import Agent, sweep
 from tests.sweeps.test_sweeps import FLAGS
 
-CONFIG = tiny_run(measure="loss", prune_epoch=1, epochs=3, rounds=2, width=0.125, train_limit=400)
+CONFIG = tiny_run(measure="loss", prune_epoch=1, epochs=3, rounds=2, width=0.125, train_limit=200)
 PLAIN = [flag for flag in FLAGS if flag not in ("--threads", "1")]
 
 
@@ -148,13 +148,13 @@ def test_more_threads_are_asked_for_and_recorded_and_never_mixed(tmp_path):
         Options(runs=tmp_path, data=tmp_path, wandb="disabled", device="cpu", threads=n)
         for n in (1, 2)
     )
-    assert run(tiny_run(measure="loss", prune_epoch=2), two)["threads"] == 2
+    assert run(tiny_run(measure="loss", prune_epoch=1, epochs=2), two)["threads"] == 2
     with pytest.raises(
         UserError,
-        match=r"^threads must be 2, got 1: checkpoint .*epoch-0002\.pt was computed with 2",
+        match=r"^threads must be 2, got 1: checkpoint .*epoch-0001\.pt was computed with 2",
     ):
-        run(tiny_run(measure="magnitude", prune_epoch=2), one)
-    assert run(tiny_run(measure="magnitude", prune_epoch=2), two)["threads"] == 2
+        run(tiny_run(measure="magnitude", prune_epoch=1, epochs=2), one)
+    assert run(tiny_run(measure="magnitude", prune_epoch=1, epochs=2), two)["threads"] == 2
 
 
 def test_the_grid_is_the_run(tmp_path):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,12 @@ def demo(tmp_path_factory):
             "PYTHONPATH": str(ROOT),
         }
 
-        def execute(line: str) -> None:
-            if ours := OURS.fullmatch(line):
+        def execute(line: str, *, script: bool = False) -> None:
+            if script:
+                (folder / "script.py").write_text(line)
+                here = partial(sys.path.insert, 0, str(folder))
+                result = command("script", cwd=folder, before=here, **environment)
+            elif ours := OURS.fullmatch(line):
                 result = command(ours[1], *shlex.split(ours[2]), cwd=folder, **environment)
             else:
                 result = subprocess.run(
@@ -99,7 +104,10 @@ def demo(tmp_path_factory):
 @pytest.mark.xdist_group("docs")
 @pytest.mark.parametrize(("language", "text"), blocks("bash", "shell", "python"))
 def test_a_block_works(language, text, demo):
-    for line in [shlex.join(["python", "-c", text])] if language == "python" else lines(text):
+    if language == "python":
+        demo(text, script=True)
+        return
+    for line in lines(text):
         demo(line)
 
 

@@ -119,8 +119,15 @@ def test_two_drivers_do_not_run_the_same_run_twice(grid, tmp_path):
     assert len(seen[0] | seen[1]) == 12
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
-@pytest.mark.parametrize("program", ["benchmark", "sweeps"])
+@pytest.mark.parametrize(
+    ("program", "name", "status"),
+    [
+        ("benchmark", "SIGINT", 130),
+        ("sweeps", "SIGTERM", 143),
+        pytest.param("benchmark", "SIGTERM", 143, marks=pytest.mark.slow),
+        pytest.param("sweeps", "SIGINT", 130, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interruption_stops_within_seconds_and_costs_no_finished_epoch(
     tmp_path, grid, program, name, status
 ):
