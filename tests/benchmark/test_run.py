@@ -304,7 +304,8 @@ def test_the_tracker_gets_each_row_once_when_a_checkpoint_has_it(options, monkey
 
 @pytest.mark.parametrize("budget", ["params", "macs"])
 def test_a_run_ends_within_its_budget(options, budget):
-    config = tiny_run(arch="resnet20", budget=budget, grouping="stream", rounds=2, ratio=0.6)
+    fields = {"budget": budget, "grouping": "stream", "rounds": 2, "ratio": 0.6, "epochs": 2}
+    config = tiny_run(arch="resnet20", **fields)
     summary = run(config, options)
     key = f"net/{budget}"
     assert (
@@ -387,12 +388,12 @@ def test_a_corrupt_checkpoint_costs_an_epoch_at_most(options, tmp_path):
 
 
 def test_a_corrupt_dense_state_is_trained_again(options, tmp_path):
-    configs = [tiny_run(measure=m, prune_epoch=2) for m in ("loss", "random")]
+    configs = [tiny_run(measure=m, prune_epoch=1, epochs=2) for m in ("loss", "random")]
     undisturbed = dataclasses.replace(options, runs=tmp_path / "undisturbed")
     for config in configs:
         run(config, undisturbed)
     run(configs[0], options)
-    DenseFolder(options.runs, configs[1]).state_file(2).write_bytes(b"nothing")
+    DenseFolder(options.runs, configs[1]).state_file(1).write_bytes(b"nothing")
     with pytest.warns(UserWarning, match="set aside"):
         run(configs[1], options)
     assert science(configs[1], options) == science(configs[1], undisturbed)

@@ -54,6 +54,7 @@ def test_every_part_is_timed_side_by_side(tmp_path):
 
 def test_a_probe_is_compared_with_the_scores_of_all_measures(tmp_path, monkeypatch):
     monkeypatch.setattr(probes, "DRAWS", 1)
+    monkeypatch.setattr(probes, "PROBE_SHARES", (0.1, 0.4))
     monkeypatch.setitem(MEASURES["synflow"].function.__globals__, "ITERATIONS", 3)
     file, calls = tmp_path / "speed.json", []
 
