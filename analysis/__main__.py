@@ -15,7 +15,7 @@ import tyro
 
 from analysis.runs.pull import Pull
 from benchmark.cli import guarded, parse
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require
 
 if TYPE_CHECKING:
     from analysis.report.build import Report
@@ -56,6 +56,8 @@ class Sources:
 class Command(Sources):
     out: Path = Path("report")
     """Folder to write: index.html, claims.json, figures/, tables/."""
+    svg: bool = False
+    """Write figures as SVG too, not as PNG alone."""
     pull: tyro.conf.OmitArgPrefixes[Pull] = field(default_factory=Pull)
 
 
@@ -85,17 +87,18 @@ class Dashboard:
 
 @dataclass(frozen=True)
 class Compare:
-    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
-    """Source of runs, as for a report."""
-    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
-    """Source that A is compared with; every difference is A minus B."""
+    sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="A B ...")]
+    """Sources of runs, as for a report. Of two, every difference is A minus B; of more, each minus
+    the last. One source is compared with itself, measure by measure."""
     measures: tuple[str, ...] = ()
-    """Measures to compare: x, or x=y for x of A against y of B (default: each that both have)."""
+    """Measures to compare: x, or x=y for x of A against y of B (default: each that both have). Of
+    one source, two or more: x y z, each minus the last."""
     fields: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=X=Y")] = ()
     """Compare runs of A with X in a field to runs of B with Y in it: protocol=paper=exact, for
     example."""
     out: Path | None = None
-    """Folder to write compare.html, compare.json and compare.csv into."""
+    """Folder to write compare.html, compare.json and compare.csv into (of one source, and of more
+    than two, also a figure)."""
 
 
 @dataclass(frozen=True)
@@ -124,18 +127,25 @@ def execute_named(name: str, argv: Sequence[str], prog: str) -> None:
 
 
 def execute_compare(command: Compare) -> None:
-    from analysis import compare
+    from analysis import compare, several
 
-    comparison = compare.compare(command.a, command.b, command.measures, command.fields)
-    compare.show(comparison)
+    if not command.sources:
+        raise UserError("source is missing: compare needs two, or one and two or more --measures")
+    if len(command.sources) == 2:
+        way = compare
+        found = compare.compare(*command.sources, command.measures, command.fields)
+    else:
+        require(not command.fields, "fields", " ".join(command.fields), "given for two sources")
+        way, found = several, several.compare_several(command.sources, command.measures)
+    way.show(found)
     if command.out is not None:
-        print(f"comparison: {compare.write(comparison, command.out)}")
+        print(f"comparison: {way.write(found, command.out)}")
 
 
 def execute(command: Command) -> None:
     from analysis.report.build import build  # so that --help needs neither pandas nor matplotlib
 
-    report = build(command.sources, command.out, command.configs(), command.pull)
+    report = build(command.sources, command.out, command.configs(), command.pull, svg=command.svg)
     show(report)
     print(f"report: {report.index}")
 
@@ -203,7 +213,7 @@ COMMANDS = {
     "compare": (
         Compare,
         execute_compare,
-        "Compare two sources of runs, paired run by run: A minus B.",
+        "Compare sources of runs, or measures, paired run by run: A minus B.",
     ),
     "dashboard": (Dashboard, execute_dashboard, Dashboard.__doc__),
     "descent": (Descent, execute_descent, Descent.__doc__),

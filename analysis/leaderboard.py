@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from analysis.outcomes import outcomes
+from analysis.outcomes import outcomes, share_left, speedup
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE
 from analysis.stats import Estimate, estimate
@@ -31,7 +31,8 @@ class Board:
     over seeds, then settings), `wins_<rival>`, `ties_<rival>`, `losses_<rival>` (settings, for each
     of `RIVALS`; NaN if it is not ranked), `accuracy` (final, on the test images), `loss` (mean
     training loss after the last cut, nats; NaN if a run lacks it), `collapsed` (share of the runs),
-    `score_seconds` (median over cuts; NaN if unknown). `rank`, `accuracy` and `loss` have their
+    `score_seconds` (median over cuts; NaN if unknown), `macs` (share left, mean), `speedup` (of a
+    batch, median; NaN if unknown). `rank`, `accuracy` and `loss` have their
     95 % interval in `<name>_low` and `<name>_high`."""
     settings: tuple[str, ...]
     """The settings that all these measures have."""
@@ -62,7 +63,10 @@ def leaderboards(frames: Frames) -> list[Board]:
     lost = (table["outcome"] != FINISHED) | table["final_accuracy"].isna()
     table = table.assign(lost=lost, accuracy=table["final_accuracy"].mask(lost, 0.0))
     table["relative"] = table["accuracy"] / dense
-    table = table.assign(score_seconds=table["run_id"].map(_score_seconds(frames)))
+    table = table.assign(
+        score_seconds=table["run_id"].map(_score_seconds(frames)),
+        macs=share_left(table, "macs"), speedup=speedup(table),
+    )  # fmt: skip
     parts = ((budget, table[table["budget"] == budget]) for budget in BUDGETS)
     boards = (_board(budget, part) for budget, part in parts if len(part))
     return [board for board in boards if board is not None]
@@ -93,7 +97,9 @@ def _board(budget: str, table: pd.DataFrame) -> Board | None:
         for rival in RIVALS:
             other = values["accuracy"][measures.index(rival)] if rival in measures else None
             row |= _against(rival, values["accuracy"][place], other)
-        row["score_seconds"] = rows.loc[rows["measure"] == measure, "score_seconds"].median()
+        own = rows[rows["measure"] == measure]
+        row["score_seconds"] = own["score_seconds"].median()
+        row |= {"macs": own["macs"].mean(), "speedup": own["speedup"].median()}
         result.append(row)
     ordered = pd.DataFrame(result).sort_values(["rank", "measure"], ignore_index=True)
     counts = seeds[tasks]

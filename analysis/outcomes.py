@@ -49,6 +49,13 @@ def share_left(table: pd.DataFrame, size: str) -> pd.Series:
     return left.where(table["outcome"] == FINISHED)
 
 
+def speedup(table: pd.DataFrame) -> pd.Series:
+    """How many times faster the pruned net takes a batch than the dense one; NaN where this was not
+    measured, or the run collapsed."""
+    times = table["latency/batch/before"] / table["latency/batch/after"]
+    return times.where(table["outcome"] == FINISHED)
+
+
 def _after_cut(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.Series]:
     history = history.join(runs[["last_cut", "total"]], on="run_id")
     after = history[history["epoch"] > history["last_cut"]]

@@ -20,17 +20,17 @@ from analysis import stats
 from analysis.claims import judge_all
 from analysis.leaderboard import Board, leaderboards
 from analysis.quantities import SUMMARISED
-from analysis.report import tables
+from analysis.report import style, tables
 from analysis.report.figures import FIGURES, Plot, ranks, save
 from analysis.report.page import make_folders, render
-from analysis.report.page.explorer import explorer_data
+from analysis.report.page.explorer import compressed, explorer_data
 from analysis.runs.frames import UNFINISHED, Frames, dense_controls
 from analysis.runs.load import load
 from analysis.runs.pull import Pull
-from analysis.settings import Completeness, completeness, named
+from analysis.settings import DENSE, Completeness, completeness, named
 from analysis.verdicts import Judgement
 from benchmark import __version__
-from benchmark.config import RunConfig
+from benchmark.config import DEFAULTS, RunConfig
 from benchmark.files import write_json
 from benchmark.processes import spawning
 from benchmark.provenance import commit
@@ -71,9 +71,11 @@ def build(
     out: Path,
     grid: Sequence[RunConfig] | None = None,
     pull: Pull | None = None,
+    *,
+    svg: bool = False,
 ) -> Report:
     """Write the report of a source (or several) into the folder `out`; with a grid, of the grid's
-    runs alone.
+    runs alone. svg: whether figures are written as SVG too, which takes half as long again.
 
     Raises `UserError` if the source has no finished run (of the grid), or `out` cannot be a folder.
     """
@@ -83,12 +85,16 @@ def build(
     make_folders(out, out / "figures", out / "tables")
     for old in [*(out / "figures").glob("*.png"), *(out / "figures").glob("*.svg")]:
         old.unlink()
-    with _drawing(frames, out / "figures") as drawings:
-        return _write(frames, whole, out, drawings)
+    with _drawing(frames, out / "figures", svg) as drawings:
+        return _write(frames, whole, out, drawings, svg)
 
 
 def _write(
-    frames: Frames, whole: Completeness, out: Path, drawings: Iterable[tuple[str, list[Drawing]]]
+    frames: Frames,
+    whole: Completeness,
+    out: Path,
+    drawings: Iterable[tuple[str, list[Drawing]]],
+    svg: bool,
 ) -> Report:
     judgements, boards = judge_all(frames), leaderboards(frames)
     facts = provenance(frames)
@@ -110,12 +116,15 @@ def _write(
     page = render(
         "report.html",
         judgements=judgements,
-        boards=[(board, _rank_plot(board, out / "figures")) for board in boards],
+        boards=[(board, _rank_plot(board, out / "figures", svg)) for board in boards],
         rank_caption=ranks.CAPTION,
+        svg=svg,
         explorer=explorer_data(frames),
         drawings=dict(drawings),
         summary=list(files["summary"].itertuples(index=False)),
-        runs=list(files["runs"].itertuples(index=False)),
+        runs=compressed(tables.run_rows(files["runs"], frames.cuts)),
+        run_count=len(files["runs"]),
+        facts=what_was_run(frames),
         quantities=SUMMARISED,
         coverage=tables.coverage(frames, whole),
         completeness=whole,
@@ -128,9 +137,9 @@ def _write(
     return Report(index, boards, judgements, whole)
 
 
-def _rank_plot(board: Board, folder: Path) -> str:
+def _rank_plot(board: Board, folder: Path, svg: bool) -> str:
     """Draw and write the figure of a leaderboard; returns it as a data URI."""
-    return _uri(save(ranks.rank_plot(board), folder / f"leaderboard-{board.budget}"))
+    return _uri(save(ranks.rank_plot(board), folder / f"leaderboard-{board.budget}", svg=svg))
 
 
 def provenance(frames: Frames) -> dict:
@@ -162,6 +171,36 @@ def provenance(frames: Frames) -> dict:
             "it corrected for the number of claims (Holm)"
         ),
     }
+
+
+ALWAYS = ("rounds", "ratio", "budget")
+FIELDS = (*ALWAYS, "allocation", "grouping", "protocol", "ablation")
+"""The fields of pruned runs that the header of the page tells: always, or where they are not the
+default."""
+
+
+def what_was_run(frames: Frames) -> dict[str, str]:
+    """What the runs are, in words: the header of the page."""
+    runs = frames.finished()
+    pruned = runs[runs["measure"] != DENSE]
+    lost = runs.loc[runs["outcome"] != FINISHED, "outcome"].value_counts().sort_index()
+    counts = [f"{len(runs)} finished", *(f"{count} of them {name}" for name, count in lost.items())]
+    if waiting := len(frames.runs) - len(runs):
+        counts.append(f"{waiting} unfinished")
+    values = {name: sorted(set(pruned[name].tolist())) for name in FIELDS}
+    fields = [
+        f"{name} {', '.join(map(str, found))}"
+        for name, found in values.items()
+        if name in ALWAYS or found != [DEFAULTS[name]]
+    ]
+    facts = {
+        "Source": frames.source,
+        "Runs": ", ".join(counts),
+        "Nets and data": "; ".join(nets_and_data(frames)),
+        "Measures": ", ".join(map(style.name, style.in_order(set(runs["measure"])))),
+        "Cuts": "; ".join([", ".join(pruned["timing"].unique()), *fields]),
+    }
+    return facts if len(pruned) else {name: facts[name] for name in facts if name != "Cuts"}
 
 
 def training_seconds(frames: Frames) -> float:
@@ -198,13 +237,16 @@ def _machine(device: str, processor: str, threads: float) -> str:
 
 
 @contextmanager
-def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
-    """The figures of each group, which are also written as PNG and SVG. Of many runs they are drawn
+def _drawing(
+    frames: Frames, folder: Path, svg: bool
+) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
+    """The figures of each group, which are also written as files. Of many runs they are drawn
     by other processes, while the caller goes on."""
     groups = frames.finished().groupby("group", sort=False)
     parts = {group: named(frames.only(runs["run_id"])) for group, runs in groups}
     workers = min(len(parts), os.cpu_count() or 1)
     arguments = [list(parts.values()), [folder / name for name in file_names(list(parts))]]
+    arguments.append([svg] * len(parts))
     if workers < 2 or len(frames.runs) < PARALLEL:
         yield zip(parts, map(_draw_group, *arguments), strict=True)
         return
@@ -212,20 +254,20 @@ def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[
         yield zip(parts, pool.map(_draw_group, *arguments), strict=True)
 
 
-def _draw_group(frames: Frames, place: Path) -> list[Drawing]:
+def _draw_group(frames: Frames, place: Path, svg: bool) -> list[Drawing]:
     """Draw and write all figures. `place`: their folder, and the end of their names."""
     drawn = ((plot, plot.draw(frames)) for plot in FIGURES.values())
-    return [_save(plot, canvas, frames, place) for plot, canvas in drawn if canvas is not None]
+    return [_save(plot, canvas, frames, place, svg) for plot, canvas in drawn if canvas is not None]
 
 
-def _save(plot: Plot, canvas: Figure, frames: Frames, place: Path) -> Drawing:
+def _save(plot: Plot, canvas: Figure, frames: Frames, place: Path, svg: bool) -> Drawing:
     anchor = f"{plot.name}-{place.name}"
-    image = _uri(save(canvas, place.with_name(anchor)))
+    image = _uri(save(canvas, place.with_name(anchor), svg=svg))
     return Drawing(plot.name, anchor, plot.title, plot.caption_for(frames), image)
 
 
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _uri(picture: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(picture).decode()
 
 
 def file_names(groups: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ DARK_PAGE = "#1d1f22"
 
 RC = {
     "figure.dpi": 100,
-    "savefig.dpi": 200,
+    "savefig.dpi": 150,
     "figure.constrained_layout.h_pad": 0.05,
     "figure.constrained_layout.w_pad": 0.05,
     "svg.fonttype": "path",
@@ -162,8 +162,8 @@ def contrast(one: str, other: str) -> float:
 
 
 def name(measure: str) -> str:
-    """The name of a measure in a figure."""
-    return "dense (no cut)" if measure == "none" else measure.replace("_", " ")
+    """The name of a measure wherever a reader sees it: as it is written in code."""
+    return "none (dense)" if measure == "none" else measure
 
 
 def in_order(measures: set[str] | list[str]) -> list[str]:

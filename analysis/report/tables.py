@@ -9,35 +9,37 @@ import numpy as np
 import pandas as pd
 
 from analysis.leaderboard import Board
-from analysis.outcomes import SIZES, outcomes, share_left
+from analysis.outcomes import SIZES, outcomes, share_left, speedup
 from analysis.quantities import DENSITY, SUMMARISED, Quantity
 from analysis.report import figures, style
 from analysis.runs.frames import UNFINISHED, Frames
 from analysis.settings import DENSE, Completeness, timing
 from analysis.stats import bounded_interval
 from analysis.verdicts import Judgement
-from benchmark.record import FINISHED
+from benchmark.record import COLLAPSED, DIVERGED
 
 
 def summary(frames: Frames) -> pd.DataFrame:
     """A row per setting and measure (runs without an ablation).
 
-    `group`, `setting`, `measure`, `runs` (finished), `diverged` (of them, or collapsed), `params`
-    and `macs` (share left, mean over the others), and for each of `quantities.SUMMARISED` its
-    `<key>` (mean over seeds), `<key>_low`, `<key>_high` (95 % interval) and `<key>_n`.
+    `group`, `setting`, `measure`, `runs` (finished), `diverged` and `collapsed` (of them), `params`
+    and `macs` (share left, mean over the others), `speedup` (of a batch, median), and
+    for each of `quantities.SUMMARISED` its `<key>` (mean over seeds), `<key>_low`, `<key>_high`
+    (95 % interval) and `<key>_n`.
     """
     table = outcomes(frames)
     table = table[table["ablation"] == "none"]
     table = table.assign(**{size: share_left(table, size) for size in SIZES})
+    table = table.assign(speedup=speedup(table))
     rows, keys = [], ["group", "setting", "measure"]
     for key, runs in table.groupby(keys, sort=False):
         row = dict(zip(keys, key, strict=True)) | {"runs": len(runs)}
-        row |= {"diverged": int((runs["outcome"] != FINISHED).sum())}
-        row |= {size: runs[size].mean() for size in SIZES}
+        row |= {state: int((runs["outcome"] == state).sum()) for state in (DIVERGED, COLLAPSED)}
+        row |= {size: runs[size].mean() for size in SIZES} | {"speedup": runs["speedup"].median()}
         for item in SUMMARISED:
             row |= _mean(item, runs[item.key])
         rows.append(row)
-    columns = [*keys, "runs", "diverged", *SIZES]
+    columns = [*keys, "runs", DIVERGED, COLLAPSED, *SIZES, "speedup"]
     columns += [f"{item.key}{end}" for item in SUMMARISED for end in ("", "_low", "_high", "_n")]
     result = pd.DataFrame(rows, columns=columns)
     measures = style.in_order(set(result["measure"]))
@@ -78,6 +80,54 @@ def runs(frames: Frames) -> pd.DataFrame:
     table = outcomes(frames).reset_index()
     waiting = frames.runs[frames.runs["outcome"] == UNFINISHED]
     return pd.concat([table, waiting], ignore_index=True) if len(waiting) else table
+
+
+RUN_COLUMNS = {
+    "run_id": "Run", "measure": "Measure", "group": "Architecture and data set",
+    "setting": "Setting", "ablation": "Ablation", "seed": "Seed", "outcome": "Outcome",
+    "accuracy": "Test accuracy (%)", "loss_after_cut": "Training loss after the cut (nats)",
+    "macs_left": "MACs left (%)", "speedup": "Speed-up", "minutes": "Minutes",
+}  # fmt: skip
+CUT_COLUMNS = {
+    "round": "Round", "epoch": "Epoch", "before.loss": "Loss before (nats)",
+    "after.loss": "Loss after", "after_fresh.loss": "Loss after, fresh statistics",
+    "predicted.loss_change": "Predicted change", "before.grad_norm": "|g| before",
+    "after.grad_norm": "|g| after", "score_seconds": "Seconds to score",
+}  # fmt: skip
+"""The columns of the page's tables of runs and of a run's cuts, and their headings."""
+DIGITS = 4
+"""Significant digits of numbers in these tables."""
+
+
+def run_rows(runs: pd.DataFrame, cuts: pd.DataFrame) -> dict:
+    """The page's table of runs: `columns`, `rows`, `cut_columns`, and `cuts` {run id: rows}. None
+    where a run has no number.
+
+    runs: of `runs`; cuts: of the frames.
+    """
+    shown = runs.assign(
+        measure=runs["measure"].map(style.name), accuracy=100 * runs["final_accuracy"],
+        macs_left=100 * share_left(runs, "macs"), speedup=speedup(runs),
+        minutes=runs["seconds"] / 60,
+    )  # fmt: skip
+    cuts = cuts.reindex(columns=["run_id", *CUT_COLUMNS])
+    return {
+        "columns": list(RUN_COLUMNS.values()),
+        "rows": _values(shown[list(RUN_COLUMNS)]),
+        "cut_columns": list(CUT_COLUMNS.values()),
+        "cuts": {id: _values(part[list(CUT_COLUMNS)]) for id, part in cuts.groupby("run_id")},
+    }
+
+
+def _values(table: pd.DataFrame) -> list[list]:
+    """The rows of a table for JSON: numbers rounded, None for NaN."""
+
+    def value(one: object) -> object:
+        if isinstance(one, float):
+            return float(f"{one:.{DIGITS}g}") if np.isfinite(one) else None
+        return one
+
+    return [[value(one) for one in row] for row in table.astype(object).values.tolist()]
 
 
 @dataclass(frozen=True)

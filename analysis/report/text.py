@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.leaderboard import Board
 from analysis.quantities import ACCURACY, Quantity
+from analysis.report import style
 from analysis.verdicts import NOT_TESTED, Judgement, Number
 
 
@@ -33,17 +34,24 @@ def finding(item: Judgement) -> str:
     return f"{verdict}: {against}{said}, {claimed}."
 
 
-def board_sentence(board: Board) -> str:
-    """What a leaderboard shows, in plain words."""
+def answer(board: Board) -> str:
+    """Which measure is first in a leaderboard, in plain words."""
     first, *_ = board.table.itertuples()
     settings = f"{len(board.settings)} setting{'s' * (len(board.settings) > 1)}"
     least, most = board.seeds
     seeds = f"{least}" if least == most else f"{least} to {most}"
-    said = (
+    return (
         f"{first.measure} has the best mean rank of {len(board.table)} measures, "
         f"{short(first.rank)}{_span(first)}, over {settings} with {seeds} "
-        f"seed{'s' * (seeds != '1')} each. Wins, ties and losses count settings in which the 95 % "
-        "interval of the difference in accuracy is above, around or below 0."
+        f"seed{'s' * (seeds != '1')} each."
+    )
+
+
+def board_sentence(board: Board) -> str:
+    """What a leaderboard shows, in plain words."""
+    said = (
+        f"{answer(board)} Wins, ties and losses count settings in which the 95 % interval of the "
+        "difference in accuracy is above, around or below 0."
     )
     if board.left_out:
         lacking = ", ".join(
@@ -82,6 +90,13 @@ def short(value: float) -> str:
     return "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
+def source_name(source: str) -> str:
+    """The name of a source without the folders that it lies in; of a folder `runs`, with one."""
+    parts = [name.removeprefix("wandb:").rstrip("/").split("/") for name in source.split(" + ")]
+    short = (part[-2:] if part[-1] == "runs" or "wandb:" in source else part[-1:] for part in parts)
+    return " + ".join("/".join(filter(None, names)) for names in short)
+
+
 def plain(value: float | None) -> str:
     """A number to sort by; empty for None and NaN."""
     return "" if value is None or np.isnan(value) else f"{value:.6g}"
@@ -93,6 +108,7 @@ def maybe(value: float | None) -> str:
 
 
 FILTERS = {
+    "answer": answer,
     "board_sentence": board_sentence,
     "budget": {"macs": "MACs", "params": "parameters", "filters": "filters"}.get,
     "number": number_text,
@@ -104,6 +120,8 @@ FILTERS = {
     "maybe": maybe,
     "slug": lambda text: text.replace(" ", "-"),
     "plain": plain,
+    "source_name": source_name,
+    "measure": style.name,
     "words": lambda name: name.replace("_", " "),
 }
 """The filters of the templates."""

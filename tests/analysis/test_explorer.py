@@ -35,7 +35,7 @@ def lines_of(content, group=0):
     curves = json.loads(gzip.decompress(base64.b64decode(part["curves"])))
     lines = {}
     for setting in part["settings"]:
-        for measure, line, _ in setting["lines"]:
+        for measure, line, *_ in setting["lines"]:
             for number, (item, step) in enumerate(zip(QUANTITIES, part["steps"], strict=True)):
                 if (packed := curves[line][number]) is not None:
                     epochs, mean = np.cumsum(packed[:2], axis=1)
@@ -110,7 +110,7 @@ def test_without_the_dense_control_the_shared_phase_is_a_line_of_its_own(tmp_pat
     }
     names = map(style.name, simulate.MEASURES)
     assert ends == dict.fromkeys(names, (4, 10)) | {style.name("none"): (0, 4)}
-    assert {seeds for *_, seeds in content["groups"][0]["settings"][0]["lines"]} == {3}
+    assert {seeds for _, _, seeds, _ in content["groups"][0]["settings"][0]["lines"]} == {3}
 
 
 def test_curves_end_where_a_run_diverged_and_skip_epochs_without_flow(tmp_path):

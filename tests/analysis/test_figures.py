@@ -1,5 +1,6 @@
 """Every figure draws every kind of grid, and a measure looks the same everywhere."""
 
+import io
 import itertools
 from dataclasses import replace
 
@@ -202,6 +203,28 @@ def test_the_caption_says_how_many_seeds(tmp_path):
     assert "no interval" in one
     uneven = [c for c in simulate.grid() if (c.measure, c.seed) != ("loss", 0)]
     assert sample_size(frames_of(tmp_path / "c", uneven)).startswith("n = 2 to 3 seeds")
+    partly = [c for c in simulate.grid() if (c.measure, c.seed, c.prune_epoch) != ("loss", 0, 4)]
+    frames = frames_of(tmp_path / "d", partly, World(diverged=("grasp",)))
+    assert sample_size(frames) == (
+        "n = 3 seeds per measure and panel, but 2 to 3 in “cut after 4 epochs” "
+        "(32 runs, of which 6 diverged)."
+    )
+
+
+def test_runs_without_the_number_that_is_drawn_do_not_count(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(measures=["loss", "grasp"]))
+    early = frames.runs.query("measure == 'grasp' and prune_epoch == 0")["run_id"].iloc[0]
+    history = frames.history[frames.history["run_id"] != early]
+    caption = FIGURES["final_accuracy"].caption_for(replace(frames, history=history))
+    assert "n = 2 to 3 seeds per measure and panel, but 3 in “cut after 4 epochs”" in caption
+
+
+def test_a_panel_ends_where_its_runs_end(tmp_path):
+    frames = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[4, "trained"]))
+    axes = FIGURES["convergence"].draw(frames).axes
+    ends = {ax.get_title().replace("\n", " "): ax.get_xlim()[1] for ax in axes if ax.get_title()}
+    assert ends["cut after 4 epochs"] == pytest.approx(10, abs=1)
+    assert max(ends.values()) == pytest.approx(20, abs=1)
 
 
 def test_runs_that_never_reach_the_threshold_are_open_dots(tmp_path):
@@ -247,7 +270,7 @@ def test_files_are_reproducible(tmp_path):
             tmp_path / f"again.{ending}"
         ).read_bytes()
     with Image.open(tmp_path / "once.png") as image:
-        assert image.width == pytest.approx(style.FULL_WIDTH * 200, abs=2)
+        assert image.width == pytest.approx(style.FULL_WIDTH * 150, abs=2)
 
 
 def test_the_colours_written_are_those_drawn(tmp_path):
@@ -380,7 +403,7 @@ def test_rank_correlations_of_probes(tmp_path):
     found = sorted(line[1].mean() for line in curves(ax).values())
     assert found == pytest.approx(sorted(RHO.values()))
     labels = [text.get_text() for text in canvas.legends[0].texts]
-    assert labels == ["θ·Hg with θ·g", "loss with loss biased", "loss with magnitude"]
+    assert labels == ["θ·Hg with θ·g", "loss with loss_biased", "loss with magnitude"]
     bars = np.concatenate([np.concatenate(bar.get_segments())[:, 1] for bar in ax.collections])
     assert bars.max() <= 1
     assert len(bars) == 2 * 3 * 3
@@ -427,3 +450,14 @@ def test_the_front_has_no_row_that_another_beats():
     means = pd.DataFrame({"macs": [10, 10, 20, 30, 40.0], "accuracy": [50, 60, 60, 55, 70.0]})
     front = results._front(means, "macs")
     assert front.to_numpy().tolist() == [[10, 60], [40, 70]]
+
+
+def test_the_picture_of_the_page_keeps_the_colours_of_measures(tmp_path):
+    frames = frames_of(tmp_path / "runs", simulate.grid(timings=[4]))
+    page = save(FIGURES["convergence"].draw(frames), tmp_path / "figure", svg=False)
+    assert not (tmp_path / "figure.svg").exists()
+    shown = np.asarray(Image.open(io.BytesIO(page)).convert("RGB")).reshape(-1, 3).astype(int)
+    shown = np.unique(shown, axis=0)
+    for measure in simulate.MEASURES:
+        color = 255 * np.array(to_rgb(style.look(measure).color))
+        assert np.abs(shown - color).max(axis=1).min() <= 16

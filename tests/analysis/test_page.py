@@ -1,5 +1,6 @@
 """The page in a real browser: Debian's Chromium, where it is installed."""
 
+import csv
 import shutil
 from dataclasses import dataclass
 
@@ -262,7 +263,7 @@ def test_the_first_tab_offers_to_skip_to_the_content(page):
 
 def test_tables_sort_by_value_and_put_what_is_missing_last(page):
     box = page.get_by_role("region", name="Means by setting and measure")
-    place = 6
+    place = 9
     heading = box.get_by_role("columnheader").nth(place)
     cells = box.locator(f"tbody td:nth-child({place + 1})")
     for direction, sign in (("ascending", 1), ("descending", -1)):
@@ -290,16 +291,123 @@ def test_tables_filter_by_words(page):
     assert box.locator("tbody tr:visible").count() == 22
 
 
-def test_a_claim_shows_the_figures_of_the_group_that_is_chosen(page):
-    card, drawn = page.locator("#C1"), len(CLAIMS["C1"].figures)
-    pictures = card.locator("figure img")
-    assert (pictures.count(), card.locator("figure img:visible").count()) == (2 * drawn, drawn)
-    card.get_by_label("Figures of").select_option("vgg13 on digits")
-    alts = [picture.get_attribute("alt") for picture in card.locator("figure img:visible").all()]
-    assert len(alts) == drawn
-    assert all("vgg13 on digits" in alt for alt in alts)
-    sizes = pictures.evaluate_all("(all) => all.map((one) => one.naturalWidth)")
-    assert min(sizes) > 1000
+def test_a_claim_links_to_its_figures_and_no_figure_is_shown_twice(page):
+    links = page.locator("#C1 .pictures a")
+    assert links.count() == 2 * len(CLAIMS["C1"].figures)
+    for link in links.all():
+        picture = page.locator(f'[id="{link.get_attribute("href")[1:]}"] img')
+        assert picture.evaluate("(one) => one.naturalWidth") > 700
+    titles = page.locator("img").evaluate_all("(all) => all.map((one) => one.alt)")
+    assert len(set(titles)) == len(titles)
+
+
+def saved(page: Page, click) -> tuple[str, list[list[str]]]:
+    """The name and the rows of the CSV file that a click saves."""
+    with page.expect_download() as download:
+        click()
+    with open(download.value.path(), newline="", encoding="utf-8") as file:
+        return download.value.suggested_filename, list(csv.reader(file))
+
+
+def test_a_table_is_saved_as_it_is_filtered_and_sorted(page):
+    name = "Means by setting and measure"
+    page.get_by_role("searchbox", name=f"Filter rows: {name}", exact=True).fill("loss")
+    heading = page.get_by_role("region", name=name, exact=True).get_by_role("columnheader").nth(9)
+    for _ in range(2):
+        heading.get_by_role("button").click()
+    button = page.get_by_role("button", name=f"Save as CSV: {name}", exact=True)
+    file, (headings, *rows) = saved(page, button.click)
+    assert file == "Means-by-setting-and-measure.csv"
+    assert headings[:3] == ["Measure", "Architecture and data set", "Setting"]
+    assert {"MACs left", "Speed-up"} < set(headings)
+    assert [row[0] for row in rows] == ["loss"] * 4
+    values = [float(row[9].split(" ")[0]) for row in rows]
+    assert values == sorted(values, reverse=True)
+
+
+def test_the_chart_is_saved_as_it_is_drawn(page, site):
+    choose(page)
+    part(page, "none").click()
+    part(page, "measures").get_by_label("loss").check()
+    file, (headings, *rows) = saved(page, part(page, "csv").click)
+    assert file.endswith(".csv")
+    assert headings == ["group", "setting", "measure", "epoch", LOSS, "low", "high", "n"]
+    assert [(row[2], int(row[3])) for row in rows] == [("loss", epoch) for epoch in range(4, 11)]
+    runs = site.frames.runs.query("group == 'vgg13 on digits' and measure == 'loss'")
+    runs = runs[runs["setting"] == SETTING]
+    last = site.frames.history.merge(runs[["run_id"]]).query("epoch == 10")["train/loss"]
+    assert float(rows[-1][4]) == pytest.approx(10 ** np.log10(last).mean(), rel=0.002)
+
+
+def test_a_link_shows_the_same_chart(browser, site, page):
+    choose(page, quantity="test accuracy (%)")
+    part(page, "measures").get_by_label("magnitude").uncheck()
+    part(page, "after").check()
+    part(page, "epoch").focus()
+    page.keyboard.press("Home")
+    title, rows = part(page, "title").inner_text(), shown_rows(page)
+    seen = visit(browser, page.url)
+    expect(part(seen.page, "title")).to_have_text(title)
+    assert shown_rows(seen.page) == rows
+    assert "magnitude" not in rows
+    assert part(seen.page, "after").is_checked()
+    assert part(seen.page, "epoch-text").inner_text() == "4"
+    assert seen.errors == []
+    seen.page.close()
+
+
+def test_a_run_opens_its_cuts_and_has_a_link(browser, site, page):
+    page.locator("#runs summary").click()
+    page.get_by_role("searchbox", name="Filter rows: Runs").fill("loss after 4 vgg13")
+    rows = page.locator("#runs tbody tr:visible")
+    expect(rows).to_have_count(3)
+    name = rows.first.locator("th").inner_text()
+    rows.first.get_by_role("button").click()
+    cuts = page.locator("#run tbody tr")
+    expect(cuts).to_have_count(3)
+    recorded = site.frames.cuts[site.frames.cuts["run_id"] == name]
+    assert [int(row.locator("td").first.inner_text()) for row in cuts.all()] == [4, 5, 6]
+    loss = float(cuts.first.locator("td").nth(2).inner_text())
+    assert loss == pytest.approx(recorded["after.loss"].iloc[0], rel=1e-3)
+    seen = visit(browser, page.url)
+    expect(seen.page.locator("#run-title")).to_have_text(f"Run {name}")
+    seen.page.close()
+
+
+def test_a_word_is_explained_to_pointer_and_keyboard(page):
+    word = page.locator("header .term", has_text="collapsed").first
+    meaning = word.locator(".meaning")
+    assert not meaning.is_visible()
+    word.focus()
+    assert meaning.is_visible()
+    assert "removed a whole layer" in meaning.inner_text()
+    page.locator("h1").click()
+    assert not meaning.is_visible()
+    word.hover()
+    assert meaning.is_visible()
+
+
+def test_the_contents_and_the_first_column_stay_in_sight(browser, site):
+    seen = visit(browser, site.url, "phone")
+    box = seen.page.get_by_role("region", name="Means by setting and measure", exact=True)
+    cell = box.locator("tbody th").first
+    box.scroll_into_view_if_needed()
+    before = cell.bounding_box()["x"]
+    box.evaluate("(one) => { one.scrollLeft = 300; }")
+    assert cell.bounding_box()["x"] == pytest.approx(before, abs=1)
+    assert seen.page.locator("nav").bounding_box()["y"] == 0
+    seen.page.close()
+
+
+def test_the_page_begins_with_the_answer_and_says_what_was_run(page):
+    header = page.locator("header")
+    assert page.title().endswith("/runs: which pruning measure is best")
+    first = page.locator("#leaderboard ~ .scroll tbody th").first.inner_text()
+    lead = f"At equal filters, {first} has the best mean rank of 4 measures"
+    assert header.locator(".lead").inner_text().startswith(lead)
+    assert "of them diverged" in header.inner_text()
+    choose(page)
+    assert part(page, "lost").inner_text() == "grasp (3 diverged)"
 
 
 def test_the_colour_scheme_can_be_changed_and_is_remembered(browser, site):

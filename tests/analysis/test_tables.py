@@ -74,5 +74,5 @@ def test_a_collapsed_run_is_counted_and_its_uncut_net_is_not(tmp_path):
     document |= {"outcome": "collapsed", "after": document["before"]}
     file.write_text(json.dumps(document))
     (row,) = summary(named(load(str(tmp_path)))).itertuples()
-    assert (row.runs, row.diverged) == (whole.runs, 1)
+    assert (row.runs, row.diverged, row.collapsed) == (whole.runs, 0, 1)
     assert (row.params, row.macs) == pytest.approx((whole.params, whole.macs))

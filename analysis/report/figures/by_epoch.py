@@ -67,7 +67,7 @@ def _by_epoch(frames: Frames, quantities: Sequence[Quantity]) -> Figure | None:
         return None
     panels, cuts = settings_of(runs), cut_epochs(runs, frames.cuts)
     shown = {panel: lines(runs, panel) for panel in panels}
-    canvas, blocks = new_canvas(panels, len(quantities), height=PANEL_HEIGHT, sharex=True)
+    canvas, blocks = new_canvas(panels, len(quantities), height=PANEL_HEIGHT)
     for row, quantity in enumerate(quantities):
         means = []
         for panel, axes in zip(panels, blocks, strict=True):
@@ -76,8 +76,11 @@ def _by_epoch(frames: Frames, quantities: Sequence[Quantity]) -> Figure | None:
             ]
             _mark_cuts(axes[row], cuts.get(panel, []))
         share_limits([axes[row] for axes in blocks], np.concatenate(means), log=quantity.log)
-    blocks[0][0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    for axes in blocks:
+    for axes in blocks:  # settings can end at different epochs
+        for ax in axes[:-1]:
+            ax.sharex(axes[-1])
+            ax.tick_params(labelbottom=False)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes[-1].set_xlabel("epoch")
     for axes in blocks[::COLUMNS]:
         for ax, quantity in zip(axes, quantities, strict=True):

@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from analysis.quantities import CHANGES, GRADIENT_CHANGE, LOSS_CHANGE, RANK_CORRELATION
 from analysis.report import style
 from analysis.report.figures.dots import DOTS, dots
-from analysis.report.figures.plot import BAND, COLUMNS, add_colorbar, figure, legend, new_canvas
+from analysis.report.figures.plot import (
+    BAND,
+    COLUMNS,
+    add_colorbar,
+    figure,
+    legend,
+    new_canvas,
+    seeds_text,
+    size_of,
+)
 from analysis.report.figures.scale import signed_scale
 from analysis.runs.frames import AGREEMENT, Frames
 from analysis.settings import DENSE, settings_of
@@ -55,6 +64,7 @@ def cut_changes(frames: Frames) -> Figure | None:
         "Change of log10 |g| on the probe set at a cut (mean over the cuts of a run): 1 means "
         f"ten times the gradient norm, 0 that it is preserved. {DOTS}."
     ),
+    size=size_of(GRADIENT_CHANGE),
 )
 def gradient_change(frames: Frames) -> Figure | None:
     """Change of log10 |g| at the cut by measure."""
@@ -68,10 +78,35 @@ def gradient_change(frames: Frames) -> Figure | None:
         "preserved. Axes differ between panels; where the numbers are of several orders they "
         f"are linear near 0 and logarithmic beyond. {DOTS}."
     ),
+    size=size_of(LOSS_CHANGE),
 )
 def loss_change(frames: Frames) -> Figure | None:
     """Change of the loss at the cut by measure."""
     return dots(frames, LOSS_CHANGE, signed=True)
+
+
+def agreement_size(frames: Frames) -> str:
+    """How many seeds stand behind each mean, in words."""
+    first = _first_cuts(frames)
+    first = first[first.filter(like=AGREEMENT).notna().any(axis=1)]
+    seeds = first.groupby("epoch")["seed"].nunique()
+    seeds.index = [f"epoch {epoch}" for epoch in seeds.index]
+    return seeds_text(seeds, f"{first['run_id'].nunique()} runs")
+
+
+def _first_cuts(frames: Frames) -> pd.DataFrame:
+    """The rows of first cuts, with the `seed` of the run."""
+    seeds = frames.drawn().set_index("run_id")["seed"]
+    first = frames.cuts[(frames.cuts["round"] == 1) & frames.cuts["run_id"].isin(seeds.index)]
+    return first.assign(seed=first["run_id"].map(seeds), epoch=first["epoch"].astype(int))
+
+
+def _dense_runs(frames: Frames) -> pd.DataFrame:
+    """The rows of the dense controls' histories at which the flow was measured."""
+    runs = frames.drawn()
+    dense = runs.loc[runs["measure"] == DENSE, "run_id"]
+    rows = frames.history[frames.history["run_id"].isin(dense)]
+    return rows.dropna(subset=["flow/theta_g", "flow/theta_hg"])
 
 
 REFERENCES = ("magnitude", "loss", "grad_preservation", "grasp", "oracle")
@@ -86,15 +121,14 @@ REFERENCES = ("magnitude", "loss", "grad_preservation", "grasp", "oracle")
         f"are means over seeds, bars {BAND}. Runs that recorded several measures count, "
         "whichever cut them."
     ),
+    size=agreement_size,
 )
 def agreement(frames: Frames) -> Figure | None:
     """Rank correlation of each measure with one of each kind, by the epoch of the cut."""
-    seeds = frames.drawn().set_index("run_id")["seed"]
-    first = frames.cuts[(frames.cuts["round"] == 1) & frames.cuts["run_id"].isin(seeds.index)]
+    first = _first_cuts(frames)
     pairs = [name for name in first if name.startswith(AGREEMENT) and first[name].notna().any()]
     if not pairs:
         return None
-    first = first.assign(seed=first["run_id"].map(seeds), epoch=first["epoch"].astype(int))
     means = first.groupby(["epoch", "seed"])[pairs].mean().reset_index()
     found = means.melt(["epoch", "seed"], var_name="pair", value_name="rho").dropna()
     sides = found["pair"].str.removeprefix(AGREEMENT).str.split("|", expand=True)
@@ -143,13 +177,11 @@ def agreement(frames: Frames) -> Figure | None:
         "coloured by the epoch. Axes are linear inside the shaded band around 0 and logarithmic "
         "outside."
     ),
+    size=lambda frames: f"n = {_dense_runs(frames)['run_id'].nunique()} dense runs.",
 )
 def order_products(frames: Frames) -> Figure | None:
     """theta.Hg against theta.g along dense training."""
-    runs = frames.drawn()
-    dense = runs.loc[runs["measure"] == DENSE, "run_id"]
-    rows = frames.history[frames.history["run_id"].isin(dense)]
-    rows = rows.dropna(subset=["flow/theta_g", "flow/theta_hg"])
+    rows = _dense_runs(frames)
     if rows.empty:
         return None
     canvas, ((ax,),) = new_canvas(["dense training"], 1, height=2.4)

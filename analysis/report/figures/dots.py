@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -74,22 +74,14 @@ def _rows(
     ax.scatter(
         runs["value"], places, s=2.6**2, c=faces, edgecolors=colors, linewidths=0.6, alpha=0.55
     )
-    seaborn.pointplot(
-        runs,
-        x="value",
-        y="measure",
-        order=measures,
-        hue="measure",
-        legend=False,
-        ax=ax,
-        errorbar=lambda values: bounded_interval(values, *quantity.bounds),
-        linestyle="none",
-        err_kws={"linewidth": 1.6},
-        markersize=6,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        **style.looks(measures),
-    )
+    for measure, values in runs.groupby("measure")["value"]:
+        mean, look = values.mean(), style.look(measure)
+        low, high = bounded_interval(values, *quantity.bounds)
+        bar = np.maximum([[mean - low], [high - mean]], 0)  # rounding can put a bound past the mean
+        ax.errorbar(
+            mean, measures.index(measure), xerr=bar, color=look.color, marker=look.marker,
+            elinewidth=1.6, markersize=6, markeredgecolor="white", markeredgewidth=0.5,
+        )  # fmt: skip
 
 
 def _reference(ax: Axes, values: pd.Series, quantity: Quantity) -> None:

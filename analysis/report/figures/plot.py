@@ -6,10 +6,12 @@ import io
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -17,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from analysis.outcomes import outcomes
+from analysis.quantities import Quantity
 from analysis.report import style
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE
@@ -26,6 +30,8 @@ matplotlib.use("Agg")
 
 COLUMNS = 3
 """Panels beside each other."""
+PAGE_COLOURS = 80
+"""Colours of a figure in the page."""
 BAND = "95 % t intervals over seeds"
 
 
@@ -49,19 +55,44 @@ class Plot:
 FIGURES: dict[str, Plot] = {}
 
 
-def sample_size(frames: Frames) -> str:
-    """How many seeds stand behind each mean, in words."""
+def sample_size(frames: Frames, quantity: Quantity | None = None) -> str:
+    """How many seeds stand behind each mean, in words: of the runs that have a quantity of
+    `outcomes.outcomes`, or of all runs."""
     runs = frames.drawn()
-    seeds = runs[runs["measure"] != DENSE].groupby(["setting", "measure"]).size()
-    if seeds.empty:
+    pruned = runs[runs["measure"] != DENSE]
+    if quantity is not None:
+        values = outcomes(frames)[quantity.key].dropna()
+        pruned = pruned[pruned["run_id"].isin(values.index)]
+    if pruned.empty:
         return "No pruned run."
-    span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    lost = int((runs["outcome"] != FINISHED).sum())
-    lost = f", of which {lost} diverged or collapsed" if lost else ""
-    text = (
-        f"n = {span} {'seed' if span == '1' else 'seeds'} per measure and panel ({len(runs)} "
-        f"runs{lost})."
+    seeds = pruned.groupby(["setting", "measure"], sort=False).size()
+    lost = runs.loc[runs["outcome"] != FINISHED, "outcome"].value_counts().sort_index()
+    lost = " and ".join(f"{count} {outcome}" for outcome, count in lost.items())
+    return seeds_text(
+        seeds, f"{len(runs)} runs{', of which ' * bool(lost)}{lost}", " per measure and panel"
     )
+
+
+def size_of(quantity: Quantity) -> Callable[[Frames], str]:
+    """`sample_size` of the runs that have a quantity."""
+    return partial(sample_size, quantity=quantity)
+
+
+def seeds_text(seeds: pd.Series, runs: str, per: str = "") -> str:
+    """Numbers of seeds in words: one text, and the panels with others.
+
+    seeds: numbers behind means, by panel (the first level of the index); runs: how many there are.
+    """
+    panels = seeds.groupby(level=0, sort=False).agg(["min", "max"])
+    spans = pd.Series(
+        [f"{low}" if low == high else f"{low} to {high}" for low, high in panels.to_numpy()],
+        panels.index,
+    )
+    most, *others = spans.value_counts(sort=False).sort_values(ascending=False, kind="stable").index
+    text = f"n = {most} {'seed' if most == '1' else 'seeds'}{per}"
+    for span in others:
+        text += f", but {span} in " + ", ".join(f"“{name}”" for name in spans.index[spans == span])
+    text += f" ({runs})."
     return text if seeds.max() > 1 else f"{text} One seed gives no interval."
 
 
@@ -82,23 +113,27 @@ def figure(
     return declare
 
 
-def save(canvas: Figure, stem: Path) -> bytes:
-    """Write `<stem>.png` (256 colours, a third of the size) and `<stem>.svg`, reproducibly; returns
-    the PNG."""
-    image = io.BytesIO()
+def save(canvas: Figure, stem: Path, *, svg: bool = True) -> bytes:
+    """Write `<stem>.png` (256 colours, a third of the size) and, with `svg`, `<stem>.svg`,
+    reproducibly; returns the picture for the page (lossless WebP of fewer colours, half the size of
+    the PNG)."""
+    picture = io.BytesIO()
     with matplotlib.rc_context(style.RC):
         canvas.get_layout_engine().execute(canvas)
         canvas.set_layout_engine(None)  # the layout is made: writing two files must not repeat it
-        canvas.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
+        if svg:
+            canvas.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
         canvas.set_dpi(style.RC["savefig.dpi"])
         agg = FigureCanvasAgg(canvas)
         agg.draw()
     drawn = Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")
-    drawn.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-        image, format="png"
-    )
-    stem.with_name(f"{stem.name}.png").write_bytes(image.getvalue())
-    return image.getvalue()
+    file = drawn.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    file.save(stem.with_name(f"{stem.name}.png"))
+    page = drawn.quantize(
+        PAGE_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    )  # which keeps the colours of thin lines
+    page.convert("RGB").save(picture, format="webp", lossless=True, method=2)
+    return picture.getvalue()
 
 
 def new_canvas(

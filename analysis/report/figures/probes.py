@@ -14,28 +14,29 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis.quantities import PROBE_LOSS, RANK_CORRELATION
 from analysis.report import style
-from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas
+from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas, seeds_text
 from analysis.report.figures.scale import signed_scale
 from analysis.runs.frames import Frames
 from analysis.stats import mean_interval
 
 PAIRS = {
     ("theta_g", "theta_hg"): ("θ·Hg with θ·g", "#1A1A1A", "o"),
-    ("loss", "loss_biased"): ("loss with loss biased", "#D55E00", "^"),
+    ("loss", "loss_biased"): ("loss with loss_biased", "#D55E00", "^"),
     ("loss", "magnitude"): ("loss with magnitude", "#0072B2", "s"),
-    ("loss_biased", "magnitude"): ("loss biased with magnitude", "#56B4E9", "v"),
-    ("grasp_t1", "loss"): ("grasp t1 with loss", "#6FA83A", "D"),
-    ("grad_preservation", "loss"): ("grad preservation with loss", "#2BB38A", "X"),
+    ("loss_biased", "magnitude"): ("loss_biased with magnitude", "#56B4E9", "v"),
+    ("grasp_t1", "loss"): ("grasp_t1 with loss", "#6FA83A", "D"),
+    ("grad_preservation", "loss"): ("grad_preservation with loss", "#2BB38A", "X"),
 }
 """The pairs of scores that are drawn: label, colour and marker."""
 
 
 def probe_size(frames: Frames) -> str:
     """How many probed runs stand behind each mean, in words."""
-    seeds = _probed(frames).groupby("setting").size()
-    span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    text = f"n = {span} {'seed' if span == '1' else 'seeds'} ({seeds.sum()} probed runs)."
-    return text if seeds.max() > 1 else f"{text} One seed gives no interval."
+    runs = _probed(frames)
+    rows = frames.probes[["run_id", "epoch"]].drop_duplicates().merge(runs, on="run_id")
+    seeds = rows.groupby(["setting", "epoch"], sort=False).size()
+    seeds.index = pd.Index(_titles(seeds.index), name="panel")
+    return seeds_text(seeds, f"{len(runs)} probed runs")
 
 
 @figure(

@@ -15,7 +15,7 @@ from analysis.outcomes import SIZES, outcomes, share_left
 from analysis.quantities import EPOCHS_TO_THRESHOLD, FINAL_ACCURACY, LOSS_AFTER_CUT
 from analysis.report import style
 from analysis.report.figures.dots import DOTS, dots
-from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas
+from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas, size_of
 from analysis.report.figures.scale import round_ticks
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, SHARED
@@ -26,6 +26,7 @@ from analysis.stats import bounded_interval
     "Final test accuracy",
     f"Test accuracy after the last epoch. {DOTS}; the dashed line is the dense control's mean and "
     "the grey band its interval.",
+    size=size_of(FINAL_ACCURACY),
 )
 def final_accuracy(frames: Frames) -> Figure | None:
     """Final test accuracy by measure, the dense control as reference."""
@@ -36,6 +37,7 @@ def final_accuracy(frames: Frames) -> Figure | None:
     "Training loss after the cut",
     "Training loss (cross-entropy of logits / T), averaged over the epochs after the last cut: the "
     f"statistic of C1. {DOTS}.",
+    size=size_of(LOSS_AFTER_CUT),
 )
 def loss_after_cut(frames: Frames) -> Figure | None:
     """Mean training loss after the last cut by measure."""
@@ -47,6 +49,7 @@ def loss_after_cut(frames: Frames) -> Figure | None:
     "Epochs after the last cut until the training loss is down to the dense control's (of the same "
     f"seed) after half of its epochs. {DOTS}. Open dots are runs that never got there: they count "
     "with all epochs that remain, so their mean is a lower bound.",
+    size=size_of(EPOCHS_TO_THRESHOLD),
 )
 def epochs_to_threshold(frames: Frames) -> Figure | None:
     """Epochs until the loss is down to the dense control's, by measure."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 
+from analysis.report.page.glossary import GLOSSARY
 from analysis.report.text import FILTERS
 from benchmark.errors import UserError
 
@@ -31,4 +32,5 @@ def render(name: str, **content: object) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(FILTERS)
+    environment.globals["glossary"] = GLOSSARY
     return environment.get_template(name).render(content)

@@ -16,12 +16,6 @@
 
   const unpacked = new Map();
 
-  const decompress = async (text) => {
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return JSON.parse(await new Response(stream).text());
-  };
-
   const curvesOf = (place) => {
     if (!unpacked.has(place)) unpacked.set(place, decompress(data.groups[place].curves));
     return unpacked.get(place);
@@ -207,10 +201,44 @@
     read();
   };
 
+  // ---- the state in the address: #group=...&setting=...&quantity=...&without=a,b&after=1&epoch=5
+
+  let asked = new URLSearchParams(location.hash.slice(1));
+  const chosen = (choice) => choice.selectedOptions[0]?.textContent;
+
+  const remember = () => {
+    const state = new URLSearchParams({ group: chosen(group), setting: chosen(setting), quantity: chosen(quantity) });
+    if (hidden.size) state.set("without", [...hidden].map((place) => data.measures[place].measure).join(","));
+    if (after.checked) state.set("after", "1");
+    if (epoch.dataset.moved) state.set("epoch", epoch.value);
+    history.replaceState(null, "", `#${state}`);
+  };
+
+  const restore = async () => {
+    asked = new URLSearchParams(location.hash.slice(1));
+    if (!asked.has("group")) return;
+    hidden.clear();
+    const without = (asked.get("without") ?? "").split(",");
+    data.measures.forEach(({ measure }, place) => { if (without.includes(measure)) hidden.add(place); });
+    after.checked = asked.get("after") === "1";
+    options(group, data.groups.map(({ name }, place) => [name, place]), asked.get("group"));
+    await update();
+    asked = new URLSearchParams();
+    root.scrollIntoView();
+  };
+
+  const save = () => {
+    const shown = lines.filter((line) => !hidden.has(line.measure));
+    const rows = shown.flatMap((line) => line.epochs.map((at, place) =>
+      [chosen(group), chosen(setting), data.measures[line.measure].measure, at, line.mean[place], line.low?.[place], line.high?.[place], line.seeds]));
+    const name = label(data.quantities[quantity.value]);
+    saveCsv(`chart ${name}`, [["group", "setting", "measure", "epoch", name, "low", "high", "n"], ...rows]);
+  };
+
   // ---- controls
 
-  const options = (choice, names) => {
-    const before = choice.selectedOptions[0]?.textContent;
+  const options = (choice, names, wanted) => {
+    const before = names.some(([name]) => name === wanted) ? wanted : chosen(choice);
     choice.replaceChildren(...names.map(([name, value]) => new Option(name, value, false, name === before)));
   };
 
@@ -222,6 +250,7 @@
         if (box.checked) hidden.delete(line.measure);
         else hidden.add(line.measure);
         draw();
+        remember();
       });
       const made = document.createElement("label");
       made.append(box, swatch(look), look.name);
@@ -233,22 +262,29 @@
   const update = async () => {
     const place = Number(group.value);
     const here = data.groups[place];
-    options(setting, here.settings.map(({ name }, number) => [name, number]));
+    options(setting, here.settings.map(({ name }, number) => [name, number]), asked.get("setting"));
     const curves = await curvesOf(place);
     if (place !== Number(group.value)) return; // the reader has gone on to another group
     const own = here.settings[setting.value].lines;
     const measured = data.quantities.map((_, number) => own.some(([, line]) => curves[line][number] !== null));
-    options(quantity, data.quantities.flatMap((item, number) => (measured[number] ? [[label(item), number]] : [])));
+    options(quantity, data.quantities.flatMap((item, number) => (measured[number] ? [[label(item), number]] : [])), asked.get("quantity"));
     const number = Number(quantity.value);
     lines = own
       .filter(([, line]) => curves[line][number] !== null)
       .map(([measure, line, seeds]) => ({
         measure, seeds, ...unpack(curves[line][number], here.steps[number], data.quantities[number].log),
       }));
+    const lost = own.filter(([, , , words]) => words).map(([measure, , , words]) => `${data.measures[measure].name} (${words})`);
+    part("lost").textContent = lost.join(", ") || "here none did";
     const absent = own.filter(([, line]) => curves[line][number] === null);
     part("absent").hidden = absent.length === 0;
     part("absent").textContent = `Without values: ${absent.map(([measure]) => data.measures[measure].name).join(", ")}`;
     const last = Math.max(0, ...lines.flatMap((line) => line.epochs));
+    if (asked.has("epoch")) {
+      epoch.max = last;
+      epoch.value = asked.get("epoch");
+      epoch.dataset.moved = "yes";
+    }
     if (!epoch.dataset.moved || Number(epoch.value) > last) {
       epoch.max = last;
       epoch.value = last;
@@ -263,16 +299,21 @@
     if (!shown) for (const line of lines) hidden.add(line.measure);
     offerMeasures();
     draw();
+    remember();
   };
 
-  for (const choice of [group, setting, quantity]) choice.addEventListener("change", update);
-  after.addEventListener("change", draw);
+  for (const choice of [group, setting, quantity]) choice.addEventListener("change", () => update().then(remember));
+  after.addEventListener("change", () => { draw(); remember(); });
+  part("csv").addEventListener("click", save);
+  addEventListener("hashchange", restore);
   part("all").addEventListener("click", () => all(true));
   part("none").addEventListener("click", () => all(false));
   epoch.addEventListener("input", () => { epoch.dataset.moved = "yes"; read(); });
+  epoch.addEventListener("change", remember);
   for (const kind of ["pointermove", "pointerdown"]) chart.addEventListener(kind, point);
   new ResizeObserver(() => { if (lines.length && scale?.width !== chart.clientWidth) draw(); }).observe(chart);
   options(group, data.groups.map(({ name }, place) => [name, place]));
   root.hidden = false;
-  update();
+  if (asked.has("group")) restore();
+  else update();
 })();

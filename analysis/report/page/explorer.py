@@ -23,6 +23,7 @@ from analysis.report.lines import Line, cut_epochs, lines
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, settings_of
 from analysis.stats import mean_interval
+from benchmark.record import FINISHED
 
 QUANTITIES = (*CONVERGENCE, GRADIENT_NORM, SPEED, SECOND_ORDER, NORM)
 """What the reader can choose."""
@@ -42,20 +43,26 @@ def explorer_data(frames: Frames) -> dict:
     """
     runs = frames.drawn()
     measures = style.in_order({*runs["measure"], DENSE})
+    outcomes = runs.set_index("run_id")["outcome"]
     cuts, groups = cut_epochs(runs, frames.cuts), []
     for name, part in runs.groupby("group", sort=False):
         kept: dict[Line, int] = {}
         settings = []
         for setting in settings_of(part):
             shown = [
-                [measures.index(line.measure), kept.setdefault(line, len(kept)), len(line.run_ids)]
+                [
+                    measures.index(line.measure),
+                    kept.setdefault(line, len(kept)),
+                    len(line.run_ids),
+                    _lost(outcomes[list(line.run_ids)]),
+                ]
                 for line in lines(part, setting)
             ]
             settings.append({"name": setting, "cuts": cuts.get(setting, []), "lines": shown})
         history = frames.history[frames.history["run_id"].isin(part["run_id"])]
         steps, columns = zip(*(_curves(history, item, kept) for item in QUANTITIES), strict=True)
         if any(curve for curves in columns for curve in curves):
-            packed = _compressed(list(zip(*columns, strict=True)))
+            packed = compressed(list(zip(*columns, strict=True)))
             groups.append({"name": name, "settings": settings, "steps": steps, "curves": packed})
     return {
         "measures": [_look(measure) for measure in measures],
@@ -65,6 +72,12 @@ def explorer_data(frames: Frames) -> dict:
         "band": BAND_STEPS,
         "groups": groups,
     }
+
+
+def _lost(outcomes: pd.Series) -> str:
+    """How many runs did not finish well, in words."""
+    counts = outcomes[outcomes != FINISHED].value_counts().sort_index()
+    return " and ".join(f"{count} {outcome}" for outcome, count in counts.items())
 
 
 def _curves(
@@ -97,7 +110,7 @@ def _rounded(numbers: np.ndarray) -> np.ndarray:
     return np.rint(numbers).astype(int)
 
 
-def _compressed(content: object) -> str:
+def compressed(content: object) -> str:
     """JSON, gzipped (reproducibly) and in base64."""
     text = json.dumps(content, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
@@ -112,6 +125,7 @@ def _look(measure: str) -> dict:
         marker.get_path().transformed(marker.get_transform()).to_polygons() if look.marker else []
     )
     return {
+        "measure": measure,
         "name": style.name(measure),
         "color": look.color,
         "dark": style.on_dark(look.color),

@@ -1,5 +1,29 @@
-// Tables with data-sortable: a click on a heading sorts by its column; above long ones, a field filters rows by words.
-(() => {
+// Tables with data-sortable: a click on a heading sorts by its column; a button saves the rows that are shown
+// as CSV; above long tables, a field filters rows by words.
+
+// Save rows of texts and numbers as a CSV file.
+const saveCsv = (name, rows) => {
+  const field = (value) => {
+    const text = String(value ?? "");
+    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const lines = rows.map((row) => row.map(field).join(","));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([lines.join("\n"), "\n"], { type: "text/csv" }));
+  link.download = `${name}.csv`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href));
+};
+
+// JSON from base64 of its gzip.
+const decompress = async (text) => {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+};
+
+// Make a table sort, filter and save.
+const enhance = (() => {
   const LONG = 6;
 
   const value = (row, column) => {
@@ -34,7 +58,7 @@
     }
   };
 
-  const addFilter = (table, name) => {
+  const filterOf = (table, name) => {
     const rows = [...table.tBodies[0].rows];
     const texts = rows.map((row) => row.textContent.toLowerCase());
     const label = document.createElement("label");
@@ -50,16 +74,29 @@
     };
     field.addEventListener("input", filter);
     filter();
-    const bar = document.createElement("div");
-    bar.className = "filter";
-    bar.append(label, count);
-    (table.closest(".scroll") ?? table).before(bar);
+    return [label, count];
   };
 
-  for (const table of document.querySelectorAll("table[data-sortable]")) {
+  const saverOf = (table, name) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: "CSV" });
+    button.setAttribute("aria-label", `Save as CSV: ${name}`);
+    const words = (cell) => cell.textContent.trim().replace(/\s+/g, " ");
+    button.addEventListener("click", () => {
+      const rows = [table.tHead.rows[0], ...[...table.tBodies[0].rows].filter((row) => !row.hidden)];
+      saveCsv(table.dataset.name, rows.map((row) => [...row.cells].map(words)));
+    });
+    return button;
+  };
+
+  return (table) => {
+    const name = table.closest("[aria-label]")?.getAttribute("aria-label") ?? "table";
     addSorting(table);
-    if (table.tBodies[0].rows.length >= LONG) {
-      addFilter(table, table.closest("[aria-label]")?.getAttribute("aria-label") ?? "table");
-    }
-  }
+    const bar = document.createElement("div");
+    bar.className = "filter";
+    if (table.tBodies[0].rows.length >= LONG) bar.append(...filterOf(table, name));
+    bar.append(saverOf(table, name));
+    (table.closest(".scroll") ?? table).before(bar);
+  };
 })();
+
+for (const table of document.querySelectorAll("table[data-sortable]")) enhance(table);
