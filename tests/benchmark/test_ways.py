@@ -15,6 +15,7 @@ from benchmark.options import Options
 from benchmark.record import Record
 from benchmark.run import run
 from sweeps.grid import load
+from tests.benchmark.test_run import without_times
 from tests.conftest import tiny_run
 from tests.sweeps.test_agents import Agent, sweep
 from tests.sweeps.test_sweeps import FLAGS
@@ -39,11 +40,7 @@ def grid(path):
 def bits(runs):
     """What a record says, but for times and the weather."""
     record = Record(runs / CONFIG.run_id)
-    history = [
-        {key: value for key, value in row.items() if not key.startswith("time/")}
-        for row in record.history()
-    ]
-    cuts = [{key: value for key, value in row.items() if key != "seconds"} for row in record.cuts()]
+    history, cuts = without_times(record.history()), without_times(record.cuts())
     scores = {
         path.name: {k: v.tobytes() for k, v in np.load(path).items()}
         for path in record.scores_folder.iterdir()
