@@ -175,7 +175,7 @@ def test_a_grid_survives_kills_of_workers_driver_and_owners(options, tmp_path):
     ]
 
 
-TIMES = ("time/", "seconds", "latency/")
+TIMES = ("time/", "seconds", "score_seconds", "latency/")
 """Beginnings of the keys of times."""
 
 
