@@ -48,8 +48,8 @@ RUNS = {
 }
 GRID = {
     "measure": {"values": ["magnitude", "grasp"]}, "prune_epoch": {"values": [1, 3]},
-    "seed": {"values": [0, 1, 2]}, "rounds": {"value": 2}, "epochs": {"value": 5},
-    "width": {"value": 0.0625}, "train_limit": {"value": 200}, "score_samples": {"value": 100},
+    "seed": {"values": [0, 1, 2]}, "rounds": {"value": 2}, "epochs": {"value": 8},
+    "width": {"value": 0.0625}, "train_limit": {"value": 300}, "score_samples": {"value": 100},
     "probe_samples": {"value": 60}, "ratio": {"value": 0.5},
 }  # fmt: skip
 
