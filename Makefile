@@ -4,7 +4,7 @@ READY := .venv/.ready
 
 unexport PYTHONDONTWRITEBYTECODE  # importing torch takes three times as long without its bytecode
 
-.PHONY: demo report test slow cluster gpu lint clean
+.PHONY: demo report test slow long cluster gpu lint clean
 
 demo: $(READY)  ## the demo grid on real digits, then its report
 	$(BIN)/python -m sweeps run sweeps/demo.yaml --runs runs --wandb offline
@@ -17,7 +17,10 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not long"
+
+long: $(READY)  ## slow tests for which .ci/run has no time
+	$(BIN)/python -m pytest -m long
 
 cluster: $(READY)  ## real W&B agents and a Ray cluster of two nodes, on this machine
 	$(BIN)/python -m pytest -m cluster --numprocesses 0 --timeout 900

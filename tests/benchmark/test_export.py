@@ -129,6 +129,7 @@ def test_images_that_are_too_small(vgg, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arch", ["vgg13", "mobilenet_v1", "resnet56"])
 @pytest.mark.parametrize("opset", export.OPSETS)
 def test_every_architecture(arch, opset):
@@ -139,6 +140,7 @@ def test_every_architecture(arch, opset):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "densenet121", "squeezenet1_1"])
 def test_traced_nets(name):
     images = torch.rand(2, 3, 64, 64)

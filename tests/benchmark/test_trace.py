@@ -129,12 +129,14 @@ def test_masked_equals_compact(name):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", MORE)
 def test_masked_equals_compact_in_more_nets(name):
     check_net(MORE[name])
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", PARTLY)
 def test_masked_equals_compact_where_some_convs_stay_whole(name):
     make, share = PARTLY[name]
@@ -142,6 +144,7 @@ def test_masked_equals_compact_where_some_convs_stay_whole(name):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_masked_equals_compact_for_images_of_224():
     check_net(NETS["mobilenet_v3_small"], size=224)
 

@@ -30,6 +30,7 @@ def code(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_works(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
