@@ -56,8 +56,6 @@ class Sources:
 class Command(Sources):
     out: Path = Path("report")
     """Folder to write: index.html, claims.json, figures/, tables/."""
-    svg: bool = False
-    """Write figures as SVG too, not as PNG alone."""
     pull: tyro.conf.OmitArgPrefixes[Pull] = field(default_factory=Pull)
 
 
@@ -145,7 +143,7 @@ def execute_compare(command: Compare) -> None:
 def execute(command: Command) -> None:
     from analysis.report.build import build  # so that --help needs neither pandas nor matplotlib
 
-    report = build(command.sources, command.out, command.configs(), command.pull, svg=command.svg)
+    report = build(command.sources, command.out, command.configs(), command.pull)
     show(report)
     print(f"report: {report.index}")
 

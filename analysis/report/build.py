@@ -71,11 +71,9 @@ def build(
     out: Path,
     grid: Sequence[RunConfig] | None = None,
     pull: Pull | None = None,
-    *,
-    svg: bool = False,
 ) -> Report:
     """Write the report of a source (or several) into the folder `out`; with a grid, of the grid's
-    runs alone. svg: whether figures are written as SVG too, which takes half as long again.
+    runs alone.
 
     Raises `UserError` if the source has no finished run (of the grid), or `out` cannot be a folder.
     """
@@ -85,16 +83,12 @@ def build(
     make_folders(out, out / "figures", out / "tables")
     for old in [*(out / "figures").glob("*.png"), *(out / "figures").glob("*.svg")]:
         old.unlink()
-    with _drawing(frames, out / "figures", svg) as drawings:
-        return _write(frames, whole, out, drawings, svg)
+    with _drawing(frames, out / "figures") as drawings:
+        return _write(frames, whole, out, drawings)
 
 
 def _write(
-    frames: Frames,
-    whole: Completeness,
-    out: Path,
-    drawings: Iterable[tuple[str, list[Drawing]]],
-    svg: bool,
+    frames: Frames, whole: Completeness, out: Path, drawings: Iterable[tuple[str, list[Drawing]]]
 ) -> Report:
     judgements, boards = judge_all(frames), leaderboards(frames)
     facts = provenance(frames)
@@ -116,9 +110,8 @@ def _write(
     page = render(
         "report.html",
         judgements=judgements,
-        boards=[(board, _rank_plot(board, out / "figures", svg)) for board in boards],
+        boards=[(board, _rank_plot(board, out / "figures")) for board in boards],
         rank_caption=ranks.CAPTION,
-        svg=svg,
         explorer=explorer_data(frames),
         drawings=dict(drawings),
         summary=list(files["summary"].itertuples(index=False)),
@@ -137,9 +130,9 @@ def _write(
     return Report(index, boards, judgements, whole)
 
 
-def _rank_plot(board: Board, folder: Path, svg: bool) -> str:
+def _rank_plot(board: Board, folder: Path) -> str:
     """Draw and write the figure of a leaderboard; returns it as a data URI."""
-    return _uri(save(ranks.rank_plot(board), folder / f"leaderboard-{board.budget}", svg=svg))
+    return _uri(save(ranks.rank_plot(board), folder / f"leaderboard-{board.budget}"))
 
 
 def provenance(frames: Frames) -> dict:
@@ -237,16 +230,13 @@ def _machine(device: str, processor: str, threads: float) -> str:
 
 
 @contextmanager
-def _drawing(
-    frames: Frames, folder: Path, svg: bool
-) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
+def _drawing(frames: Frames, folder: Path) -> Iterator[Iterator[tuple[str, list[Drawing]]]]:
     """The figures of each group, which are also written as files. Of many runs they are drawn
     by other processes, while the caller goes on."""
     groups = frames.finished().groupby("group", sort=False)
     parts = {group: named(frames.only(runs["run_id"])) for group, runs in groups}
     workers = min(len(parts), os.cpu_count() or 1)
     arguments = [list(parts.values()), [folder / name for name in file_names(list(parts))]]
-    arguments.append([svg] * len(parts))
     if workers < 2 or len(frames.runs) < PARALLEL:
         yield zip(parts, map(_draw_group, *arguments), strict=True)
         return
@@ -254,15 +244,15 @@ def _drawing(
         yield zip(parts, pool.map(_draw_group, *arguments), strict=True)
 
 
-def _draw_group(frames: Frames, place: Path, svg: bool) -> list[Drawing]:
+def _draw_group(frames: Frames, place: Path) -> list[Drawing]:
     """Draw and write all figures. `place`: their folder, and the end of their names."""
     drawn = ((plot, plot.draw(frames)) for plot in FIGURES.values())
-    return [_save(plot, canvas, frames, place, svg) for plot, canvas in drawn if canvas is not None]
+    return [_save(plot, canvas, frames, place) for plot, canvas in drawn if canvas is not None]
 
 
-def _save(plot: Plot, canvas: Figure, frames: Frames, place: Path, svg: bool) -> Drawing:
+def _save(plot: Plot, canvas: Figure, frames: Frames, place: Path) -> Drawing:
     anchor = f"{plot.name}-{place.name}"
-    image = _uri(save(canvas, place.with_name(anchor), svg=svg))
+    image = _uri(save(canvas, place.with_name(anchor)))
     return Drawing(plot.name, anchor, plot.title, plot.caption_for(frames), image)
 
 

@@ -454,8 +454,7 @@ def test_the_front_has_no_row_that_another_beats():
 
 def test_the_picture_of_the_page_keeps_the_colours_of_measures(tmp_path):
     frames = frames_of(tmp_path / "runs", simulate.grid(timings=[4]))
-    page = save(FIGURES["convergence"].draw(frames), tmp_path / "figure", svg=False)
-    assert not (tmp_path / "figure.svg").exists()
+    page = save(FIGURES["convergence"].draw(frames), tmp_path / "figure")
     shown = np.asarray(Image.open(io.BytesIO(page)).convert("RGB")).reshape(-1, 3).astype(int)
     shown = np.unique(shown, axis=0)
     for measure in simulate.MEASURES:

@@ -113,16 +113,14 @@ def figure(
     return declare
 
 
-def save(canvas: Figure, stem: Path, *, svg: bool = True) -> bytes:
-    """Write `<stem>.png` (256 colours, a third of the size) and, with `svg`, `<stem>.svg`,
-    reproducibly; returns the picture for the page (lossless WebP of fewer colours, half the size of
-    the PNG)."""
+def save(canvas: Figure, stem: Path) -> bytes:
+    """Write `<stem>.png` (256 colours, a third of the size) and `<stem>.svg`, reproducibly; returns
+    the picture for the page (lossless WebP of fewer colours, half the size of the PNG)."""
     picture = io.BytesIO()
     with matplotlib.rc_context(style.RC):
         canvas.get_layout_engine().execute(canvas)
         canvas.set_layout_engine(None)  # the layout is made: writing two files must not repeat it
-        if svg:
-            canvas.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
+        canvas.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
         canvas.set_dpi(style.RC["savefig.dpi"])
         agg = FigureCanvasAgg(canvas)
         agg.draw()
