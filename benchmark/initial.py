@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
+from benchmark.outside import located, looked_in
 
 COPIES = "_init"
 """Folder of the copies, beside the runs."""
@@ -19,7 +20,6 @@ FORM = r"([0-9a-f]{12})?"
 """The form of the field `init`."""
 
 _given: dict[str, Path] = {}
-_runs: dict[Path, None] = {}
 
 
 def resolve(value: str, folders: Sequence[Path] = (Path(),)) -> str:
@@ -32,8 +32,7 @@ def resolve(value: str, folders: Sequence[Path] = (Path(),)) -> str:
         return value
     from benchmark.models._weights import digest, read_weights  # here, so that --help is quick
 
-    files = [Path(folder) / value for folder in folders]
-    path = next((file for file in files if file.exists()), files[0])
+    path = located(value, folders)
     found = digest(read_weights(path, what(path)))
     _given[found] = path.absolute()
     return found
@@ -54,15 +53,10 @@ def given() -> dict[str, Path]:
     return dict(_given)
 
 
-def look_in(runs: Path) -> None:
-    """Also look up weights among the copies in this folder of runs."""
-    _runs[Path(runs)] = None
-
-
 def find(digest: str) -> Path:
     """The file of these weights. Raises `UserError` if it is not there."""
     files = [_given[digest]] if digest in _given else []
-    files += [runs / COPIES / f"{digest}.pt" for runs in _runs]
+    files += [runs / COPIES / f"{digest}.pt" for runs in looked_in()]
     if found := next((file for file in files if file.exists()), None):
         return found
     raise UserError(

@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -79,8 +79,20 @@ def given() -> tuple[Component, ...]:
 
 
 def look_in(runs: Path) -> None:
-    """Also look up components among the copies in the records of this folder."""
+    """Also look among the copies in this folder of runs: of components in its records, and of
+    initial weights (`benchmark.initial`)."""
     _runs[Path(runs)] = None
+
+
+def looked_in() -> tuple[Path, ...]:
+    """The folders of runs that `look_in` named."""
+    return tuple(_runs)
+
+
+def located(value: str, folders: Sequence[Path]) -> Path:
+    """A path relative to the first of the folders where it exists, or else to the first."""
+    files = [Path(folder) / value for folder in folders]
+    return next((file for file in files if file.exists()), files[0])
 
 
 def is_outside(name: str) -> bool:

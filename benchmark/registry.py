@@ -67,8 +67,7 @@ def resolve(kind: str, value: str, folders: Sequence[Path] = (Path(),)) -> str:
     """
     head, colon, path = value.partition(":") if kind == "data" else (value, "", "")
     if head.endswith(outside.ENDING):
-        files = [Path(folder) / head for folder in folders]
-        component = outside.add(kind, next((f for f in files if f.exists()), files[0]))
+        component = outside.add(kind, outside.located(head, folders))
         if component.stem in names(kind):
             raise UserError(
                 f"{component} has the name of a component of the suite: give it another one"

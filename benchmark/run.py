@@ -61,7 +61,6 @@ def run(
     are not installed, and for data, initial weights or records that do not fit.
     """
     outside.look_in(options.runs)
-    initial.look_in(options.runs)
     config.check_components()
     with options.applied():
         return _execute(config.canonical(), options, watch, wait)

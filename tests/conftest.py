@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmark import initial, outside
 from benchmark.config import RunConfig
 from benchmark.contracts import narrow_net, random_images
 from benchmark.models import Net
 from benchmark.options import Options
 from benchmark.registry import names
 from benchmark.tracking.api import stop_asking
+from tests.support.components import COSINE, DATA, NET
 from tests.support.wandb_server import Server, serving
 
 torch.set_num_threads(1)
@@ -61,6 +63,23 @@ def tiny_run(**fields: object) -> RunConfig:
         "ratio": 0.5,
     }
     return RunConfig(**{**small, **fields})
+
+
+@pytest.fixture(autouse=True)
+def nothing_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds the components and weights of another one."""
+    for module, name in ((outside, "_given"), (outside, "_runs"), (initial, "_given")):
+        monkeypatch.setattr(module, name, {})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder with components, the working one."""
+    (tmp_path / "my").mkdir()
+    for name, text in {"cosine": COSINE, "stripes": DATA, "net": NET}.items():
+        (tmp_path / "my" / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from analysis import catalogue
 from benchmark import __version__, registry
 from benchmark.errors import UserError
 from sweeps.grid import load, shipped
-from tests.benchmark.test_outside import COSINE, folder, nothing_given, packaged  # noqa: F401
 from tests.e2e.test_layout import HEAVY
 from tests.support.commands import command
+from tests.support.components import COSINE, packaged
 
 ROOT = Path(__file__).parents[2]
 HELP = ["--help"], ["--version"], *([name, "--help"] for name in ("run", "push", "compare", "list"))
@@ -78,7 +78,7 @@ def test_grids_by_name(tmp_path, monkeypatch):
     assert "demo: 35 missing of 35 runs in runs" in done.stdout
 
 
-def test_tables(folder):  # noqa: F811
+def test_tables(folder):
     titles, rows = catalogue.table(catalogue.List("measures", ("my/cosine.py",)))
     assert titles == ("name", "order", "paper", "equation", "source", "where from")
     found = {row[0]: row[1:] for row in rows}

@@ -6,9 +6,9 @@ import torch
 from benchmark import contracts, outside, registry
 from benchmark.measures import MEASURES
 from benchmark.registry import Measure
-from tests.benchmark.test_outside import COSINE, DATA, folder, nothing_given  # noqa: F401
 from tests.conftest import tiny_images, tiny_net
 from tests.support.commands import command
+from tests.support.components import COSINE, DATA
 
 
 def made(function, **declared):
@@ -124,7 +124,7 @@ RIGHT = "self.norm2(self.two(y)).relu().mean((2, 3))"
         ("y.mean((2, 3)).flip(1)", "Two has no filters that can be removed: those of one are read"),
     ],
 )
-def test_architectures(folder, forward, message):  # noqa: F811
+def test_architectures(folder, forward, message):
     (folder / "mine.py").write_text(NET.replace("FORWARD", forward))
     found = contracts.model_faults(registry.resolve("models", "mine.py"))
     assert found == [] if message is None else message in found[0]
@@ -146,7 +146,7 @@ def test_a_compact_net_with_other_outputs_is_a_fault(monkeypatch):
         (("int(path or 255)", "nothing"), "raises NameError"),
     ],
 )
-def test_data_sets(folder, change, message):  # noqa: F811
+def test_data_sets(folder, change, message):
     (folder / "mine.py").write_text(
         DATA.replace(*change).replace(", dtype=np.uint8)", ").astype(np.uint8)")
     )
@@ -154,7 +154,7 @@ def test_data_sets(folder, change, message):  # noqa: F811
     assert found == [] if message is None else message in found[0]
 
 
-def test_the_command(folder, monkeypatch):  # noqa: F811
+def test_the_command(folder, monkeypatch):
     before = lambda: contracts.ARCHES.pop("vgg13") and contracts.ARCHES.pop("mobilenet_v1")  # noqa: E731
     good = command("benchmark.check", "my/cosine.py", cwd=folder, before=before)
     name = registry.resolve("measures", "my/cosine.py")

@@ -27,13 +27,6 @@ from tests.sweeps.test_sweeps import FLAGS
 WIDTH = 0.0625
 
 
-@pytest.fixture(autouse=True)
-def forgotten():
-    """No test finds the files of another one."""
-    initial._given.clear()
-    initial._runs.clear()
-
-
 def net(seed=7, arch="vgg13", **sizes):
     with torch.random.fork_rng():
         torch.manual_seed(seed)

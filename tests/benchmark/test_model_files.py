@@ -17,8 +17,8 @@ from benchmark.run import run
 from sweeps.commands import run as run_grid
 from sweeps.engines.local import LocalEngine
 from sweeps.grid import load as load_grid
-from tests.benchmark.test_outside import NET
 from tests.conftest import tiny_images, tiny_net, tiny_run
+from tests.support.components import NET
 from tests.support.disk import Disk
 from tests.sweeps.test_sweeps import write
 

@@ -1,6 +1,5 @@
 """Components from outside: files that a command names, installed packages, copies in records."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -21,58 +20,9 @@ from sweeps.grid import load
 from tests.benchmark.test_cli import FLAGS
 from tests.conftest import tiny_images, tiny_net, tiny_run
 from tests.support.commands import command
+from tests.support.components import COSINE, DATA, NAME, NET, packaged
 
-COSINE = '''
-from benchmark.registry import measure
-
-
-@measure(order=1)
-def cosine(weight, gradient):
-    """|w.g| / |w|. Source: a test. Unlike `taylor` it is divided."""
-    return (weight * gradient).sum(dim=1).abs() / weight.norm(dim=1)
-'''
-NAME = f"cosine@{hashlib.sha256(COSINE.encode()).hexdigest()[:12]}"
-DATA = """
-import numpy as np
-
-from benchmark.data import Images
-
-TAKES_PATH = True
-
-
-def load(root, path):
-    labels = np.arange(80) % 2
-    images = np.zeros((80, 32, 32, 3), dtype=np.uint8)
-    images[labels == 1, ::2] = int(path or 255)
-    return Images(images[:60], labels[:60], images[60:], labels[60:], ("a", "b"), augment=False)
-"""
-NET = "from benchmark.models.resnet20 import build\n"
 QUIET = ["--wandb", "disabled", "--device", "cpu"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_given(monkeypatch):
-    monkeypatch.setattr(outside, "_given", {})
-    monkeypatch.setattr(outside, "_runs", {})
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A user's folder, the working one."""
-    (tmp_path / "my").mkdir()
-    for name, text in {"cosine": COSINE, "stripes": DATA, "net": NET}.items():
-        (tmp_path / "my" / f"{name}.py").write_text(text)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def packaged(folder, **entries):
-    """An installed package, on the path, that declares entry points {group: entry}."""
-    lines = [line for group, entry in entries.items() for line in (f"[flowprune.{group}]", entry)]
-    info = folder / f"{folder.name}-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Name: {folder.name}\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("\n".join(lines))
 
 
 def test_a_file_is_named_by_its_content_alone(folder):

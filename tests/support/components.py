@@ -1,5 +1,7 @@
 """A measure, an architecture and a data set, as users write them."""
 
+import hashlib
+
 COMPONENTS = {
     "measures": (
         "squared_taylor.py",
@@ -52,3 +54,38 @@ def load(root, path):
     ),
 }
 """{kind: (file, its text)}"""
+
+COSINE = '''
+from benchmark.registry import measure
+
+
+@measure(order=1)
+def cosine(weight, gradient):
+    """|w.g| / |w|. Source: a test. Unlike `taylor` it is divided."""
+    return (weight * gradient).sum(dim=1).abs() / weight.norm(dim=1)
+'''
+NAME = f"cosine@{hashlib.sha256(COSINE.encode()).hexdigest()[:12]}"
+DATA = """
+import numpy as np
+
+from benchmark.data import Images
+
+TAKES_PATH = True
+
+
+def load(root, path):
+    labels = np.arange(80) % 2
+    images = np.zeros((80, 32, 32, 3), dtype=np.uint8)
+    images[labels == 1, ::2] = int(path or 255)
+    return Images(images[:60], labels[:60], images[60:], labels[60:], ("a", "b"), augment=False)
+"""
+NET = "from benchmark.models.resnet20 import build\n"
+
+
+def packaged(folder, **entries):
+    """An installed package, on the path, that declares entry points {group: entry}."""
+    lines = [line for group, entry in entries.items() for line in (f"[flowprune.{group}]", entry)]
+    info = folder / f"{folder.name}-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Name: {folder.name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("\n".join(lines))

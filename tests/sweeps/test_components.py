@@ -11,9 +11,8 @@ import yaml
 from analysis.runs.load import load
 from benchmark.record import run_folders
 from tests.analysis.test_wandb import assert_same
-from tests.benchmark.test_outside import nothing_given, packaged  # noqa: F401
 from tests.support.commands import command
-from tests.support.components import COMPONENTS
+from tests.support.components import COMPONENTS, packaged
 from tests.sweeps.test_agents import Agent, place, sweep  # noqa: F401
 from tests.sweeps.test_sweeps import FLAGS
 
