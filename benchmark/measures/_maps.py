@@ -8,8 +8,9 @@ Where the net adds other outputs before it rectifies, a is relu(z) of this conv 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -18,9 +19,7 @@ from benchmark.flow import (
     GRADIENT_BATCH,
     batches,
     evaluating,
-    gradients,
     limited,
-    parameters,
 )
 from benchmark.models import Net
 
@@ -63,47 +62,54 @@ def mean_over_images(
     return {name: {conv: layers[conv] for conv in model.convs} for name, layers in result.items()}
 
 
-def map_gradients(
-    model: Net,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    temperature: float,
-    *,
-    batch_size: int = 128,
-) -> Layers:
+class Slopes(NamedTuple):
+    """What a shrinking output of a filter does to the loss."""
+
+    activation_gradient: Layers
     """{conv: mean over images and positions of a dL/da [F]}, L the mean loss of all images."""
-    result = dict.fromkeys(model.convs, 0.0)
-    seen: Layers = {}
-    with _watching(model, images, seen.__setitem__), _frozen(model), torch.enable_grad():
-        for x, y, share in _parts(model, images, labels, batch_size):
-            logits = model(x.requires_grad_())
-            loss = functional.cross_entropy(logits / temperature, y) * share
-            slopes = torch.autograd.grad(loss, list(seen.values()))
-            for (conv, z), slope in zip(seen.items(), slopes, strict=True):
-                product = _own(model, conv, z.detach().relu() * slope)
-                result[conv] = result[conv] + product.mean(dim=(2, 3)).sum(dim=0) / len(images)
-    return result
-
-
-def gate_squares(
-    model: Net,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    temperature: float,
-    *,
-    batch_size: int = 128,
-) -> Layers:
+    gate_square: Layers
     """{conv: mean over batches of (gamma g_gamma + beta g_beta)^2 [F]}, g the gradient of the mean
     loss of a batch; batches count by their sizes. Convs without batch norm are left out."""
-    theta = parameters(model)
+
+
+def slopes(
+    model: Net,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+    *,
+    batch_size: int = 128,
+) -> Slopes:
+    """Both from one pass over the images."""
+    theta = dict(model.named_parameters())
     norms = {conv: entry.norm for conv, entry in model.convs.items() if entry.norm}
-    scales = {conv: (f"{norm}.weight", f"{norm}.bias") for conv, norm in norms.items()}
-    result = dict.fromkeys(norms, 0.0)
-    for part in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        g = gradients(model, *part, (temperature,), batch_size=batch_size).mean[temperature]
-        for conv, names in scales.items():
-            gate = sum(theta[name].detach() * g[name] for name in names)
-            result[conv] = result[conv] + gate.square() * (len(part[1]) / len(labels))
+    scales = {
+        conv: (theta[f"{norm}.weight"], theta[f"{norm}.bias"]) for conv, norm in norms.items()
+    }
+    result = Slopes(dict.fromkeys(model.convs, 0.0), dict.fromkeys(norms, 0.0))
+    flat = [parameter for pair in scales.values() for parameter in pair]
+    seen: Layers = {}
+    with _watching(model, images, seen.__setitem__), _trained(model, flat), torch.enable_grad():
+        for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            gates = dict.fromkeys(norms, 0.0)
+            for x, y, share in _parts(model, *batch, batch_size):
+                logits = model(x.requires_grad_())
+                loss = functional.cross_entropy(logits / temperature, y)
+                found = torch.autograd.grad(loss, [*seen.values(), *flat])
+                of_maps, of_norms = found[: len(seen)], found[len(seen) :]
+                for (conv, z), slope in zip(seen.items(), of_maps, strict=True):
+                    product = _own(model, conv, z.detach().relu() * slope)
+                    part = product.mean(dim=(2, 3)).sum(dim=0) * len(x) / len(images) ** 2
+                    result.activation_gradient[conv] = result.activation_gradient[conv] + part
+                pairs = zip(of_norms[::2], of_norms[1::2], strict=True)
+                for (conv, (gamma, beta)), (g_gamma, g_beta) in zip(
+                    scales.items(), pairs, strict=True
+                ):
+                    gate = gamma.detach() * g_gamma + beta.detach() * g_beta
+                    gates[conv] = gates[conv] + share * gate
+            for conv, gate in gates.items():
+                square = gate.square() * (len(batch[1]) / len(labels))
+                result.gate_square[conv] = result.gate_square[conv] + square
     return result
 
 
@@ -128,18 +134,18 @@ def hessian_diagonal(
     result = dict.fromkeys(model.convs, 0.0)
     random = torch.Generator().manual_seed(0)
     size, dtype = min(batch_size, JACOBIAN_BATCH), dtype or next(model.parameters()).dtype
-    with evaluating(model), _frozen(model), torch.enable_grad():
+    with evaluating(model), _trained(model), torch.enable_grad():
         for x, _, _ in batches(model, images, labels, size):
             ends: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
             with _ends_of_convs(model, ends):
                 logits = model(x.requires_grad_())
             outputs = [out for _, out in ends.values()]
             columns = _columns((logits.detach() / temperature).softmax(dim=1), random)
-            slopes = [
+            found = [
                 torch.autograd.grad(logits, outputs, column / temperature, retain_graph=True)
                 for column in columns
             ]
-            for (conv, (read, _)), *of_conv in zip(ends.items(), *slopes, strict=True):
+            for (conv, (read, _)), *of_conv in zip(ends.items(), *found, strict=True):
                 stacked = torch.stack(of_conv, dim=1).to(dtype)
                 squares = _sum_of_squares(model, conv, read.detach().to(dtype), stacked)
                 result[conv] = result[conv] + squares.to(x) / len(images)
@@ -199,16 +205,17 @@ def _own(model: Net, conv: str, maps: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _frozen(model: Net) -> Iterator[None]:
-    """Parameters that need no gradients, for a block: those of maps are enough."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
+def _trained(model: Net, wanted: Sequence[torch.Tensor] = ()) -> Iterator[None]:
+    """Only these parameters need gradients, for a block; those of convs would cost most."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    for parameter in wanted:
+        parameter.requires_grad_(True)
     try:
         yield
     finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TypeVar
 
 import torch
 
@@ -44,14 +45,15 @@ from benchmark.flow import (
 )
 from benchmark.measures._maps import (
     Layers,
-    gate_squares,
+    Slopes,
     hessian_diagonal,
-    map_gradients,
     mean_over_images,
+    slopes,
 )
 from benchmark.models import Net
 from benchmark.registry import Measure
 
+T = TypeVar("T")
 Scores = dict[str, torch.Tensor]
 """{conv name: one score per filter}"""
 
@@ -125,7 +127,7 @@ class Scoring:
     def _layer(self, conv: str, need: str, measure: Measure) -> torch.Tensor:
         weight = self.model.get_submodule(conv).weight.detach()
         norm_name = self.model.convs[conv].norm
-        if norm_name is None and need.startswith(("gamma", "beta", "gate")):
+        if norm_name is None and measure.needs_norm:
             raise UserError(f"{measure.name} needs a batch norm behind each conv, {conv} has none")
         norm = self.model.zeroed(conv)
         t = self.temperature_of(measure)
@@ -149,11 +151,11 @@ class Scoring:
             case "beta_square":
                 return self.gradients.mean_square[f"{norm_name}.bias"]
             case "gate_square":
-                return self.gate_squares[t][conv].to(weight)
+                return self.slopes[t].gate_square[conv].to(weight)
             case "hessian_diagonal":
                 return self.hessian_diagonals[t][conv].to(weight)
             case "activation_gradient":
-                return self.activation_gradients[t][conv].to(weight)
+                return self.slopes[t].activation_gradient[conv].to(weight)
             case "live":
                 return self.model.mask(conv) & weight.flatten(1).any(dim=1)
             case "uniform":
@@ -226,22 +228,18 @@ class Scoring:
         }
 
     @cached_property
-    def gate_squares(self) -> dict[float, Layers]:
-        return self._precisely("gate_square", gate_squares)
-
-    @cached_property
-    def activation_gradients(self) -> dict[float, Layers]:
-        return self._precisely("activation_gradient", map_gradients)
+    def slopes(self) -> dict[float, Slopes]:
+        return self._precisely(slopes, "activation_gradient", "gate_square")
 
     @cached_property
     def hessian_diagonals(self) -> dict[float, Layers]:
         dtype = next(self.model.parameters()).dtype
-        return self._precisely("hessian_diagonal", partial(hessian_diagonal, dtype=dtype))
+        return self._precisely(partial(hessian_diagonal, dtype=dtype), "hessian_diagonal")
 
-    def _precisely(self, need: str, compute: Callable) -> dict[float, Layers]:
-        """One pass for each temperature that some measure with this need has."""
+    def _precisely(self, compute: Callable[..., T], *needs: str) -> dict[float, T]:
+        """One pass for each temperature that some measure with one of these needs has."""
         sets = self.precise, *(part.to(self.place) for part in (self.images, self.labels))
-        temperatures = self._temperatures(need)
+        temperatures = self._temperatures(*needs)
         return {t: compute(*sets, t, batch_size=self.batch_size) for t in temperatures}
 
     def _check(self, measure: Measure, found: object) -> None:

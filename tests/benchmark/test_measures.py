@@ -180,8 +180,7 @@ def test_needs_are_computed_once_for_all_measures(monkeypatch):
     """Scoring every measure makes one pass for each need."""
     passes = []
     needs = (
-        "gradients", "hessian_gradients", "gate_squares", "map_gradients", "mean_over_images",
-        "hessian_diagonal",
+        "gradients", "hessian_gradients", "slopes", "mean_over_images", "hessian_diagonal",
     )  # fmt: skip
     for name in needs:
         original = getattr(scoring, name)
@@ -196,7 +195,7 @@ def test_needs_are_computed_once_for_all_measures(monkeypatch):
     names = [name for name in MEASURES if name not in ("oracle", "synflow")]
     score_all(net, names, images, labels, initial=weights(net), batch_size=2)
     assert sorted(passes) == sorted(needs)
-    assert len(calls) == 6 * 2 + 2  # batches of 2, and a look at one image before the maps
+    assert len(calls) == 5 * 2 + 2  # batches of 2, and a look at one image before the maps
     passes.clear()
     score_all(net, ["magnitude", "l1", "random", "none"], images, labels)
     assert passes == []
