@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
+from analysis import leaderboard
 from analysis.leaderboard import leaderboards
 from analysis.outcomes import outcomes
 from analysis.report.figures import ranks
@@ -73,8 +74,9 @@ def test_measures_that_lack_runs_are_named_and_budgets_are_apart(tmp_path):
     some = configs(measures=("taylor",), timings=(4,), dense=False)
     filters = configs(budget="filters", measures=("loss", "random"), dense=False)
     alone = configs(budget="params", measures=("loss",), dense=False)
-    layerwise = configs(measures=("random",), allocation="magnitude", dense=False)
-    ablated = configs(measures=("l1",), ablation="invert", dense=False)
+    few = ("loss", "random", OWN)  # three measures in two settings more
+    layerwise = configs(measures=few, allocation="magnitude", dense=False)
+    ablated = configs(measures=few, ablation="invert", dense=False)
     parts = (configs(), some, filters, alone, layerwise, ablated)
     boards = leaderboards(frames_of(tmp_path, *parts))
     assert [board.budget for board in boards] == ["macs", "filters"]
@@ -90,6 +92,12 @@ def test_a_missing_seed_leaves_a_measure_out(tmp_path):
     (board,) = leaderboards(frames_of(tmp_path, some))
     assert board.left_out == {"loss": 0}
     assert board.seeds == (5, 5)
+
+
+def test_a_run_that_collapsed_is_below_one_of_accuracy_0():
+    accuracy = np.array([0.5, 0.0, 0.0, 0.5]).reshape(4, 1, 1)
+    lost = np.array([False, False, True, False]).reshape(4, 1, 1)
+    assert leaderboard._ranks(accuracy, lost).ravel().tolist() == [1.5, 3, 4, 1.5]
 
 
 def test_one_seed_has_ranks_without_intervals_and_one_measure_none(tmp_path):
