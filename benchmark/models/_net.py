@@ -285,6 +285,19 @@ class Net(nn.Module):
         """The number of channels of a stream or a concatenation."""
         return sum(self.channels[stream] for stream in self.streams(reads))
 
+    def positions(self, reads: str, kept: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The positions in a stream or a concatenation of the channels that `kept` has, {stream:
+        indices}; of streams that it lacks, of all channels."""
+        start, found = 0, []
+        device = next(iter(kept.values())).device
+        for stream in self.streams(reads):
+            width = self.channels[stream]
+            channels = kept.get(stream)
+            whole = torch.arange(width, device=device) if channels is None else channels
+            found.append(start + whole)
+            start += width
+        return torch.cat(found)
+
     def streams(self, name: str) -> tuple[str, ...]:
         """The streams that this name of a stream or a concatenation stands for."""
         return self.parts.get(name, (name,))

@@ -120,12 +120,12 @@ def _rows(
     rows = {}
     for name, conv in model.convs.items():
         kept = filters[name]
-        inputs = () if conv.depthwise else (_inputs(model, conv.reads, channels),)
+        inputs = () if conv.depthwise else (model.positions(conv.reads, channels),)
         for tensor in ("weight", "bias", "running_mean", "running_var") if conv.norm else ():
             rows[f"{conv.norm}.{tensor}"] = (kept,)
         rows |= {f"{name}.weight": (kept, *inputs), f"{name}.bias": (kept,)}
     for name, reader in model.readers.items():
-        kept = _inputs(model, reader.reads, channels)
+        kept = model.positions(reader.reads, channels)
         module = model.get_submodule(name)
         if isinstance(module, nn.BatchNorm2d):
             for tensor in ("weight", "bias", "running_mean", "running_var"):
@@ -136,17 +136,6 @@ def _rows(
             outputs = torch.arange(len(module.weight), device=kept.device)
             rows[f"{name}.weight"] = (outputs, columns)
     return rows
-
-
-def _inputs(model: Net, reads: str, channels: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The indices that stay of a stream or a concatenation."""
-    device, start, kept = next(model.parameters()).device, 0, []
-    for stream in model.streams(reads):
-        width = model.channels[stream]
-        stays = channels.get(stream)
-        kept.append(start + (torch.arange(width, device=device) if stays is None else stays))
-        start += width
-    return torch.cat(kept)
 
 
 def follow(model: Net, keep: Keep) -> Keep:

@@ -103,18 +103,8 @@ def initial_weights(config: RunConfig, state: State) -> dict[str, torch.Tensor]:
         filters = state.origin[conv.writes][state.model.places(name).cpu()]
         weights[name] = net.get_submodule(name).weight.detach()[filters]
         if not conv.depthwise:
-            weights[name] = weights[name][:, _origins(net, state, conv.reads)]
+            weights[name] = weights[name][:, net.positions(conv.reads, state.origin)]
     return weights
-
-
-def _origins(net: Net, state: State, reads: str) -> torch.Tensor:
-    """The indices that the channels of a stream or a concatenation had in `net`, before any cut."""
-    start, found = 0, []
-    for stream in net.streams(reads):
-        whole = torch.arange(net.channels[stream])
-        found.append(start + state.origin.get(stream, whole))
-        start += len(whole)
-    return torch.cat(found)
 
 
 def prepared(model: Net, device: torch.device, precision: str = "float32") -> Net:
