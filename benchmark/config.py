@@ -24,13 +24,13 @@ are never mixed."""
 
 CUT_FIELDS = (
     "ratio", "prune_epoch", "rounds", "retrain", "ablation", "protocol", "cut_momentum",
-    "score_samples", "score_bn", "budget", "allocation", "grouping", "sampling",
+    "score_samples", "score_bn", "budget", "allocation", "grouping", "sampling", "removal",
 )  # fmt: skip
 """Fields that only a cut reads: they do not matter to a run without cuts."""
 
 PROBE_FIELDS = ("score_samples", "score_bn")
 """Fields of `CUT_FIELDS` that probes read too."""
-EXACT_FIELDS = ("budget", "allocation", "grouping", "sampling")
+EXACT_FIELDS = ("budget", "allocation", "grouping", "sampling", "removal")
 """Fields of the rules `exact`."""
 MOST = 2**31 - 1
 """The largest whole number of a field that has no entry in `LARGEST`."""
@@ -55,6 +55,7 @@ CHOICES = {
     "allocation": ("global", "uniform", "magnitude"),
     "grouping": ("filter", "stream"),
     "sampling": ("none", "gibbs"),
+    "removal": ("hard", "soft"),
 }
 LEAST = {
     **dict.fromkeys(("rounds", "epochs", "batch_size", "score_samples", "probe_samples"), 1),
@@ -100,6 +101,9 @@ class RunConfig:
     sampling: str = "none"
     """Noise on the scores: none, or gibbs (in round k of n, logistic noise of (n - k) / n standard
     deviations of the layer's scores, so that the last of several rounds has none)."""
+    removal: str = "hard"
+    """How filters go in several rounds: hard (each round removes some), or soft (each round scales
+    down those that the last one would remove; the last one removes them)."""
     ablation: str = "none"
     """Sanity check: none, layer_shuffle (permute scores inside layers), reinit (fresh weights after
     a cut), invert."""
@@ -171,6 +175,11 @@ class RunConfig:
         if self.measure != "none":
             check_rules_of(self.protocol, {name: getattr(self, name) for name in EXACT_FIELDS})
             self._check_timing()
+            soft = self.removal == "soft" and self.rounds > 1
+            require(
+                not soft or self.ablation != "reinit", "removal with ablation=reinit",
+                self.removal, "hard",
+            )  # fmt: skip
 
     def _check_timing(self) -> None:
         epoch, retrain = _timing(self)
@@ -221,7 +230,7 @@ class RunConfig:
         if self.protocol == "paper":
             matters["score_bn"] = "running"
         if self.rounds == 1:
-            matters["sampling"] = "none"
+            matters |= {"sampling": "none", "removal": "hard"}
         if self.measure == "magnitude" and self.allocation == "magnitude":
             matters["allocation"] = "global"
         if all(getattr(self, name) == value for name, value in matters.items()):
@@ -232,6 +241,17 @@ class RunConfig:
         """The dense control of this run: the same run without cuts and probes."""
         defaults = {name: DEFAULTS[name] for name in (*CUT_FIELDS, "probe_epochs")}
         return dataclasses.replace(self, measure="none", **defaults)
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether its measure needs the gradients of training."""
+        return registry.load_measure(self.measure).accumulates
+
+    @property
+    def phase(self) -> str:
+        """The name of its dense phase, which runs share: the run_id of its dense control, marked if
+        gradients are accumulated in it."""
+        return self.dense().run_id + ("-accumulated" if self.accumulates else "")
 
     @cached_property
     def cell(self) -> str:
@@ -260,7 +280,7 @@ class RunConfig:
         share = f"p{run.ratio:g}" + ("" if run.budget == "filters" else f" of {run.budget}")
         rules = "".join(
             f" {getattr(run, name)}"
-            for name in ("allocation", "grouping", "sampling")
+            for name in ("allocation", "grouping", "sampling", "removal")
             if getattr(run, name) != DEFAULTS[name]
         )
         cuts = f"{share}{rules} @{run.prune_epoch}x{run.rounds}"

@@ -245,7 +245,7 @@ class DenseFolder:
     lock_file = _file(".lock")
 
     def __init__(self, runs: Path, config: RunConfig) -> None:
-        self.folder = Path(runs) / DENSE / config.dense().run_id
+        self.folder = Path(runs) / DENSE / config.phase
 
     def state_file(self, epoch: int) -> Path:
         """The state after this many epochs."""

@@ -25,7 +25,7 @@ ORDERS = (0, 1, 2, "activation", "control", "truth")
 NEEDS = (
     "weight", "initial", "gradient", "gradient_square", "hessian_gradient", "gamma", "beta",
     "gamma_square", "beta_square", "gate_square", "hessian_diagonal", "activation",
-    "activation_gradient", "live", "uniform", "net",
+    "activation_gradient", "accumulated_gradient", "live", "uniform", "net",
 )  # fmt: skip
 """What a measure may have as parameters; `benchmark.measures._scoring` says what each one is."""
 TORCHVISION = "torchvision"
@@ -183,6 +183,11 @@ class Measure:
     def needs_norm(self) -> bool:
         """Whether it scores a filter by the batch norm behind its conv."""
         return any(need.startswith(("gamma", "beta", "gate")) for need in self.needs)
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether it needs the gradients of training."""
+        return "accumulated_gradient" in self.needs
 
 
 def measure(

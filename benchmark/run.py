@@ -158,7 +158,7 @@ def _begin(run: _Run, wait: bool) -> State:
 def _dense(run: _Run, epochs: int, wait: bool) -> State:
     """The state after so many dense epochs."""
     if not epochs:
-        return start(run.config, run.problem)
+        return start(run.config, run.problem, accumulates=run.config.accumulates)
     return dense_state(
         run.config,
         run.problem,

@@ -54,14 +54,16 @@ class Grid:
 
     @cached_property
     def epochs_to_train(self) -> dict[RunConfig, int]:
-        """{dense control: epochs of all runs that share its dense phase, which counts once}."""
-        after: Counter[RunConfig] = Counter()
-        longest: dict[RunConfig, int] = {}
+        """{dense control: epochs of all runs that share it; a dense phase counts once}."""
+        epochs: Counter[RunConfig] = Counter()
+        longest: dict[tuple[RunConfig, str], int] = {}
         for config in self.configs:
-            control, timetable = config.dense(), schedule(config)
-            longest[control] = max(longest.get(control, 0), timetable.dense)
-            after[control] += timetable.total - timetable.dense
-        return {control: dense + after[control] for control, dense in longest.items()}
+            timetable, phase = schedule(config), (config.dense(), config.phase)
+            longest[phase] = max(longest.get(phase, 0), timetable.dense)
+            epochs[config.dense()] += timetable.total - timetable.dense
+        for (control, _), dense in longest.items():
+            epochs[control] += dense
+        return dict(epochs)
 
     def shared_epochs(self) -> int:
         """Epochs that the shared dense phase saves."""

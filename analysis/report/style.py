@@ -87,6 +87,7 @@ LOOKS = {
     "taylor": Look("#F0A030", "v", DASHED),
     "loss_biased": Look("#8C3800", "<", DOTTED),
     "loss_biased_init": Look("#B88256", ">", DASH_DOT),
+    "grad_accumulation": Look("#C75B39", "H", DASH_DOT),
     "fisher": Look("#E8B800", "p", DASHED),
     "fisher_bn": Look("#9A7B00", "h", DOTTED),
     "taylor_gate": Look("#B5651D", "p", DASHED),

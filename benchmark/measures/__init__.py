@@ -34,6 +34,7 @@ def score(
     *,
     temperature: float | None = None,
     initial: dict[str, torch.Tensor] | None = None,
+    accumulated: dict[str, torch.Tensor] | None = None,
     batch_size: int = 128,
     generator: torch.Generator | None = None,
     bn: str = "running",
@@ -43,7 +44,9 @@ def score(
     model: a net of this suite, or one of `benchmark.models.trace`. measure: a name, the path of a
     measure's file, or a `Measure`. images: uint8 [N, H, W, 3], which are normalised here, or float
     [N, C, H, W]; labels: int64 [N]. temperature: None for the measure's own. initial: {conv name:
-    weight at initialisation}, for measures that need it. batch_size: only the scores of `fisher*`
+    weight at initialisation}, for measures that need it. accumulated: {conv name: sum of the norms
+    of the filters' gradients over the steps of training [filters]}, for measures that need it; None
+    takes the gradient of the images as the only step. batch_size: only the scores of `fisher*`
     depend on it; for the others it bounds memory. generator: a CPU generator, for the random
     measures. bn: batch-norm statistics, `running` (those of the model) or `fresh` (those of the
     images, on a copy).
@@ -61,6 +64,6 @@ def score(
         measure = named(name)
     return score_all(
         model, [measure], images, labels,
-        temperature=temperature, initial=initial, batch_size=batch_size, generator=generator,
-        bn=bn,
+        temperature=temperature, initial=initial, accumulated=accumulated, batch_size=batch_size,
+        generator=generator, bn=bn,
     )[measure.name]  # fmt: skip

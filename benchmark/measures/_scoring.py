@@ -12,6 +12,8 @@ filter):
 - `hessian_diagonal` [F, K]: the diagonal of the Hessian in the weights of the layer
 - `activation` [N, F, H, W]: the rectified maps a of some images; the measure then returns its mean
   over these images, and its score is that over all images
+- `accumulated_gradient` [F]: sum over the steps of training of |g_b|_2; where they were not
+  accumulated, the one |g|_2 of the images
 - `activation_gradient` [F]: mean over images and positions of a dL/da, L the mean loss of all
 - `live` [F]: whether the filter is neither masked nor without weights
 - `uniform` [F]: uniform random numbers in (0, 1)
@@ -54,6 +56,8 @@ from benchmark.models import Net
 from benchmark.registry import Measure
 
 T = TypeVar("T")
+MEAN_GRADIENTS = ("gradient", "hessian_gradient", "accumulated_gradient")
+"""Needs that the mean gradient is computed for."""
 Scores = dict[str, torch.Tensor]
 """{conv name: one score per filter}"""
 
@@ -66,6 +70,7 @@ def score_all(
     *,
     temperature: float | None = None,
     initial: dict[str, torch.Tensor] | None = None,
+    accumulated: dict[str, torch.Tensor] | None = None,
     batch_size: int = 128,
     generator: torch.Generator | None = None,
     bn: str = "running",
@@ -83,7 +88,9 @@ def score_all(
     if bn == "fresh":
         model = with_statistics_of(model, images)
     generator = generator or torch.Generator().manual_seed(0)
-    scoring = Scoring(model, measures, images, labels, temperature, initial, batch_size, generator)
+    scoring = Scoring(
+        model, measures, images, labels, temperature, initial, accumulated, batch_size, generator
+    )
     return {measure.name: scoring.scores(measure) for measure in measures}
 
 
@@ -97,6 +104,7 @@ class Scoring:
     labels: torch.Tensor
     temperature: float | None
     initial: dict[str, torch.Tensor] | None
+    accumulated: dict[str, torch.Tensor] | None
     batch_size: int
     generator: torch.Generator
 
@@ -136,6 +144,10 @@ class Scoring:
                 return weight.flatten(1)
             case "initial":
                 return self._initial(conv, weight)
+            case "accumulated_gradient" if self.accumulated is not None:
+                return self._given("accumulated", self.accumulated, conv, weight[:, 0, 0, 0])
+            case "accumulated_gradient":
+                return self.gradients.mean[t][f"{conv}.weight"].flatten(1).norm(dim=1)
             case "gradient":
                 return self.gradients.mean[t][f"{conv}.weight"].flatten(1)
             case "gradient_square":
@@ -183,9 +195,7 @@ class Scoring:
                 )
         squares = self._temperatures("gradient_square", "gamma_square", "beta_square")
         assert len(squares) <= 1, "measures that need squared gradients share one temperature"
-        temperatures = tuple(
-            sorted({*self._temperatures("gradient", "hessian_gradient"), *squares})
-        )
+        temperatures = tuple(sorted({*self._temperatures(*MEAN_GRADIENTS), *squares}))
         return gradients(
             self.model, self.images, self.labels, temperatures,
             batch_size=self.batch_size, squares_at=next(iter(squares), None),
@@ -262,9 +272,14 @@ class Scoring:
             raise UserError(
                 "initial must be {conv name: weight at initialisation} for this measure, got None"
             )
-        if conv not in self.initial:
-            raise UserError(f"initial must have the weight of every conv, it lacks {conv}")
-        if self.initial[conv].shape != weight.shape:
-            shapes = f"{list(weight.shape)}, got {list(self.initial[conv].shape)}"
-            raise UserError(f"initial[{conv!r}] must have the shape of the weight, {shapes}")
-        return self.initial[conv].detach().to(weight).flatten(1)
+        return self._given("initial", self.initial, conv, weight).flatten(1)
+
+    def _given(
+        self, what: str, given: dict[str, torch.Tensor], conv: str, like: torch.Tensor
+    ) -> torch.Tensor:
+        if conv not in given:
+            raise UserError(f"{what} must have an entry for every conv, it lacks {conv}")
+        if given[conv].shape != like.shape:
+            shapes = f"{list(like.shape)}, got {list(given[conv].shape)}"
+            raise UserError(f"{what}[{conv!r}] must have the shape {shapes}")
+        return given[conv].detach().to(like)

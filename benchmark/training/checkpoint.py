@@ -156,6 +156,7 @@ def _content(state: State, config: RunConfig, data: str) -> dict:
         "history": state.history,
         "cuts": state.cuts,
         "eager": state.eager,
+        "accumulated": state.accumulated,
     }
     return _copied(content)
 
@@ -228,4 +229,11 @@ def _restored(content: dict, config: RunConfig, device: torch.device) -> State:
         content["history"],
         content["cuts"],
         eager=content.get("eager", ""),
+        accumulated=_on(device, content.get("accumulated")),
     )
+
+
+def _on(
+    device: torch.device, tensors: dict[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor] | None:
+    return tensors and {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import time
 from dataclasses import replace
@@ -19,7 +20,7 @@ from benchmark.measures import MEASURES, named
 from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net, multiple
 from benchmark.pruning import Shrunk, select, shrink
-from benchmark.pruning.masks import mask_filters
+from benchmark.pruning.masks import Keep, mask_filters
 from benchmark.pruning.ranks import agreement
 from benchmark.record import COLLAPSED, DIVERGED
 from benchmark.registry import Measure
@@ -29,6 +30,7 @@ from benchmark.training.state import (
     carry_momentum,
     initial_net,
     initial_weights,
+    no_gradients,
     prepared,
     reinitialised,
 )
@@ -45,7 +47,7 @@ def check_measure(config: RunConfig, num_classes: int) -> None:
     if not measure.needs_norm:
         return
     net = initial_net(replace(config, init=""), num_classes)
-    if not scorable(measure, net):
+    if not has_norms(net):
         lacking = next(name for name, conv in net.convs.items() if not conv.norm)
         raise UserError(
             f"{config.measure} needs a batch norm behind each conv, {lacking} of {config.arch} has "
@@ -53,9 +55,20 @@ def check_measure(config: RunConfig, num_classes: int) -> None:
         )
 
 
-def scorable(measure: Measure, model: Net) -> bool:
-    """Whether each conv of a net has the batch norm that a measure needs."""
-    return not measure.needs_norm or all(conv.norm for conv in model.convs.values())
+def has_norms(model: Net) -> bool:
+    """Whether each conv of a net has a batch norm."""
+    return all(conv.norm for conv in model.convs.values())
+
+
+def scorable(state: State) -> list[Measure]:
+    """The measures of the suite that a state has all needs of: batch norms, and gradients of
+    training."""
+    norms, accumulated = has_norms(state.model), state.accumulated is not None
+    return [
+        measure
+        for measure in MEASURES.values()
+        if (norms or not measure.needs_norm) and (accumulated or not measure.accumulates)
+    ]
 
 
 def make_cut(
@@ -84,8 +97,10 @@ def make_cut(
     if not all(layer[live[name]].isfinite().all() for name, layer in own.items()):
         raise CutError(DIVERGED)
     score_seconds = None if score_every else time.perf_counter() - scoring_start
+    fades = config.removal == "soft" and round < config.rounds
     keep = select(
-        model, own, config.ratio, round=round, rounds=config.rounds, protocol=config.protocol,
+        model, own, config.ratio, round=config.rounds if fades else round,
+        rounds=config.rounds, protocol=config.protocol,
         budget=config.budget, allocation=config.allocation, grouping=config.grouping,
         image_size=problem.size,
     )  # fmt: skip
@@ -93,7 +108,8 @@ def make_cut(
         raise CutError(COLLAPSED)
     _write_scores(scores_file, scores)
     device = probe.images.device
-    shrunk = shrink(model, keep, multiple=multiple(device, config.precision))
+    source, kept = (faded(model, keep, config, round), live) if fades else (model, keep)
+    shrunk = shrink(source, kept, multiple=multiple(device, config.precision))
     pruned = prepared(shrunk.net, device, config.precision)
     after = measure_flow(pruned, probe.images, probe.labels, temperature)
     _restore_statistics(shrunk, trained)
@@ -157,6 +173,22 @@ def sampled(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores
     return noisy
 
 
+@torch.no_grad()
+def faded(model: Net, keep: Keep, config: RunConfig, round: int) -> Net:
+    """A copy of a net in which the parameters of the filters that are not kept (weights, scale,
+    shift) are scaled by (n - k) / (n - k + 1) in round k of n.
+
+    A filter that is chosen in all rounds so far has 1 - k/n of its parameters, but for training.
+    Source: Wan et al., 2025 (pruning of diffusion models by gradient flow), by its abstract alone.
+    """
+    left = config.rounds - round
+    result = copy.deepcopy(model)
+    for name, kept in keep.items():
+        for parameter in result.filter_parameters(name):
+            parameter[~kept] *= left / (left + 1)
+    return result
+
+
 def ablated(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores:
     """Scores as the run's ablation wants them: unchanged, permuted inside each layer, or with the
     order inverted."""
@@ -175,8 +207,9 @@ def ablated(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores
 
 
 def predicted_changes(model: Net, masked: Net, before: Flow) -> dict[str, float]:
-    """First-order changes of the loss and of |g|^2 when the parameters theta_p of the filters that
-    `masked` lacks become 0: -theta_p.g_p and -2 theta_p.(Hg)_p. before: the flow of `model`."""
+    """First-order changes of the loss and of |g|^2 when the parameters of `model` become those of
+    `masked`: d.g and 2 d.(Hg), where d is -theta for the filters that are masked. before: the flow
+    of `model`."""
     theta = parameters(model)
     step = {name: (p - theta[name]).detach() for name, p in parameters(masked).items()}
     return {
@@ -190,8 +223,8 @@ def _scores(
 ) -> dict[str, Scores]:
     names, round = [config.measure], len(state.cuts) + 1
     if every:
-        others = (m for name, m in MEASURES.items() if name not in (*names, "none", "oracle"))
-        names += [measure.name for measure in others if scorable(measure, model)]
+        left_out = (*names, "none", "oracle")
+        names += [measure.name for measure in scorable(state) if measure.name not in left_out]
     measures = [named(name) for name in names]
     needs_initial = any("initial" in measure.needs for measure in measures)
     images = problem.scoring.images
@@ -200,6 +233,7 @@ def _scores(
     return score_all(
         model, measures, images, problem.scoring.labels,
         initial=initial_weights(config, state) if needs_initial else None,
+        accumulated=state.accumulated if state.epoch else None,
         generator=generator(stream_seed("measure", config, "measure", epoch=round)),
     )  # fmt: skip
 
@@ -222,6 +256,12 @@ def _adopt(state: State, shrunk: Shrunk, config: RunConfig) -> None:
         new = reinitialised(config, net, len(state.cuts) + 1)
         net.load_state_dict(new.state_dict())
         mask_filters(net, net.masks())
+        state.accumulated = state.accumulated and no_gradients(net)
+    elif state.accumulated:
+        state.accumulated = {
+            name: total[shrunk.rows[f"{name}.weight"][0]]
+            for name, total in state.accumulated.items()
+        }
     optimizer = make_optimizer(net, config)
     if config.cut_momentum == "carry" and config.ablation != "reinit":
         carry_momentum(state, shrunk, optimizer)

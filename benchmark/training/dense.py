@@ -29,9 +29,10 @@ Report = Callable[[State], None]
 POLL_SECONDS = 0.5
 
 
-def start(config: RunConfig, problem: Problem) -> State:
+def start(config: RunConfig, problem: Problem, *, accumulates: bool) -> State:
     """The state before training, with row 0."""
-    state = fresh(config, problem.num_classes, problem.train.images.device)
+    device = problem.train.images.device
+    state = fresh(config, problem.num_classes, device, accumulates=accumulates)
     log_epoch(state, problem, config, {"lr": config.lr}, flow=True)
     return state
 
@@ -58,7 +59,10 @@ def dense_state(
             return state
         with contextlib.suppress(BusyError), held(folder.lock_file, wait=False):
             remove_temporaries(folder.folder)
-            _train(folder, dense, problem, until, flow_every, report, checkpoint_seconds)
+            _train(
+                folder, dense, problem, until, flow_every, report, checkpoint_seconds,
+                accumulates=config.accumulates,
+            )  # fmt: skip
             continue
         if not wait:
             raise BusyError(f"the dense phase {folder.folder} is trained by another process")
@@ -73,11 +77,13 @@ def _train(
     flow_every: int,
     report: Report,
     checkpoint_seconds: float,
+    *,
+    accumulates: bool,
 ) -> None:
     state = None
     while not state and (nearest := folder.nearest(until)):
         state = load(nearest, dense, problem.train.images.device, problem.digest)
-    state = state or start(dense, problem)
+    state = state or start(dense, problem, accumulates=accumulates)
     with Checkpoints(dense, problem.digest, checkpoint_seconds) as checkpoints:
         while state.epoch < until:
             lr = step_lr(dense.lr, state.epoch, dense.epochs)

@@ -41,7 +41,9 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
         order_seed=stream_seed("order", config, "dataset", epoch=state.epoch),
         augment_seed=augment_seed if problem.augment else None,
     )
-    step = state.step or step_kind(images.device)(state.model, state.optimizer, config)
+    step = state.step or step_kind(images.device)(
+        state.model, state.optimizer, config, state.accumulated
+    )
     state.step = step
     step.sums.zero_()
     start = time.perf_counter()

@@ -17,7 +17,6 @@ from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost, dense_cost
 from benchmark.data._batches import generator
 from benchmark.flow import Flow, evaluate, measure_flow
-from benchmark.measures import MEASURES
 from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net
 from benchmark.pruning import select, shrink
@@ -50,11 +49,11 @@ def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict]
     before = measure_flow(model, seen.images, seen.labels, config.temperature)
     if not math.isfinite(before.numbers["loss"]):
         return [], []
-    found = (measure for name, measure in MEASURES.items() if name not in NO_PROBE)
-    measures = [measure for measure in found if scorable(measure, model)]
+    measures = [measure for measure in scorable(state) if measure.name not in NO_PROBE]
     scores = score_all(
-        model, measures, scoring.images, scoring.labels, initial=initial_weights(config, state)
-    )
+        model, measures, scoring.images, scoring.labels,
+        initial=initial_weights(config, state), accumulated=state.accumulated,
+    )  # fmt: skip
     agreed = agreement(scores, model) | agreement(_products(model, before), model)
     ranks = [
         {"epoch": state.epoch, "a": a, "b": b, "rho": rho}

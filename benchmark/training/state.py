@@ -36,6 +36,9 @@ class State:
     """The rows of all cuts so far."""
     eager: str = ""
     """Why steps on a GPU were taken eagerly, if some were (see `ReplayedStep`)."""
+    accumulated: dict[str, torch.Tensor] | None = None
+    """{conv: sum over the steps of the norms of its filters' gradients, [filters]}, if the run's
+    measure needs it."""
     cost: dict[str, int] | None = None
     """The cost of `model`, once it is known; not saved."""
     step: Step | None = None
@@ -47,12 +50,22 @@ class State:
         return max(len(self.history) - 1, 0)
 
 
-def fresh(config: RunConfig, num_classes: int, device: torch.device) -> State:
+def fresh(
+    config: RunConfig, num_classes: int, device: torch.device, *, accumulates: bool = False
+) -> State:
     """The state before training. Random initial weights depend on (arch, width, data set, seed)
-    alone."""
+    alone. accumulates: whether the norms of gradients are summed up in training."""
     model = prepared(initial_net(config, num_classes), device, config.precision)
     origin = {stream: torch.arange(model.channels[stream]) for stream in model.writers}
-    return State(model, make_optimizer(model, config), origin)
+    accumulated = no_gradients(model) if accumulates else None
+    return State(model, make_optimizer(model, config), origin, accumulated=accumulated)
+
+
+def no_gradients(model: Net) -> dict[str, torch.Tensor]:
+    """`State.accumulated` before the first step."""
+    return {
+        name: torch.zeros_like(live, dtype=torch.float32) for name, live in model.masks().items()
+    }
 
 
 def initial_net(

@@ -55,9 +55,15 @@ class Step:
     """Why CUDA refused to capture the step (empty: it did not)."""
 
     def __init__(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: RunConfig,
+        accumulated: dict[str, torch.Tensor] | None = None,
     ) -> None:
         self.model, self.optimizer, self.config = model, optimizer, config
+        self.accumulated = accumulated or {}
+        """{conv: sum of the norms of its filters' gradients}; each step adds its own."""
         device = next(model.parameters()).device
         self.sums = torch.zeros(2, device=device, dtype=wide(device))
         """Of the losses and of the correct predictions, over images. The sums are on the device,
@@ -72,6 +78,8 @@ class Step:
         loss = cross_entropy(logits / self.config.temperature, y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for name, total in self.accumulated.items():
+            total += self.model.get_submodule(name).weight.grad.flatten(1).norm(dim=1)
         self.optimizer.step()
         self.loss_sum += loss.detach() * len(y)
         self.correct += (logits.detach().argmax(1) == y).sum()
@@ -86,9 +94,13 @@ class ReplayedStep(Step):
     """
 
     def __init__(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: RunConfig,
+        accumulated: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        super().__init__(model, optimizer, config)
+        super().__init__(model, optimizer, config, accumulated)
         self.lr: float | None = None
         self.eager = EAGER
         self.replay: Callable[[], None] | None = None

@@ -170,7 +170,7 @@ def applied(
 
 def tidy(configs: list[RunConfig], runs: Path) -> None:
     """Remove the files that killed processes left, except where a process is at work."""
-    for phase in {config.dense(): DenseFolder(runs, config) for config in configs}.values():
+    for phase in {config.phase: DenseFolder(runs, config) for config in configs}.values():
         if phase.folder.is_dir():
             with contextlib.suppress(BusyError, OSError), held(phase.lock_file, wait=False):
                 remove_temporaries(phase.folder)

@@ -35,8 +35,8 @@ class Job:
 
     @cached_property
     def phase(self) -> str:
-        """The dense phase that the run starts from: the run_id of its dense control."""
-        return self.config.dense().run_id
+        """The dense phase that the run starts from."""
+        return self.config.phase
 
     def later(self, seconds: float, **changes: int) -> Job:
         """The job, to be tried in so many seconds, with other changes of its fields."""

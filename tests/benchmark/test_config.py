@@ -27,11 +27,11 @@ def test_every_field_changes_the_identity():
         "probe_samples": 100, "precision": "bf16", "train_limit": 500, "seed": 1,
         "score_bn": "running", "test_limit": 100, "budget": "macs", "allocation": "uniform",
         "grouping": "stream", "probe_epochs": "1", "init": "0123456789ab",
-        "sampling": "gibbs",
+        "sampling": "gibbs", "removal": "soft",
     }  # fmt: skip
     assert set(other) == set(DEFAULTS)
     del other["probe_epochs"]  # of dense runs alone
-    base = RunConfig(prune_epoch=2, rounds=2)  # retrain and sampling matter only then
+    base = RunConfig(prune_epoch=2, rounds=2)  # retrain, sampling and removal matter only then
     ids = {dataclasses.replace(base, **{name: value}).run_id for name, value in other.items()}
     assert len(ids | {base.run_id}) == len(other) + 1
 
@@ -57,6 +57,7 @@ def test_seed_is_not_part_of_the_cell():
         ({"measure": "none", "budget": "macs", "grouping": "stream"}, {"measure": "none"}),
         ({"allocation": "magnitude"}, {}),
         ({"sampling": "gibbs"}, {}),  # the last round has no noise
+        ({"removal": "soft"}, {}),  # the last round removes
     ],
 )
 def test_equal_runs_have_equal_ids(one, other):

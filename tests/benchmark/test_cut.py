@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from benchmark.errors import UserError
 from benchmark.measures import score
 from benchmark.models import Net
 from benchmark.pruning import select
@@ -173,3 +174,41 @@ def test_gibbs_sampling_adds_noise_that_falls_with_the_rounds():
     assert sampled(scores, net, tiny_run(measure="gibbs"), 1) is scores
     other = sampled(scores, net, tiny_run(**{**config.to_dict(), "seed": 1}), 1)
     assert not torch.equal(other["features.3"], sampled(scores, net, config, 1)["features.3"])
+
+
+def test_soft_removal_scales_filters_down_before_it_removes_them(tmp_path):
+    fields = {"measure": "magnitude", "rounds": 4, "epochs": 6}
+    config = tiny_run(removal="soft", **fields)
+    problem = make_problem(config, tmp_path, CPU)
+    state = states.fresh(config, problem.num_classes, CPU)
+    first = copy.deepcopy(state.model)
+    keep = select(first, score(first, "magnitude", *tiny_images(4)), config.ratio)
+    for left in (3, 2, 1):
+        make_cut(state, problem, config, tmp_path / "scores.npz", score_every=False)
+        assert all(mask.all() for mask in state.model.masks().values())
+        assert state.model.plan == first.plan
+        for name, kept in keep.items():
+            pairs = zip(
+                state.model.filter_parameters(name), first.filter_parameters(name), strict=True
+            )
+            for now, then in pairs:
+                assert torch.equal(now[kept], then[kept])
+                torch.testing.assert_close(now[~kept], then[~kept] * left / 4)
+    make_cut(state, problem, config, tmp_path / "scores.npz", score_every=False)
+    assert {name: len(kept) for name, kept in state.cuts[2]["scores"].items()}
+    live = {name: int(kept.sum()) for name, kept in keep.items()}
+    assert state.cuts[3]["kept"] == live
+    assert state.cuts[2]["kept"] == first.plan
+
+
+def test_a_small_fade_changes_the_loss_as_predicted(tmp_path):
+    state = cut(tmp_path, measure="loss", rounds=200, epochs=300, removal="soft", lr=0.01)
+    predicted, actual = (state.cuts[0][key] for key in ("predicted", "actual"))
+    assert actual["loss_change"] == pytest.approx(predicted["loss_change"], rel=0.05)
+    assert actual["loss_change"] != 0
+
+
+def test_soft_removal_goes_with_no_new_weights():
+    with pytest.raises(UserError, match="removal with ablation=reinit must be hard, got 'soft'"):
+        tiny_run(removal="soft", rounds=3, epochs=6, ablation="reinit")
+    tiny_run(removal="soft", rounds=1, ablation="reinit")

@@ -13,7 +13,14 @@ from benchmark.measures import _scoring as scoring
 from benchmark.pruning import compact, select
 from tests.conftest import every_arch, tiny_images, tiny_net
 
-FIRST = {"gradient", "gradient_square", "gamma_square", "gate_square", "activation_gradient"}
+FIRST = {
+    "gradient",
+    "accumulated_gradient",
+    "gradient_square",
+    "gamma_square",
+    "gate_square",
+    "activation_gradient",
+}
 SECOND = {"hessian_gradient", "hessian_diagonal"}
 
 
@@ -49,7 +56,7 @@ def test_initial_weights_that_do_not_fit_and_frozen_ones():
     assert not any(layer.requires_grad for layer in scores.values())
     first = initial.pop(next(iter(net.convs)))
     with pytest.raises(
-        UserError, match="initial must have the weight of every conv, it lacks conv1"
+        UserError, match="initial must have an entry for every conv, it lacks conv1"
     ):
         score(net, "loss_biased_init", images, labels, initial=initial)
     first.requires_grad_(False)
