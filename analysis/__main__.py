@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from analysis.runs.pull import Pull
-from benchmark.cli import guarded, parse
+from analysis.runs.pull import PREFIX, Pull
+from benchmark.cli import fail, guarded, parse
 from benchmark.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Turn runs into figures, statistics and a verdict on each claim, as one page that needs no "
     "network."
+)
+OTHERS = (
+    "Other commands, each with --help: compare (sources of runs, or measures), dashboard (a W&B "
+    "workspace or report), descent (the check of gradient flow), publish (the compact records of a "
+    "study)."
 )
 
 
@@ -79,8 +84,10 @@ class Dashboard:
     """W&B user or team (default: your own)."""
     filter: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE")] = ()
     """Show only these runs: arch=vgg13 prune_epoch=0, for example."""
+    report: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Make a W&B report with the same panels, which others can read, instead."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Write the workspace to a file instead, without a server."""
+    """Write it to a file instead, without a server."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +117,27 @@ class Descent:
 
 
 def main() -> None:
-    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-        name, *rest = sys.argv[1:]
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
         execute_named(name, rest, f"python -m analysis {name}")
+    elif is_word(name):
+        fail(
+            f"{name!r} is neither a command ({', '.join(COMMANDS)}) nor a source of runs (a folder "
+            f"of runs, a published study, or {PREFIX}ENTITY/PROJECT)"
+        )
     else:
-        execute_named("report", sys.argv[1:], "python -m analysis")
+        execute_named("report", [name, *rest], "python -m analysis")
+
+
+def is_word(name: str) -> bool:
+    """Whether an argument is neither a flag nor a W&B project nor something that exists."""
+    return not name.startswith(("-", PREFIX)) and "/" not in name and not Path(name).exists()
 
 
 def execute_named(name: str, argv: Sequence[str], prog: str) -> None:
     """Execute a command, `report` or one of `COMMANDS`, and exit."""
-    kind, run, description = COMMANDS.get(name, (Command, execute, DESCRIPTION))
+    report = DESCRIPTION if prog.startswith("flowprune") else f"{DESCRIPTION}\n\n{OTHERS}"
+    kind, run, description = COMMANDS.get(name, (Command, execute, report))
     command = parse(kind, prog, description, argv)
     guarded(lambda: run(command))
 
@@ -171,15 +189,18 @@ def execute_dashboard(command: Dashboard) -> None:
     from analysis import dashboard
 
     only = dashboard.parsed_filters(command.filter)
+    if command.report and command.json:
+        raise UserError("json must be given without report, which only a server can make")
+    make = dashboard.report if command.report else dashboard.workspace
     if command.json is None:
-        print(f"dashboard: {dashboard.saved(command.project, command.entity, only)}")
+        print(f"{make.__name__}: {dashboard.saved(make, command.project, command.entity, only)}")
     else:
-        text = dashboard.as_json(dashboard.workspace(command.project, command.entity or "", only))
+        text = dashboard.as_json(make(command.project, command.entity or "", only))
         try:
             command.json.write_text(text)
         except OSError as error:
             raise UserError(f"file {command.json} cannot be written ({error.strerror})") from None
-        print(f"dashboard: {command.json}")
+        print(f"{make.__name__}: {command.json}")
 
 
 COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "not tested": "dim"}

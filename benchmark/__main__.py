@@ -15,9 +15,15 @@ from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.options import Options
 from benchmark.outside import NOUNS
+from benchmark.schedule import schedule
 from benchmark.tracking.tracker import under_agent
 
-DESCRIPTION = "Train one net, prune it on the way, and record loss, accuracy and gradient flow."
+DESCRIPTION = (
+    "Train one net, prune it on the way, and record loss, accuracy and gradient flow.\n\n"
+    f"Measures: {', '.join(registry.names('measures'))}.\n\n"
+    f"Architectures: {', '.join(registry.names('models'))}, torchvision:NAME.\n\n"
+    f"Data sets: {', '.join(registry.names('data'))}:PATH."
+)
 RESOLVED = {f"--{noun}": partial(registry.resolve, kind) for kind, noun in NOUNS.items()}
 RESOLVED["--init"] = initial.resolve
 """{flag that names a file: what gives the name by which a run knows it}"""
@@ -32,6 +38,8 @@ class Command:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmark") -> None:
     try:
         arguments = resolved(from_agent(sys.argv[1:] if argv is None else argv))
+        if not arguments and not under_agent():
+            arguments = ["--help"]
     except UserError as error:
         fail(error)
     command = parse(Command, prog, DESCRIPTION, arguments)
@@ -76,8 +84,27 @@ def resolved(arguments: list[str]) -> list[str]:
     return ours
 
 
+def first_line(config: RunConfig, options: Options) -> str:
+    """What is run, and how."""
+    epochs, threads = (
+        f"{number} {noun}{'s' if number > 1 else ''}"
+        for number, noun in ((schedule(config).total, "epoch"), (options.threads, "thread"))
+    )
+    return (
+        f"run {config.run_id}: {config.label}, {epochs} on {options.device_name()} with {threads}, "
+        f"record in {options.runs / config.run_id}"
+    )
+
+
 def execute(config: RunConfig, options: Options) -> None:
-    from benchmark.run import Progress, run  # here, so that --help needs no torch
+    options.prepare()
+    print(first_line(config.canonical(), options), flush=True)
+    from benchmark.run import Part, Progress, run  # here, so that --help needs no torch
+
+    def part(part: Part) -> None:
+        print(
+            f"epoch {part.epoch:>3}/{part.total}  {part.images:,} of {part.of:,} images", flush=True
+        )
 
     def watch(progress: Progress) -> None:
         row = progress.row
@@ -87,8 +114,7 @@ def execute(config: RunConfig, options: Options) -> None:
             f"{row['time/images_per_second']:.0f} images/s"
         )
 
-    options.prepare()
-    summary = run(config, options, watch)
+    summary = run(config, options, watch, part)
     print(
         f"{config.canonical().label}: {summary['outcome']}, "
         f"test accuracy {summary['test/accuracy']:.2%}, "

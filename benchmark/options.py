@@ -43,6 +43,8 @@ class Options:
     paths)."""
     wandb_model: bool = False
     """Also send W&B the final net, as an artifact (with `keep_model`)."""
+    wandb_scores: bool = False
+    """Also send W&B the scores of each cut, as an artifact."""
     flow_every: int = 1
     """Measure the gradient flow every so many epochs."""
     score_all: bool = False

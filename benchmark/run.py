@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from benchmark import initial, outside
 from benchmark.config import RunConfig
@@ -22,11 +22,11 @@ from benchmark.provenance import environment
 from benchmark.record import DIVERGED, FINISHED, NET_KEYS, Record
 from benchmark.schedule import schedule
 from benchmark.tracking.rows import sent_files, sent_rows
-from benchmark.tracking.tracker import Tracker, replay, require_key, tracked
+from benchmark.tracking.tracker import Artifacts, Tracker, replay, require_key, tracked
 from benchmark.training.checkpoint import Checkpoints, load
 from benchmark.training.cut import CutError, check_measure, make_cut
 from benchmark.training.dense import dense_state, start
-from benchmark.training.epoch import advance
+from benchmark.training.epoch import Report, advance
 from benchmark.training.latency import latencies
 from benchmark.training.probes import probe
 from benchmark.training.problem import Problem, make_problem
@@ -46,24 +46,48 @@ class Progress:
     """Time that the epoch took: a cut before it, training, tests."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """The progress of a run within an epoch that takes long."""
+
+    run_id: str
+    epoch: int
+    """Number of the epoch, from 1 on."""
+    total: int
+    """Epochs of the whole run."""
+    images: int
+    """Images of the epoch that were trained on."""
+    of: int
+    """Images of the whole epoch."""
+
+
 Watch = Callable[[Progress], None]
+WatchPart = Callable[[Part], None]
+LONG_SECONDS = 5.0
+"""Time in an epoch after which parts of it are reported; then after twice that time, and so on."""
 
 
 def run(
-    config: RunConfig, options: Options, watch: Watch = lambda progress: None, *, wait: bool = True
+    config: RunConfig,
+    options: Options,
+    watch: Watch = lambda progress: None,
+    watch_part: WatchPart = lambda part: None,
+    *,
+    wait: bool = True,
 ) -> dict:
     """Execute a run from where it stopped, and return its summary; a finished run is not changed.
 
     config: what is run; options: how. The record is the folder `options.runs / config.run_id`, and
     the summary that is returned the content of its `summary.json` (docs/records.md has the keys).
-    watch: called after each epoch. While another process executes the run, or trains the dense
-    phase that it starts from: wait, or raise `BusyError`. Raises `UserError` for components that
-    are not installed, and for data, initial weights or records that do not fit.
+    watch: called after each epoch. watch_part: called within epochs of over five seconds. While
+    another process executes the run, or trains the dense phase that it starts from: wait, or raise
+    `BusyError`. Raises `UserError` for components that are not installed, and for data, initial
+    weights or records that do not fit.
     """
     outside.look_in(options.runs)
     config.check_components()
     with options.applied():
-        return _execute(config.canonical(), options, watch, wait)
+        return _execute(config.canonical(), options, watch, watch_part, wait)
 
 
 @dataclass(frozen=True)
@@ -72,10 +96,12 @@ class _Run:
     options: Options
     record: Record
     problem: Problem
-    report: Callable[[State], None]
+    report: Report
 
 
-def _execute(config: RunConfig, options: Options, watch: Watch, wait: bool) -> dict:
+def _execute(
+    config: RunConfig, options: Options, watch: Watch, watch_part: WatchPart, wait: bool
+) -> dict:
     record = Record(options.runs / config.run_id)
     if record.config_file.exists():
         record.checked_config()
@@ -95,7 +121,7 @@ def _execute(config: RunConfig, options: Options, watch: Watch, wait: bool) -> d
         if record.finished:
             return _finished(config, record, options)
         record.start(config)
-        run = _Run(config, options, record, problem, _reporter(config, watch))
+        run = _Run(config, options, record, problem, Reporter(config, watch, watch_part))
         resume = any(file.exists() for file in record.checkpoint_files)
         if not wait:  # a run whose dense phase is busy must not appear on W&B
             state = _begin(run, wait)
@@ -109,7 +135,7 @@ def _execute(config: RunConfig, options: Options, watch: Watch, wait: bool) -> d
                 content = packed(state.model, problem.classes, problem.size)
                 write_atomically(record.model_file, content)
             record.finish(summary)
-            tracker.finish(summary, sent_files(record), _sent_model(record, options))
+            tracker.finish(summary, sent_files(record), _artifacts(record, options))
         return summary
 
 
@@ -123,25 +149,40 @@ def _finished(config: RunConfig, record: Record, options: Options) -> dict:
         )
     if options.wandb == "online":
         with tracked(config, options.runs, options.wandb, True, options.wandb_full) as tracker:
-            replay(record, tracker, _sent_model(record, options))
+            replay(record, tracker, _artifacts(record, options))
     return record.summary()
 
 
-def _sent_model(record: Record, options: Options) -> Path | None:
-    """The final net, if W&B gets it."""
-    return record.model_file if options.wandb_model else None
+def _artifacts(record: Record, options: Options) -> Artifacts:
+    """What W&B gets besides rows, summary and files."""
+    scores = sorted(record.scores_folder.glob("*.npz")) if options.wandb_scores else []
+    model = [record.model_file] if options.wandb_model else []
+    return {kind: files for kind, files in (("model", model), ("scores", scores)) if files}
 
 
-def _reporter(config: RunConfig, watch: Watch) -> Callable[[State], None]:
-    """A function that reports the last epoch of a state to `watch`."""
-    total = schedule(config).total
+class Reporter:
+    """Reports the progress of a run to the functions that watch it."""
 
-    def report(state: State) -> None:
+    def __init__(self, config: RunConfig, watch: Watch, watch_part: WatchPart) -> None:
+        self.run_id, self.total = config.run_id, schedule(config).total
+        self.watch, self.watch_part = watch, watch_part
+        self.start = self.due = 0.0
+
+    def epoch(self, state: State) -> None:
+        """Report the last epoch of a state."""
         seconds = [row["time/seconds"] for row in state.history[-2:]]
         spent = seconds[-1] - (seconds[0] if state.epoch > 1 else 0)
-        watch(Progress(config.run_id, state.history[-1], total, spent))
+        self.watch(Progress(self.run_id, state.history[-1], self.total, spent))
 
-    return report
+    def images(self, state: State, seen: int, of: int) -> None:
+        """Report how many images of the next epoch were trained on, if it is time; called from 0
+        images on."""
+        now = time.monotonic()
+        if not seen:
+            self.start, self.due = now, LONG_SECONDS
+        elif now - self.start >= self.due and seen < of:
+            self.due *= 2
+            self.watch_part(Part(self.run_id, state.epoch + 1, self.total, seen, of))
 
 
 def _begin(run: _Run, wait: bool) -> State:
@@ -232,17 +273,33 @@ def _epochs(run: _Run, state: State, keep: Callable[..., None]) -> str:
             record.append_cut(cut)
             keep(due=True)
         row = advance(
-            state, run.problem, config, timetable.lr(epoch), flow_every=run.options.flow_every
-        )
+            state, run.problem, config, timetable.lr(epoch),
+            flow_every=run.options.flow_every, report=run.report,
+        )  # fmt: skip
         record.append_epoch(row)
         keep()
-        run.report(state)
+        run.report.epoch(state)
     return DIVERGED if _diverged(state) else FINISHED
 
 
 def _diverged(state: State) -> bool:
     loss = state.history[-1]["train/loss"]
     return loss is not None and not math.isfinite(loss)
+
+
+BEST = {"test/accuracy": max, "test/loss": min, "train/loss": min}
+"""Metrics that have a best value."""
+
+
+def best(history: Sequence[dict], cuts: Sequence[dict]) -> dict[str, float | None]:
+    """{metric: its best value in the epochs since the last cut}; None where no value is finite."""
+    since = cuts[-1]["epoch"] if cuts else 0
+    found = {}
+    for key, function in BEST.items():
+        values = [row[key] for row in history if row["epoch"] > since]
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        found[key] = function(finite, default=None)
+    return found
 
 
 def _summary(run: _Run, state: State, outcome: str) -> dict:
@@ -255,6 +312,7 @@ def _summary(run: _Run, state: State, outcome: str) -> dict:
         **state.history[-1],
         "before": {key: state.history[0][key] for key in NET_KEYS},
         "after": cost(state.model, run.problem.size),
+        "best": best(state.history, state.cuts),
         "components": {noun: getattr(config, noun) for noun in map(NOUNS.get, config.outside)},
         "plan": {"before": state.model.original, "after": after},
         "samples": run.problem.samples,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,6 +44,9 @@ class Run(Plan):
     address: str | None = None
     """Ray cluster, HOST:PORT (default: RAY_ADDRESS, else the one that runs on this machine, else a
     new one on this machine alone)."""
+    resources: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=AMOUNT")] = ()
+    """What each run needs besides on a Ray cluster: memory=4e9 (bytes), or resources that its
+    machines declare."""
     retries: int = 2
     """Number of further attempts at a run that failed."""
     epoch_limit: float = 0.0
@@ -75,6 +79,9 @@ class Push:
     """User or team that the project belongs to (default: yours)."""
     figures: Annotated[Path | None, tyro.conf.arg(metavar="REPORT")] = None
     """Folder of a report: upload its figures as one more run."""
+    suffix: str = ""
+    """Upload runs as <run_id>-<suffix>, where ids were deleted on the server, which takes none
+    again."""
 
 
 Command = (
@@ -87,14 +94,15 @@ Command = (
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m sweeps") -> None:
     command = parse(Command, prog, DESCRIPTION, argv)
-    guarded(lambda: execute(command))
+    report = "flowprune report" if prog.startswith("flowprune") else "python -m analysis"
+    guarded(lambda: execute(command, report))
 
 
-def execute(command: Plan | Run | Status | Push) -> int:
+def execute(command: Plan | Run | Status | Push, report: str) -> int:
     if isinstance(command, Push):
         from sweeps.push import push
 
-        return push(command.runs, command.project, command.entity, command.figures)
+        return push(command.runs, command.project, command.entity, command.figures, command.suffix)
     from sweeps import commands  # here, so that --help is quick
     from sweeps.grid import load
 
@@ -110,7 +118,7 @@ def execute(command: Plan | Run | Status | Push) -> int:
         return commands.plan(grid, options, command.workers)
     for name in ("retries", "epoch_limit"):
         require(getattr(command, name) >= 0, name, getattr(command, name), "at least 0")
-    return commands.run(grid, options, engine(command), command.retries)
+    return commands.run(grid, options, engine(command), command.retries, report)
 
 
 def engine(command: Run) -> partial:
@@ -119,8 +127,9 @@ def engine(command: Run) -> partial:
     if command.engine == "local":
         from sweeps.engines.local import LocalEngine
 
-        if command.address is not None:
-            raise UserError(f"address is for --engine ray alone, got {command.address!r}")
+        for name in ("address", "resources"):
+            if value := getattr(command, name):
+                raise UserError(f"{name} is for --engine ray alone, got {value!r}")
         return partial(LocalEngine, **settings)
     if find_spec("ray") is None:
         raise UserError(
@@ -128,7 +137,20 @@ def engine(command: Run) -> partial:
         )
     from sweeps.engines.ray import RayEngine
 
-    return partial(RayEngine, **settings, address=command.address)
+    more = dict(map(resource, command.resources))
+    return partial(RayEngine, **settings, address=command.address, resources=more)
+
+
+def resource(text: str) -> tuple[str, float]:
+    """`disk=1` -> ("disk", 1.0). Raises `UserError` for others."""
+    name, _, amount = text.partition("=")
+    try:
+        number = float(amount)
+    except ValueError:
+        number = 0.0
+    good = bool(name) and name not in ("CPU", "GPU") and 0 < number < inf
+    require(good, "resources", text, "NAME=AMOUNT above 0 (--threads and --per-gpu give CPU, GPU)")
+    return name, number
 
 
 if __name__ == "__main__":

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from benchmark.config import DEFAULTS, RunConfig
 from benchmark.errors import UserError
@@ -26,15 +23,22 @@ from benchmark.locks import is_held
 from benchmark.options import Options
 from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
 from benchmark.schedule import schedule
-from benchmark.tracking.tracker import require_key
+from benchmark.tracking.api import address, asking, connect
+from benchmark.tracking.tracker import PROJECT, require_key
 from sweeps.engines.drive import Engine, drive
 from sweeps.engines.worker import Done, Epoch, Event, Failed, Waits
 from sweeps.grid import Grid
 from sweeps.placement import placement
 
 MISSING = 1
+UNITS = {"years": 365 * 86400, "days": 86400, "hours": 3600, "minutes": 60}
+"""{unit of time: its seconds}"""
+GPU_RATE = 1e13
+"""Operations a second of the GPU that an estimate is made for."""
 LOG_LINES = 5
 """Lines of the log of a failed attempt that are shown."""
+NAMED = 4
+"""Runs at work that the display names."""
 LOGS_SHOWN = 5
 """Failed runs whose logs are printed below the table."""
 LABEL_FIELDS = ("measure", "arch", "dataset", "ratio", "prune_epoch", "rounds", "seed")
@@ -64,30 +68,52 @@ def plan(grid: Grid, options: Options, workers: int) -> int:
 
 
 def _estimate(grid: Grid, options: Options, workers: int) -> str:
-    from sweeps.estimate import seconds_to_train  # here, because it imports torch
+    from sweeps.estimate import operations_to_train, seconds_to_train  # here: they import torch
 
     workers = len(placement(options, workers, per_gpu=1))
     options.prepare()
     try:
-        hours = seconds_to_train(grid.epochs_to_train, options) / workers / 3600
+        seconds = seconds_to_train(grid.epochs_to_train, options) / workers
+        operations = operations_to_train(grid.epochs_to_train, options)
     except UserError as error:
         return f"none ({error})"
-    time = f"{hours:,.{int(hours <= 10)}f} h" if hours > 1 else f"{hours * 60:.0f} min"
+    text = (
+        f"{duration(seconds)} with {workers} workers on {options.device_name()}, at the rates of "
+        "the dense nets timed just now, tests and cuts not counted (pruned nets are faster)"
+    )
+    if options.torch_device().type == "cuda":
+        return text
+    on_gpu = duration(operations / GPU_RATE)
     return (
-        f"{time} with {workers} workers on {options.device_name()}, at the rates of the dense nets "
-        "timed just now, tests and cuts not counted (pruned nets are faster)"
+        f"{text}\non a GPU: {on_gpu}, if it sustains {GPU_RATE / 1e12:g} trillion operations a "
+        "second in training, which narrow nets do not reach"
     )
 
 
-def run(grid: Grid, options: Options, engine: Callable[..., Engine], retries: int) -> int:
-    """Run what is missing, with a progress display; the exit status is 1 while any run is
-    missing."""
+def duration(seconds: float) -> str:
+    """A time in the unit in which people say it."""
+    for unit, size in UNITS.items():
+        if seconds >= size:
+            number = seconds / size
+            return f"{number:,.{int(number < 10)}f} {unit}"
+    return "less than a minute"
+
+
+def run(
+    grid: Grid, options: Options, engine: Callable[..., Engine], retries: int, report: str
+) -> int:
+    """Run what is missing, with a progress display; the exit status is 1 while any run is missing.
+
+    report: the command that makes a report, which is named at the end.
+    """
     if options.wandb == "online":
         require_key()
     console = Console()
     board = _Board(console, grid.configs, options.runs)
-    with board.progress:
-        outcome = drive(grid.configs, options, engine, board.show, retries=retries)
+    with board.live:
+        outcome = drive(
+            grid.configs, options, engine, board.show, retries=retries, began=board.began
+        )
     for run_id, error in outcome.failed.items():
         console.print(f"failed: {run_id} {board.labels[run_id]}: {error}", markup=False)
     if outcome.bare:
@@ -96,14 +122,27 @@ def run(grid: Grid, options: Options, engine: Callable[..., Engine], retries: in
             "delete their folders to run them again with --keep-model"
         )
     if outcome.done:
-        idle = 1 - outcome.busy / outcome.wall
         console.print(
-            f"{idle:.0%} of the workers' time was spent on other things than training, tests and "
-            "cuts: cut probes, starting, waiting"
+            f"the workers spent {outcome.busy / outcome.wall:.0%} of their time on training, tests "
+            "and cuts; the rest went into starting, waiting and cut probes"
         )
     complete = len(outcome.done) + len(outcome.skipped)
     console.print(f"{complete} of {len(grid.configs)} runs are finished in {options.runs}")
+    if options.wandb == "online":
+        console.print(f"W&B: {_address()}", soft_wrap=True)
+    if complete:
+        print(f"next: {report} {options.runs} --out report")
     return 0 if complete == len(grid.configs) else MISSING
+
+
+def _address() -> str:
+    """The page of the W&B project that the runs went to, or why it is not known."""
+    try:
+        with asking():
+            entity = os.environ.get("WANDB_ENTITY") or connect().default_entity
+            return address(entity, os.environ.get("WANDB_PROJECT", PROJECT))
+    except UserError as error:
+        return str(error)
 
 
 def status(grid: Grid, runs: Path, *, json: bool = False) -> int:
@@ -175,7 +214,7 @@ def state(config: RunConfig, runs: Path) -> RunState:
 
 def _print_table(grid: Grid, found: list[RunState]) -> None:
     console = Console(highlight=False)
-    table = Table("cell", "runs", "state", "epochs", "last error")
+    table = Table("runs", "state", "epochs", "last error", "cell")
     cells: dict[str, list[RunState]] = {}
     for run in found:
         cells.setdefault(run.cell, []).append(run)
@@ -184,7 +223,7 @@ def _print_table(grid: Grid, found: list[RunState]) -> None:
         epochs = f"{sum(run.epoch for run in members)}/{sum(run.total for run in members)}"
         error = next((run.error for run in reversed(members) if run.error), "")
         states = _counted(Counter(run.state for run in members))
-        table.add_row(cell, name, states, epochs, escape(error))
+        table.add_row(name, states, epochs, escape(error), cell)
     console.print(table)
     failed = [run for run in found if run.state == "failed"]
     for run in failed[:LOGS_SHOWN]:
@@ -221,7 +260,8 @@ def _counted(counts: Counter[str]) -> str:
 
 
 class _Board:
-    """The progress display: a bar in epochs, counts, and a line for each run that ends."""
+    """The progress display: a bar in epochs, counts, the runs at work, and a line for each run that
+    ends."""
 
     def __init__(self, console: Console, configs: list[RunConfig], runs: Path) -> None:
         self.console = console
@@ -235,23 +275,46 @@ class _Board:
             console.print(
                 f"{len(before)} of {len(configs)} runs were finished before", highlight=False
             )
+        self.at_work: dict[str, None] = {}
+        self.heard = False
+        self.done_before, self.start = sum(self.epochs.values()), time.monotonic()
         self.progress = Progress(
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("epochs  {task.fields[counts]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
-            speed_estimate_period=600,
         )
-        self.task = self.progress.add_task("grid", total=sum(self.totals.values()), counts="")
+        self.task = self.progress.add_task(
+            "grid", total=sum(self.totals.values()), counts="", left=""
+        )
+        self.live = Live(get_renderable=self._rendered, console=console, transient=False)
         self._update()
+
+    def began(self, run_id: str) -> None:
+        """Show that a run is at work."""
+        self.at_work[run_id] = None
+
+    def _rendered(self) -> Group:
+        return Group(self.progress, Text(self.now(), "dim", no_wrap=True, overflow="ellipsis"))
+
+    def now(self) -> str:
+        """What is at work."""
+        if not self.at_work:
+            return ""
+        if not self.heard:
+            return "starting workers"
+        labels = [self.labels[run_id] for run_id in self.at_work]
+        more = [f"and {len(labels) - NAMED} more"] if len(labels) > NAMED else []
+        return "at work: " + ", ".join(labels[:NAMED] + more)
 
     def show(self, event: Event) -> None:
         """Show an event."""
-        run_id = event.run_id
+        run_id, self.heard = event.run_id, True
         self.rates.pop(run_id, None)
+        if not isinstance(event, Epoch):
+            self.at_work.pop(run_id, None)
         match event:
             case Epoch(row=row):
                 self.epochs[run_id] = row["epoch"]
@@ -276,6 +339,11 @@ class _Board:
 
     def _update(self) -> None:
         rate = f"  {sum(self.rates.values()):.0f} images/s" if self.rates else ""
+        completed, total = sum(self.epochs.values()), sum(self.totals.values())
+        left = ""
+        if trained := completed - self.done_before:
+            spent = time.monotonic() - self.start
+            left = f"about {duration(spent / trained * (total - completed))} left"
         self.progress.update(
-            self.task, completed=sum(self.epochs.values()), counts=_counted(self.ended) + rate
+            self.task, completed=completed, counts=_counted(self.ended) + rate, left=left
         )

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmark import data, registry
 from benchmark.config import RunConfig
+from benchmark.cost import dense_cost
 from benchmark.devices import wait
 from benchmark.flow import tf32
 from benchmark.models import Net, layout
@@ -26,6 +27,18 @@ FEW, MORE = 2, 16
 extrapolated. A GPU is timed with whole batches."""
 REPLAYED = 50
 """Steps that are timed on a GPU."""
+
+
+def operations_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
+    """Multiplications and additions of training these dense nets: a backward pass has twice those
+    of a forward pass. The arguments and errors are those of `seconds_to_train`."""
+    total = 0.0
+    for config, count in epochs.items():
+        size = train_size(config.dataset, options.data)
+        net = initial_net(replace(config, init=""), size.classes)
+        per_image = 3 * 2 * dense_cost(net, (size.height, size.width))["macs"]
+        total += count * min(size.images, config.train_limit or size.images) * per_image
+    return total
 
 
 def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:

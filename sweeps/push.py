@@ -6,6 +6,7 @@ It skips runs that are already uploaded and finishes partial uploads.
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 import threading
 from collections import Counter
@@ -19,10 +20,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from benchmark.config import RunConfig
 from benchmark.errors import UserError, require
 from benchmark.files import read_json
 from benchmark.record import Record, run_folders
-from benchmark.tracking.api import THREADS, asking, connect, listed, told
+from benchmark.tracking.api import THREADS, address, asking, connect, listed, told
 from benchmark.tracking.rows import LINES, sent_files, sent_summary
 from benchmark.tracking.tracker import WandbTracker, has_files, lean_settings, replay
 
@@ -34,6 +36,8 @@ GIVE_UP = 2 * THREADS
 """Failures in a row after which the remaining runs are not tried."""
 FORBIDDEN = "/\\#?%:"
 """Characters that W&B does not allow in the name of a project."""
+DELETED = "previously created and deleted"
+"""What W&B says of the id of a run that was deleted, which it does not take again."""
 PUSHED, THERE = "pushed", "already there"
 Tasks = dict[str, Callable[[], str]]
 """{id of a W&B run: what uploads it} Returns `PUSHED` or `THERE`; raises what wandb raises."""
@@ -47,16 +51,31 @@ class Target:
     entity: str
     files: Path
     """Folder for wandb's own files."""
+    suffix: str = ""
+    """End of the ids of the runs."""
+
+    def id(self, config: RunConfig) -> str:
+        """W&B's id of a run."""
+        return f"{config.run_id}-{self.suffix}" if self.suffix else config.run_id
 
 
-def push(runs: Path, project: str, entity: str | None = None, figures: Path | None = None) -> int:
+def push(
+    runs: Path,
+    project: str,
+    entity: str | None = None,
+    figures: Path | None = None,
+    suffix: str = "",
+) -> int:
     """Upload all finished runs, each once, and the figures of a report as one more run.
 
+    suffix: W&B's id of a run becomes <run_id>-<suffix>, where an id was deleted on the server.
     Returns the exit status, 1 if some failed. Raises `UserError` if there is no finished run, no
     such report, no server or no key.
     """
     allowed = bool(project) and not set(project) & set(FORBIDDEN)
     require(allowed, "project", project, f"a name without {FORBIDDEN}")
+    good = bool(re.fullmatch(r"\w{0,20}", suffix, re.ASCII))
+    require(good, "suffix", suffix, "up to 20 letters, digits or _")
     finished = [record for record in map(Record, run_folders(runs)) if record.finished]
     if not finished:
         raise UserError(f"runs folder {runs} has no finished run")
@@ -70,11 +89,13 @@ def push(runs: Path, project: str, entity: str | None = None, figures: Path | No
         except ValueError:  # no such project yet: the first run makes it
             there = []
     with tempfile.TemporaryDirectory(prefix="flowprune-push-", ignore_cleanup_errors=True) as files:
-        target = Target(project, entity, Path(files))
+        target = Target(project, entity, Path(files), suffix)
         tasks = {r.folder.name: partial(_push_run, r, there, target) for r in finished}
         if images:
             tasks |= _figures_task(figures, images, there, target)
-        return _work(tasks, place)
+        status = _work(tasks, place)
+    print(f"W&B: {address(entity, project)}")
+    return status
 
 
 # ------------------------------------------------------------------- one run
@@ -92,13 +113,28 @@ def _push_run(record: Record, there: Sequence[WandbRun], target: Target) -> str:
     same = [run for run in there if config.run_id in (run.id, run.config.get("run_id"))]
     if any(_is_whole(run, summary, files) for run in same):
         return THERE
-    own = next((_epochs(run) for run in same if run.id == config.run_id), set())
+    id = target.id(config)
+    own = next((_epochs(run) for run in same if run.id == id), set())
     resume = own == set(range(len(own)))
-    tracker = WandbTracker(
-        config, target.files, "online", resume, project=target.project, entity=target.entity
-    )
+    try:
+        tracker = WandbTracker(
+            config, target.files, "online", resume,
+            id=id, project=target.project, entity=target.entity,
+        )  # fmt: skip
+    except Exception as error:
+        if DELETED not in str(error):
+            raise
+        raise UserError(_deleted(id, target.suffix)) from None
     replay(record, tracker)
     return PUSHED
+
+
+def _deleted(id: str, suffix: str) -> str:
+    number = int(suffix) + 1 if suffix.isdecimal() else 2
+    return (
+        f"W&B run {id} was deleted on the server, which does not take its id again: push with "
+        f"--suffix {number} gives a new one"
+    )
 
 
 def _is_whole(run: WandbRun, summary: dict, files: Mapping[str, bytes]) -> bool:

@@ -12,7 +12,7 @@ from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError, shortened
 from benchmark.outside import NOUNS
 from benchmark.record import check_rules
-from benchmark.tracking.rows import FILES, lacks_rows, part, record
+from benchmark.tracking.rows import ROWS, lacks_rows, part, record
 
 ODD = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 """What values that no run sends raise."""
@@ -34,7 +34,7 @@ class Mirror:
     summary: dict
     history: Sequence[dict] = ()
     files: Mapping[str, str] = field(default_factory=dict)
-    """{name: content} of its files of rows."""
+    """{name: content} of its files."""
 
     @property
     def run_id(self) -> str | None:
@@ -68,7 +68,7 @@ def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], l
         same.sort(
             key=lambda mirror: (mirror.state == "finished", mirror.updated, mirror.id), reverse=True
         )
-        configs, read = [], []
+        configs, read, ended = [], [], False
         for mirror in same:  # a broken one does not hide a complete one
             try:
                 config, run = _parsed(mirror, place)
@@ -76,11 +76,12 @@ def runs(mirrors: Iterable[Mirror], place: str) -> tuple[list[Run], list[str], l
                 set_aside.append(str(error))
             else:
                 configs.append(config)
-                read += [(mirror, run)] if run else []
+                read += [run] if run else []
+                ended = ended or mirror.ended
         if not configs:
             continue
-        whole = next((run for mirror, run in read if _is_whole(mirror, run)), None)
-        if read and not whole:
+        whole = next((run for run in read if gap(run) is None), None)
+        if ended and not whole:
             broken.append(run_id)
         found.append(whole or Run(configs[0], (), (), None))
     return found, broken, set_aside
@@ -93,13 +94,9 @@ def _named(mirror: Mirror) -> dict[str, object]:
     return {field: names[field] for field in NOUNS.values() if field in names}
 
 
-def _is_whole(mirror: Mirror, run: Run) -> bool:
-    return gap(run) is None and not lacks_rows(mirror.summary, mirror.files)
-
-
 def _parsed(mirror: Mirror, place: str) -> tuple[RunConfig, Run | None]:
-    """The configuration of a W&B run, and its record if it ended. Raises `UserError` for values
-    that no run sends.
+    """The configuration of a W&B run, and its record if it ended and all files are there. Raises
+    `UserError` for values that no run sends.
 
     Other keys of the configuration (a sweep's arguments of the command) are ignored.
     """
@@ -108,8 +105,8 @@ def _parsed(mirror: Mirror, place: str) -> tuple[RunConfig, Run | None]:
     check_rules(where, given.get("rules", 1), f"leave it out with --filter rules={RULES}")
     try:
         config = RunConfig(**{name: given[name] for name in DEFAULTS if name in given}).canonical()
-        if mirror.ended:
-            run = Run(config, *record(mirror.history, mirror.summary, mirror.files))
+        if mirror.ended and not lacks_rows(mirror.summary, mirror.files):
+            run = Run(config, *record(mirror.history, mirror.files))
     except (*ODD, RecursionError) as error:  # the latter for a file that is nested too deeply
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__} "
         raise UserError(f"{where}: {kind}{shortened(str(error))}") from None
@@ -119,9 +116,9 @@ def _parsed(mirror: Mirror, place: str) -> tuple[RunConfig, Run | None]:
             f"({config.label}): delete it, or leave it out with --filter"
         )
     if run:
-        rows = {name: f"{where}, {name}.jsonl, line" for name in FILES}
+        rows = {name: f"{where}, {name}.jsonl, line" for name in ROWS}
         check_values(
-            run, f"{where}, row", rows["cuts"], f"{where}, summary",
+            run, f"{where}, row", rows["cuts"], f"{where}, summary.json",
             probes=rows["probes"], ranks=rows["probe_ranks"],
         )  # fmt: skip
     return config, run

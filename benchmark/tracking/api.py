@@ -34,6 +34,13 @@ def server() -> str:
     return os.environ.get("WANDB_BASE_URL") or wandb_setup.singleton().settings.base_url
 
 
+def address(entity: str, project: str) -> str:
+    """The address of a project's page. Sends no query."""
+    from wandb.sdk import wandb_setup  # here, because importing it takes a second
+
+    return f"{wandb_setup.singleton().settings.app_url}/{entity}/{project}"
+
+
 def connect() -> wandb.Api:
     """The server's API. Raises what wandb raises, after `CONNECT_SECONDS` at most, if the server or
     the key does not work."""

@@ -1,8 +1,9 @@
 """What W&B gets of a run, and the way back to the record.
 
-W&B keeps one row per epoch, one summary, and the files `cuts.jsonl`, `probes.jsonl` and
-`probe_ranks.jsonl` of the record. Of rows and summary it does not keep the order of keys, returns
-7.0 as 7, and may return a number that is not finite as a text. Files come back as they are.
+W&B keeps one row per epoch, a short summary for its tables, and the files `summary.json`,
+`cuts.jsonl`, `probes.jsonl` and `probe_ranks.jsonl` of the record. Of rows and summary it does not
+keep the order of keys, returns 7.0 as 7, and may return a number that is not finite as a text.
+Files come back as they are.
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ CUT = "cut/"
 """Prefix of the numbers of a cut in the row of its epoch."""
 CUT_KEYS = (f"{CUT}round", f"{CUT}loss_change", f"{CUT}kept_macs")
 """The numbers of a cut in the row of its epoch; all others are in `cuts.jsonl`."""
-FILES = ("cuts", "probes", "probe_ranks")
-"""The files of a W&B run, without their ending `.jsonl`. A file without rows is not sent."""
+ROWS = ("cuts", "probes", "probe_ranks")
+"""The files of rows of a W&B run, without their ending `.jsonl`. A file without rows is not
+sent."""
+FILES = (*ROWS, "summary")
+"""The files of a W&B run, without their endings."""
 LINES = "lines/"
-"""Prefix of the keys of a summary that say how many rows each file has."""
-CONVS = "plan/convs"
-"""Key of a summary: the convs of the net, in order."""
+"""Prefix of the keys of a summary that say how many lines each file has."""
+SHOWN = (
+    *HISTORY_KEYS, "outcome", "device", "before/net/params", "before/net/macs",
+    "latency/batch/before", "latency/batch/after",
+)  # fmt: skip
+"""Keys of the record's summary that W&B's has too, besides the groups of `SHOWN_GROUPS`."""
+SHOWN_GROUPS = ("best/", "components/")
+"""Prefixes of more such keys."""
 
 
 def sent_config(config: RunConfig) -> dict[str, object]:
@@ -54,20 +63,22 @@ def _cut(cut: Mapping, history: Sequence[Mapping]) -> dict[str, object]:
 
 
 def sent_summary(summary: Mapping, files: Mapping[str, bytes]) -> dict[str, object]:
-    """The summary of a W&B run with these files."""
+    """The summary of a W&B run with these files: what its tables and charts need."""
     lines = {f"{LINES}{name}": files.get(file_name(name), b"").count(b"\n") for name in FILES}
-    return flat(summary) | {CONVS: list(summary["plan"]["before"])} | lines
+    values = flat(summary)
+    return {k: v for k, v in values.items() if k in SHOWN or k.startswith(SHOWN_GROUPS)} | lines
 
 
 def sent_files(record: Record) -> dict[str, bytes]:
-    """{name: content} of the files of a W&B run."""
-    rows = dict(zip(FILES, (record.cuts(), *record.probes()), strict=True))
-    return {file_name(name): as_lines(found) for name, found in rows.items() if found}
+    """{name: content} of the files of the W&B run of a finished record."""
+    rows = dict(zip(ROWS, (record.cuts(), *record.probes()), strict=True))
+    files = {file_name(name): as_lines(found) for name, found in rows.items() if found}
+    return files | {file_name("summary"): record.summary_file.read_bytes()}
 
 
 def file_name(name: str) -> str:
     """The name of a file of a W&B run."""
-    return f"{name}.jsonl"
+    return f"{name}.jsonl" if name in ROWS else f"{name}.json"
 
 
 def due_files(summary: Mapping) -> list[str]:
@@ -76,8 +87,9 @@ def due_files(summary: Mapping) -> list[str]:
 
 
 def lacks_rows(summary: Mapping, files: Mapping[str, str]) -> bool:
-    """Whether files have other numbers of rows than the summary says."""
-    return any(
+    """Whether files have other numbers of lines than the summary says, or there is no
+    `summary.json`."""
+    return file_name("summary") not in files or any(
         len(files.get(file_name(name), "").splitlines()) != summary.get(f"{LINES}{name}", 0)
         for name in FILES
     )
@@ -105,7 +117,7 @@ def part(values: Mapping, prefix: str) -> dict[str, object]:
 
 
 def record(
-    rows: Iterable[Mapping], summary: Mapping, files: Mapping[str, str]
+    rows: Iterable[Mapping], files: Mapping[str, str]
 ) -> tuple[list[dict], list[dict], dict, list[dict], list[dict]]:
     """History, cuts, summary, probes and their ranks of a run that ended, from what W&B has of it.
 
@@ -116,8 +128,8 @@ def record(
     by_epoch = {whole_number("epoch", row["epoch"]): row for row in rows if "epoch" in row}
     ordered = [by_epoch[epoch] for epoch in sorted(by_epoch)]
     history = [_numbers(row, HISTORY_KEYS) for row in ordered]
-    cuts, probes, ranks = (_rows(name, files) for name in FILES)
-    return history, cuts, _summary(summary, summary.get(CONVS, ())), probes, ranks
+    cuts, probes, ranks = (_rows(name, files) for name in ROWS)
+    return history, cuts, _summary(json.loads(files[file_name("summary")])), probes, ranks
 
 
 def _rows(name: str, files: Mapping[str, str]) -> list[dict]:
@@ -143,14 +155,13 @@ def _numbers(values: Mapping, keys: Iterable[str]) -> dict[str, float | None]:
     return {key: number(values.get(key)) for key in keys}
 
 
-def _summary(values: Mapping, convs: Sequence[str]) -> dict:
-    plan = part(values, "plan/before/")
-    groups = {name: part(values, f"{name}/") for name in ("before", "after", "samples", "versions")}
+def _summary(values: Mapping) -> dict:
+    groups = ("before", "after", "samples", "versions")
     return {
         "outcome": values["outcome"],
         "epoch": whole_number("epoch", values.get("epoch", 0)),
-        **groups,
-        "plan": {"before": {conv: plan[conv] for conv in convs if conv in plan}},
+        **{name: dict(values[name]) for name in groups},
+        "plan": {"before": dict(values["plan"]["before"])},
         **{key: values.get(key, "") for key in ("data", "commit", "processor", "device")},
         **{key: values.get(key) for key in ("threads", "classes", "seconds", *LATENCY_KEYS)},
     }

@@ -12,11 +12,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from multiprocessing import parent_process
 from pathlib import Path
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from benchmark.config import RunConfig
@@ -33,14 +35,15 @@ MODES = ("offline", "online", "disabled")
 PROJECT = "flowprune"
 """The project of runs, unless `WANDB_PROJECT` names another. wandb itself reads `WANDB_ENTITY`."""
 
-MODEL = "model"
-"""Type of the artifacts with final nets; their names are `model-<run_id>`."""
+Artifacts = Mapping[str, Sequence[Path]]
+"""{type of an artifact of a run, `model` or `scores`: its files}; its name is `<type>-<run_id>`."""
+NO_ARTIFACTS: Artifacts = MappingProxyType({})
 
 INIT_SECONDS = 20.0
 FINISH_SECONDS = 20.0
 """Time that W&B gets to accept a run, and to receive its last rows."""
-MODEL_SECONDS = 60
-"""Time that W&B gets to receive the final net."""
+ARTIFACT_SECONDS = 60
+"""Time that W&B gets to receive an artifact."""
 CONFIRM_PAUSES = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each check of the rows that arrived: the server shows new rows after a moment."""
 ABANDON_SECONDS = 8.0
@@ -64,13 +67,22 @@ def default_mode() -> str:
     return os.environ.get("WANDB_MODE") or ("online" if under_agent() else "offline")
 
 
+def job_type(config: RunConfig) -> str:
+    """W&B's type of a run: dense, probes (dense with cut probes) or pruned."""
+    if config.measure != "none":
+        return "pruned"
+    return "probes" if config.probed else "dense"
+
+
 class NoTracker:
     """`--wandb disabled`: nothing is sent, and wandb is not imported."""
 
     def log(self, row: dict) -> None:
         """Ignore an epoch."""
 
-    def finish(self, summary: dict, files: Mapping[str, bytes], model: Path | None = None) -> None:
+    def finish(
+        self, summary: dict, files: Mapping[str, bytes], artifacts: Artifacts = NO_ARTIFACTS
+    ) -> None:
         """Ignore the end."""
 
     def abandon(self, status: int) -> None:
@@ -92,6 +104,7 @@ class WandbTracker:
         resume: bool = False,
         *,
         full: bool = False,
+        id: str | None = None,
         project: str | None = None,
         entity: str | None = None,
     ) -> None:
@@ -103,7 +116,7 @@ class WandbTracker:
                 shutil.rmtree(stale)
         runs.mkdir(parents=True, exist_ok=True)
         place = {
-            "id": config.run_id,
+            "id": id or config.run_id,
             "project": project or os.environ.get("WANDB_PROJECT", PROJECT),
             "entity": entity,
         }
@@ -112,8 +125,9 @@ class WandbTracker:
         self.run = wandb.init(
             **({} if under_agent() else place),
             name=config.label,
-            group=config.cell,
-            tags=[*components, config.run_id, f"seed-{config.seed}"],
+            group=config.label.rpartition(" ")[0],
+            job_type=job_type(config),
+            tags=[*components, f"seed-{config.seed}"],
             config=sent_config(config) | ({"commit": commit()} if full else {}),
             dir=runs,
             mode=mode,
@@ -128,36 +142,39 @@ class WandbTracker:
         if row["epoch"] >= self.run.starting_step:
             self.run.log(row)
 
-    def finish(self, summary: dict, files: Mapping[str, bytes], model: Path | None = None) -> None:
-        """Write summary, files {name: content} and the artifact with the file of the final net,
-        close the run, and check that rows and files have arrived."""
+    def finish(
+        self, summary: dict, files: Mapping[str, bytes], artifacts: Artifacts = NO_ARTIFACTS
+    ) -> None:
+        """Write summary, files {name: content} and artifacts, close the run, and check that rows
+        and files have arrived."""
         self.run.summary.update(sent_summary(summary, files))
         for name, content in files.items():
             path = Path(self.run.dir, name)
             path.write_bytes(content)  # a file elsewhere would be linked to, not copied
             self.run.save(path, base_path=self.run.dir, policy="now")
         try:
-            if model:
-                self._send(f"{MODEL}-{summary['run_id']}", model)
+            for kind, paths in artifacts.items():
+                self._send(kind, f"{kind}-{summary['run_id']}", paths)
         finally:
             self.run.finish()
         if self.online:
             self._confirm(summary["epoch"] + 1, files)
 
-    def _send(self, name: str, model: Path) -> None:
-        """Log the artifact of the final net.
+    def _send(self, kind: str, name: str, paths: Sequence[Path]) -> None:
+        """Log an artifact.
 
-        W&B also gets the path of the file, which online therefore is that of a temporary copy.
+        W&B also gets the paths of the files, which online therefore are those of temporary copies.
         """
         import wandb
 
-        artifact = wandb.Artifact(name, type=MODEL)
+        artifact = wandb.Artifact(name, type=kind)
         with tempfile.TemporaryDirectory(prefix="flowprune-") as folder:
-            sent = shutil.copy(model, folder) if self.online else model
-            artifact.add_file(str(sent), name=model.name, skip_cache=True, policy="immutable")
+            for path in paths:
+                sent = shutil.copy(path, folder) if self.online else path
+                artifact.add_file(str(sent), name=path.name, skip_cache=True, policy="immutable")
             logged = self.run.log_artifact(artifact)
             if self.online:  # raises if W&B does not take it; nothing else does
-                logged.wait(MODEL_SECONDS)
+                logged.wait(ARTIFACT_SECONDS)
 
     def abandon(self, status: int) -> None:
         """Close the run with the exit status of an interrupted process; after SIGTERM a sweep gives
@@ -270,10 +287,12 @@ class DetachedTracker:
         """Log one epoch."""
         self._calls.put(lambda tracker: tracker.log(row))
 
-    def finish(self, summary: dict, files: Mapping[str, bytes], model: Path | None = None) -> None:
-        """Write summary, files and the final net, and close the run."""
-        longest = 2 * (INIT_SECONDS + FINISH_SECONDS) + (MODEL_SECONDS if model else 0)
-        self._end(lambda tracker: tracker.finish(summary, files, model), longest)
+    def finish(
+        self, summary: dict, files: Mapping[str, bytes], artifacts: Artifacts = NO_ARTIFACTS
+    ) -> None:
+        """Write summary, files and artifacts, and close the run."""
+        longest = 2 * (INIT_SECONDS + FINISH_SECONDS) + ARTIFACT_SECONDS * len(artifacts)
+        self._end(lambda tracker: tracker.finish(summary, files, artifacts), longest)
 
     def abandon(self, status: int) -> None:
         """Close the run with the exit status of an interrupted process."""
@@ -289,6 +308,8 @@ class DetachedTracker:
     def _work(self, connect: Callable[[], WandbTracker]) -> None:
         try:
             tracker = connect()
+            if tracker.online and parent_process() is None:  # a grid's workers would print many
+                print(f"W&B: {tracker.run.url}")
             while call := self._calls.get():
                 call(tracker)
         except Exception as error:
@@ -340,11 +361,8 @@ def tracked(
         raise
 
 
-def replay(record: Record, tracker: Tracker, model: Path | None = None) -> None:
-    """Send a finished record to a tracker, as if the run took place now.
-
-    model: the file of the final net, if it is sent too.
-    """
+def replay(record: Record, tracker: Tracker, artifacts: Artifacts = NO_ARTIFACTS) -> None:
+    """Send a finished record to a tracker, as if the run took place now."""
     for row in sent_rows(record.history(), record.cuts()):
         tracker.log(row)
-    tracker.finish(record.summary(), sent_files(record), model)
+    tracker.finish(record.summary(), sent_files(record), artifacts)

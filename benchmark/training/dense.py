@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +18,9 @@ from benchmark.locks import BusyError, held
 from benchmark.record import DenseFolder
 from benchmark.schedule import step_lr
 from benchmark.training.checkpoint import Checkpoints, load
-from benchmark.training.epoch import advance, log_epoch
+from benchmark.training.epoch import Report, advance, log_epoch
 from benchmark.training.problem import Problem
 from benchmark.training.state import State, fresh
-
-Report = Callable[[State], None]
-"""Called with the state after each epoch."""
 
 POLL_SECONDS = 0.5
 
@@ -87,8 +83,8 @@ def _train(
     with Checkpoints(dense, problem.digest, checkpoint_seconds) as checkpoints:
         while state.epoch < until:
             lr = step_lr(dense.lr, state.epoch, dense.epochs)
-            advance(state, problem, dense, lr, flow_every=flow_every)
+            advance(state, problem, dense, lr, flow_every=flow_every, report=report)
             file, epoch = folder.state_file(state.epoch), state.epoch
             due = epoch == until or folder.wanted(epoch)
             checkpoints.keep(state, file, due=due, then=partial(folder.drop_before, epoch))
-            report(state)
+            report.epoch(state)

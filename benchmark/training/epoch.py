@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
@@ -19,15 +20,33 @@ from benchmark.training.state import State
 from benchmark.training.step import step_kind
 
 
+class Report(Protocol):
+    """What is told how far training is."""
+
+    def epoch(self, state: State) -> None:
+        """Get the state after an epoch."""
+
+    def images(self, state: State, seen: int, of: int) -> None:
+        """Get the number of images that were trained on in this epoch, and of all its images."""
+
+
 def advance(
-    state: State, problem: Problem, config: RunConfig, lr: float, *, flow_every: int
+    state: State,
+    problem: Problem,
+    config: RunConfig,
+    lr: float,
+    *,
+    flow_every: int,
+    report: Report | None = None,
 ) -> dict:
     """Train one epoch in place; returns the row that it added to the history."""
-    row = train_epoch(state, problem, config, lr)
+    row = train_epoch(state, problem, config, lr, report)
     return log_epoch(state, problem, config, row, flow=(state.epoch + 1) % flow_every == 0)
 
 
-def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) -> dict[str, float]:
+def train_epoch(
+    state: State, problem: Problem, config: RunConfig, lr: float, report: Report | None = None
+) -> dict[str, float]:
     """Train one epoch in place; returns the `train/*`, `lr` and `time/images_per_second` part of
     its row."""
     images, labels = problem.train.images, problem.train.labels
@@ -50,8 +69,12 @@ def train_epoch(state: State, problem: Problem, config: RunConfig, lr: float) ->
     state.model.train()
     dropout = seeded(stream_seed("dropout", config, "dataset", epoch=state.epoch), images.device)
     with dropout, tf32(config.precision == "tf32"):
+        seen = 0
         for x, y in batches:
+            if report:
+                report.images(state, seen, len(labels))
             step(x, y)
+            seen += len(y)
         mean_loss, accuracy = (total / len(labels) for total in step.sums.tolist())
     seconds = time.perf_counter() - start
     state.seconds += seconds

@@ -68,10 +68,12 @@ def drive(
     watch: Callable[[Event], None],
     *,
     retries: int = 2,
+    began: Callable[[str], None] = lambda run_id: None,
 ) -> Outcome:
     """Run what is not finished. `engine` makes an engine for the runs that are left.
 
-    `watch` gets each epoch, and each run that ends. A failed run is tried again `retries` times,
+    `watch` gets each epoch, and each run that ends; `began` gets the id of each run that an engine
+    is given. A failed run is tried again `retries` times,
     unless its input is wrong. Raises `UserError` if the records cannot be written, or a finished
     run was made with other data.
     """
@@ -80,7 +82,7 @@ def drive(
     if queue:
         started = engine(options, [job.config for job in queue])
         try:
-            _work(queue, started, watch, outcome, retries)
+            _work(queue, started, watch, outcome, retries, began)
         finally:
             started.stop()
     tidy(configs, options.runs)
@@ -93,6 +95,7 @@ def _work(
     watch: Callable[[Event], None],
     outcome: Outcome,
     retries: int,
+    began: Callable[[str], None],
 ) -> None:
     most = len(queue)
     running: dict[str, Job] = {}
@@ -105,6 +108,7 @@ def _work(
             queue.remove(job)
             running[job.config.run_id] = job
             engine.start(job)
+            began(job.config.run_id)
         if not running:
             time.sleep(TICK_SECONDS)
         for event in engine.events() if running else ():

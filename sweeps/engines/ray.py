@@ -12,10 +12,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from uuid import uuid4
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # without it, Ray warns that this will be its default
@@ -40,6 +42,8 @@ from sweeps.engines.worker import Done, Event, Failed, Waits, attempt
 
 CONNECT_SECONDS = 10.0
 DEVICES = ("auto", "cpu", "cuda")
+MEMORY = "memory"
+"""A resource that Ray knows."""
 
 
 @dataclass
@@ -65,16 +69,19 @@ class Driver:
     """Files of initial weights, by digest; they have the same path on every machine."""
     folder: Path
     """The working folder, to which the paths of data sets are relative."""
+    mark: Path
+    """A file in the driver's folder of runs: a task that sees it need not send its record."""
 
 
 class RayEngine:
     """`workers` runs at once (0: as many as the cluster has room for, also when it grows).
 
     A run takes 1 / `per_gpu` of a GPU (0: all of it), or `options.threads` cores if no machine has
-    a GPU. `address` is that of a cluster (None: RAY_ADDRESS, else the one that runs on this
-    machine, else this machine alone). A run that finishes no epoch within `epoch_limit` seconds
-    (0: no limit) fails; one whose machine dies is executed elsewhere. Raises `UserError` if the
-    cluster cannot be used.
+    a GPU, and `resources` besides: {name of a resource that the cluster's machines declare, or
+    `memory` (bytes): amount}. `address` is that of a cluster (None: RAY_ADDRESS, else the one that
+    runs on this machine, else this machine alone). A run that finishes no epoch within
+    `epoch_limit` seconds (0: no limit) fails; one whose machine dies is executed elsewhere. Raises
+    `UserError` if the cluster cannot be used.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class RayEngine:
         per_gpu: int = 0,
         epoch_limit: float = 0.0,
         address: str | None = None,
+        resources: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         require(
             options.device in DEVICES,
@@ -95,8 +103,8 @@ class RayEngine:
         )
         self.connection = ExitStack()
         self.raise_signals = self.connection.enter_context(_cluster(address))
-        resources = ray.cluster_resources()
-        gpu = options.device == "cuda" or (options.device == "auto" and "GPU" in resources)
+        there = ray.cluster_resources()
+        gpu = options.device == "cuda" or (options.device == "auto" and "GPU" in there)
         self.options = replace(
             options,
             runs=options.runs.absolute(),
@@ -107,7 +115,12 @@ class RayEngine:
         # one process per run on a GPU: CUDA may fail for good, and its memory is given back
         of_gpu = {"num_gpus": self.amount, "num_cpus": 0, "max_calls": 1}
         need = of_gpu if gpu else {"num_cpus": self.amount}
+        self.more = dict(resources)
+        custom = {name: amount for name, amount in resources.items() if name != MEMORY}
+        need |= {"resources": custom, "memory": resources.get(MEMORY)}
         self.remote = ray.remote(num_returns=2, max_retries=0, **need)(_execute)
+        self.mark = self.options.runs / f".driver-{uuid4().hex}"
+        self.mark.touch()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.told = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self.tasks: dict[ray.ObjectRef, Task] = {}
@@ -116,12 +129,15 @@ class RayEngine:
 
     def slots(self) -> int:
         """Runs that the cluster has room for at once."""
-        return self.workers or int(ray.cluster_resources().get(self.unit, 0) / self.amount)
+        if self.workers:
+            return self.workers
+        there, need = ray.cluster_resources(), {self.unit: self.amount, **self.more}
+        return min(int(there.get(name, 0) / amount) for name, amount in need.items())
 
     def start(self, job: Job) -> None:
         """Submit a run to Ray."""
         tracking = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-        here = Driver(tracking, given(), initial.given(), Path.cwd())
+        here = Driver(tracking, given(), initial.given(), Path.cwd(), self.mark)
         event, files = self.remote.remote(job, self.options, here, self.told)
         self.tasks[event] = Task(job, files)
 
@@ -142,6 +158,7 @@ class RayEngine:
 
     def stop(self) -> None:
         """Interrupt the tasks, kill those that do not stop in time, and leave the cluster."""
+        self.mark.unlink(missing_ok=True)
         with self.connection:
             for force in (False, True):
                 for ref in self.tasks:
@@ -229,7 +246,7 @@ def _execute(
     job: Job, options: Options, driver: Driver, told: Queue
 ) -> tuple[Event, dict[str, bytes]]:
     """The task, in a process of Ray on any machine: how the run went, and the files of a finished
-    record."""
+    record that the driver does not see."""
     config = job.config
     told.put_nowait((config.run_id, None))
     os.environ.update(driver.tracking)
@@ -241,7 +258,8 @@ def _execute(
     for epoch in job.wanted:
         DenseFolder(options.runs, config).want(epoch)
     event = attempt(config, options, lambda epoch: told.put_nowait((config.run_id, epoch)))
-    return event, pack(Record(options.runs / config.run_id)) if isinstance(event, Done) else {}
+    sent = isinstance(event, Done) and not driver.mark.exists()
+    return event, pack(Record(options.runs / config.run_id)) if sent else {}
 
 
 def pack(record: Record) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from benchmark.measures import MEASURES
 from benchmark.record import HISTORY_KEYS, Record
 from benchmark.tracking.rows import CUT_KEYS, sent_rows
 from tests.support.simulate import grid, simulate
-from tests.support.wandb_server import serving
+from tests.support.wandb_server import ENTITY, Run, serving
 
 pytest.importorskip(
     "wandb_workspaces",
@@ -103,12 +103,13 @@ def command(*arguments, code="pass", **environment):
 
 def test_the_command_saves_a_view_and_says_where(tmp_path):
     with serving() as server:
+        server.runs.append(Run(ENTITY, "pruning", "run"))
         result = command(
             "--project", "pruning", "--filter", "arch=vgg13", **server.environment(tmp_path)
         )
         (view,) = server.views.values()
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith(f"dashboard: {server.url}/tester/pruning?nw=")
+    assert result.stdout.startswith(f"workspace: {server.url}/tester/pruning?nw=")
     assert (view["entityName"], view["projectName"], view["type"]) == (
         "tester",
         "pruning",
@@ -116,6 +117,41 @@ def test_the_command_saves_a_view_and_says_where(tmp_path):
     )
     assert view["displayName"] == "Measures compared (arch vgg13)"
     assert len(json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]) == 5
+
+
+def test_an_unknown_project_is_not_made(tmp_path):
+    with serving() as server:
+        result = command("--project", "mistyped", "--report", **server.environment(tmp_path))
+        assert server.views == {}
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: W&B project tester/mistyped does not exist\n"
+
+
+def test_the_command_saves_a_report_of_the_same_panels(tmp_path):
+    with serving() as server:
+        server.runs.append(Run(ENTITY, "pruning", "run"))
+        result = command(
+            "--project", "pruning", "--report", "--filter", "arch=vgg13",
+            **server.environment(tmp_path),
+        )  # fmt: skip
+        (view,) = server.views.values()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"report: {server.url}/tester/pruning/reports/")
+    assert (view["type"], view["displayName"]) == ("runs", "Measures compared (arch vgg13)")
+    blocks = json.loads(view["spec"])["blocks"]
+    titles = [b["children"][0]["text"] for b in blocks if b["type"] == "heading"]
+    assert titles[0] == "Convergence"
+    grids = [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
+    sections = [grid["panelBankSectionConfig"]["panels"] for grid in grids]
+    assert [len(found) for found in sections] == [
+        len(part["panels"]) for part in section()["panelBankConfig"]["sections"]
+    ]
+    first = sections[0][0]["config"]
+    assert (first["metrics"], first["xAxis"]) == (["train/loss"], "epoch")
+    (runs,) = grids[0]["runSets"]
+    assert [key["name"] for key in runs["grouping"]] == ["measure.value"]
+    assert runs["filters"]["filters"][0]["value"] == "vgg13"
+    assert len(grids[0]["customRunColors"]) == len(MEASURES)
 
 
 def test_the_command_writes_a_file_without_a_server(tmp_path):
@@ -143,6 +179,8 @@ def test_the_command_writes_a_file_without_a_server(tmp_path):
             "pip install 'flowprune[dashboards]'",
         ),
         (["--project", "p"], "pass", {"WANDB_API_KEY": ""}, "W&B did not save the workspace"),
+        (["--project", "p", "--report"], "pass", {"WANDB_API_KEY": ""}, "not save the report"),
+        (["--project", "p", "--report", "--json", "x"], "pass", {}, "json must be given without"),
         pytest.param(
             ["--project", "p", "--entity", "e"],
             "pass",

@@ -136,7 +136,7 @@ def test_a_second_pull_asks_for_no_history_and_an_offline_one_for_nothing(
     assert_same(load(SOURCE, pull), local)
     asked = [server.requests[name] for name in ("HistoryPage", "RunFiles", "storage")]
     dense = sum(bool(record.config().probed) for record in records)
-    assert asked == [len(records), len(records), len(records) + dense]
+    assert asked == [len(records), len(records), 2 * len(records) + dense]
     assert_same(load(SOURCE, pull), local)
     assert [server.requests[name] for name in ("HistoryPage", "RunFiles", "storage")] == asked
     requests = server.requests.total()
@@ -221,7 +221,9 @@ def test_an_ended_run_that_lacks_rows_counts_as_unfinished_with_a_warning(
     assert line.endswith(server.runs[0].name)
 
 
-@pytest.mark.parametrize("name", ["cuts.jsonl", "probes.jsonl", "probe_ranks.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["cuts.jsonl", "probes.jsonl", "probe_ranks.jsonl", "summary.json"]
+)
 @pytest.mark.parametrize("left", [None, 0, 1])
 def test_an_ended_run_that_lacks_a_file_or_rows_of_it_counts_as_unfinished(
     records, server, pull, capsys, name, left
@@ -291,6 +293,7 @@ def test_an_odd_file_blocks_no_other_run(records, server, pull, capsys, name, da
 def test_a_file_that_is_nested_too_deeply_blocks_no_other_run(records, server, pull, capsys):
     mirror = next(run for run in server.runs if "cuts.jsonl" in run.files)
     mirror.files["cuts.jsonl"] = b"[" * 100_000
+    mirror.summary["lines/cuts"] = 1
     assert len(load(SOURCE, pull).finished()) == len(records) - 1
     assert "RecursionError" in capsys.readouterr().err
 
@@ -396,6 +399,13 @@ def test_a_configuration_of_another_run_is_named(records, server, pull, capsys):
     )
 
 
+def retell(mirror, **values):
+    """Change its `summary.json`."""
+    told = json.loads(mirror.files["summary.json"]) | values
+    mirror.files["summary.json"] = json.dumps(told).encode() + b"\n"
+    mirror.summary["lines/summary"] = 1
+
+
 ODD_VALUES = [
     (
         "raw_config",
@@ -426,6 +436,8 @@ def test_an_odd_run_blocks_no_other(records, server, pull, capsys, part, key, va
     if part == "row":
         place, line = next(iter(mirror.lines[HISTORY].items()))
         mirror.lines[HISTORY][place] = json.dumps(json.loads(line) | {key: value})
+    elif part == "summary":
+        retell(mirror, **{key: value})
     else:
         getattr(mirror, part)[key] = value
     assert len(load(SOURCE, pull).finished()) == len(records) - 1
@@ -440,9 +452,9 @@ def test_an_odd_copy_of_a_run_does_not_stand_in_the_way_of_a_whole_one(
     records, server, pull, capsys
 ):
     plant(server, records[0], PROJECT, "another", heartbeat="2999-01-01T00:00:00Z")
-    server.runs[-1].summary["device"] = 5
+    retell(server.runs[-1], device=5)
     assert len(load(SOURCE, pull).finished()) == len(records)
-    assert f"{PROJECT}/another, summary: device must be a text" in capsys.readouterr().err
+    assert f"{PROJECT}/another, summary.json: device must be a text" in capsys.readouterr().err
 
 
 def test_local_and_pulled_runs_combine_with_a_filter(records, server, pull, tmp_path):

@@ -1,5 +1,6 @@
 """The commands as a user meets them: help, bad input, exit statuses, and what is imported."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import __version__
+from benchmark import __version__, registry
 from benchmark.cli import check_file
 from benchmark.errors import UserError
 from benchmark.options import Options
@@ -38,11 +39,18 @@ def imported(code):
 def test_help_names_every_field_and_imports_no_torch():
     from benchmark.config import DEFAULTS
 
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmark", "--help"], capture_output=True, text=True, check=False
-    )
+    result, alone = (
+        subprocess.run(
+            [sys.executable, "-m", "benchmark", *arguments],
+            capture_output=True, text=True, check=False,
+        )
+        for arguments in (["--help"], [])
+    )  # fmt: skip
     assert result.returncode == 0
+    assert (alone.returncode, alone.stdout) == (0, result.stdout)  # no run of 160 epochs
     assert all(f"--{name.replace('_', '-')}" in result.stdout for name in DEFAULTS)
+    for kind in registry.KINDS:
+        assert set(registry.names(kind)) <= set(re.findall(r"\w+", result.stdout)), kind
     heavy = {"torch", "pandas", "matplotlib", "wandb", "sklearn"}
     commands = ("benchmark.__main__", "sweeps.__main__", "analysis.__main__")
     for module in (*commands, "benchmark.measures", "sweeps.grid", "sweeps.engines.local"):
@@ -68,7 +76,13 @@ def test_one_run(tmp_path):
         "--train_limit=60",
     )
     assert result.returncode == 0, result.stderr
-    assert "epoch   1/1" in result.stdout
+    first, epoch, _ = result.stdout.splitlines()
+    (folder,) = tmp_path.glob("*-s0")
+    assert first == (
+        f"run {folder.name}: magnitude vgg13 digits p0.75 @0x1 s0, 1 epoch on cpu with 1 thread, "
+        f"record in {folder}"
+    )
+    assert epoch.startswith("epoch   1/1  train loss")
     assert "finished, test accuracy" in result.stdout
     assert len(list(tmp_path.glob("*/summary.json"))) == 1
 

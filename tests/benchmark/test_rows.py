@@ -28,6 +28,7 @@ from tests.support import simulate
 
 NUMBER = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 2**31)
 CONVS = ("b", "a.conv", "c")
+SUMMARY = {"outcome": "finished"} | {key: {} for key in ("before", "after", "samples", "versions")}
 
 
 def numbers(keys):
@@ -68,8 +69,8 @@ def test_rows_lead_back_to_the_history(made, order):
     sent = [returned(row) for row in sent_rows(history, cuts)]
     assert {key for row in sent for key in row} <= {*CUT_KEYS, *(k for row in history for k in row)}
     order.shuffle(sent)
-    summary = {"outcome": "finished", "plan": {"before": dict.fromkeys(CONVS, 512)}}
-    ours = record(sent, returned(sent_summary(summary, {})), {})
+    summary = SUMMARY | {"plan": {"before": dict.fromkeys(CONVS, 512)}}
+    ours = record(sent, {"summary.json": json.dumps(summary)})
     assert ours[0] == history
     # what frames take from the order of keys
     assert [list(row) for row in ours[0]] == [list(row) for row in history]
@@ -85,13 +86,14 @@ def test_a_simulated_record_comes_back(tmp_path, measure):
     simulate.simulate(tmp_path, [config], world)
     local = Record(tmp_path / config.run_id)
     files = sent_files(local)
-    assert set(files) == (
+    assert set(files) == {"summary.json"} | (
         {"probes.jsonl", "probe_ranks.jsonl"} if measure == "none" else {"cuts.jsonl"}
     )
     assert files.get("cuts.jsonl", b"") == local.cuts_file.read_bytes()
     rows = [returned(row) for row in sent_rows(local.history(), local.cuts())]
     summary = returned(sent_summary(local.summary(), files))
-    history, cuts, ended, *probes = record(rows, summary, as_texts(files))
+    assert not lacks_rows(summary, as_texts(files))
+    history, cuts, ended, *probes = record(rows, as_texts(files))
     assert history == local.history()
     assert cuts == local.cuts()
     assert tuple(probes) == local.probes()
@@ -128,19 +130,30 @@ def test_a_run_logs_few_keys(options):
 
 
 def test_files_that_lack_rows_are_noticed():
-    files = {"cuts.jsonl": b'{"round": 1}\n{"round": 2}\n', "probes.jsonl": b'{"epoch": 1}\n'}
-    summary = sent_summary({"plan": {"before": {}}}, files)
+    files = {
+        "cuts.jsonl": b'{"round": 1}\n{"round": 2}\n',
+        "probes.jsonl": b'{"epoch": 1}\n',
+        "summary.json": b"{\n}\n",
+    }
+    summary = sent_summary({}, files)
     assert not lacks_rows(summary, as_texts(files))
     assert lacks_rows(summary, {})
     assert lacks_rows(summary, as_texts(files | {"cuts.jsonl": b'{"round": 1}\n'}))
     assert lacks_rows(summary, as_texts(files | {"probe_ranks.jsonl": b"{}\n"}))
-    assert not lacks_rows({}, {})
+    assert lacks_rows({}, {})
+    assert lacks_rows(summary, as_texts(files | {"summary.json": b"{}\n"}))
 
 
 @pytest.mark.parametrize("text", ['{"round": ', "3", "[]"])
 def test_a_file_of_something_else_is_an_error(text):
     with pytest.raises(ValueError, match=r"cuts\.jsonl, line 1, must be an object|Expecting"):
-        record([], {"outcome": "finished"}, {"cuts.jsonl": text})
+        record([], {"summary.json": json.dumps(SUMMARY), "cuts.jsonl": text})
+
+
+@pytest.mark.parametrize("text", ["{", "3", "[]", "{}", '{"outcome": 1, "before": 2}'])
+def test_a_summary_of_something_else_is_an_error(text):
+    with pytest.raises((TypeError, ValueError, KeyError)):
+        record([], {"summary.json": text})
 
 
 def test_the_configuration_names_the_run():
@@ -168,8 +181,9 @@ def test_the_later_of_two_rows_and_numbers_as_texts():
         {"epoch": 0, "lr": 2},
         {"_step": 3},
     ]
-    history, *_ = record(rows, {"outcome": "finished"}, {})
+    files = {"summary.json": json.dumps(SUMMARY | {"plan": {"before": {}}})}
+    history, *_ = record(rows, files)
     assert [(row["epoch"], row["lr"]) for row in history] == [(0, 2), (1, None)]
     assert history[1]["test/loss"] is None
     with pytest.raises(UserError, match="epoch must be a whole number"):
-        record([{"epoch": -1}], {"outcome": "finished"}, {})
+        record([{"epoch": -1}], files)

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import math
 import platform
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -475,3 +477,40 @@ def test_a_part_is_tested_on_until_the_last_epoch(options, fields):
         assert whole["train/loss"] == part["train/loss"]
         assert (whole["test/loss"] == part["test/loss"]) == (whole["epoch"] in last)
         assert whole["epoch"] in last or (part["test/accuracy"] * 20).is_integer()
+
+
+def test_a_long_epoch_reports_its_parts(options, monkeypatch):
+    monkeypatch.setattr(run_module, "LONG_SECONDS", 0.0)
+    parts, config = [], tiny_run(measure="loss", prune_epoch=1, epochs=2)
+    run(config, options, watch_part=parts.append)
+    assert {(part.run_id, part.total, part.of) for part in parts} == {(config.run_id, 2, 60)}
+    assert [(part.epoch, part.images) for part in parts] == [(1, 20), (1, 40), (2, 20), (2, 40)]
+
+
+def test_a_short_epoch_reports_none(options):
+    parts = []
+    run(tiny_run(measure="none", epochs=1), options, watch_part=parts.append)
+    assert parts == []
+
+
+def test_parts_are_reported_after_twice_the_time_each(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: next(clock))
+    parts, state = [], SimpleNamespace(epoch=3)
+    reporter = run_module.Reporter(tiny_run(epochs=9), lambda progress: None, parts.append)
+    for second in range(50):
+        reporter.images(state, second, 50)
+    assert [part.images for part in parts] == [5, 10, 20, 40]
+    assert {part.epoch for part in parts} == {4}
+
+
+def test_the_best_values_are_those_since_the_last_cut():
+    keys = run_module.BEST
+    history = [
+        {"epoch": epoch} | dict.fromkeys(keys, value)
+        for epoch, value in enumerate((0.9, 0.1, 0.3, 0.2, None, math.inf))
+    ]
+    found = run_module.best(history, [{"epoch": 1}])
+    assert found == {"test/accuracy": 0.3, "test/loss": 0.2, "train/loss": 0.2}
+    assert run_module.best(history, [])["test/loss"] == 0.1
+    assert set(run_module.best(history[:2], [{"epoch": 1}]).values()) == {None}

@@ -19,7 +19,14 @@ from benchmark.errors import UserError
 from benchmark.record import Record
 from benchmark.run import run
 from benchmark.tracking import tracker as track
-from benchmark.tracking.rows import sent_config, sent_files, sent_rows, sent_summary
+from benchmark.tracking.rows import (
+    FILES,
+    file_name,
+    sent_config,
+    sent_files,
+    sent_rows,
+    sent_summary,
+)
 from benchmark.tracking.tracker import default_mode
 from benchmark.training import probes
 from benchmark.training.cut import CutError
@@ -52,12 +59,17 @@ def mirrored(record):
     return rows, sent_summary(record.summary(), files), files
 
 
+def ours(files):
+    """Those of the files of a W&B run that are not wandb's own."""
+    return {name: content for name, content in files.items() if name in map(file_name, FILES)}
+
+
 def assert_complete(run, record):
     rows, summary, files = mirrored(record)
     assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in run.history] == rows
     assert [row["_step"] for row in run.history] == [row["epoch"] for row in rows]
     assert summary.items() <= run.summary.items()
-    assert files == {name: c for name, c in run.files.items() if name.endswith(".jsonl")}
+    assert files == ours(run.files)
     assert run.state == "finished"
 
 
@@ -114,12 +126,20 @@ def test_the_server_gets_the_record(online, server, capsys):
     assert_complete(mirror, record_of(config, online))
     assert mirror.name == config.run_id
     assert mirror.config == sent_config(config)
-    assert mirror.group == config.cell
-    assert set(mirror.tags) == {"loss", "vgg13", "digits", config.run_id, "seed-3"}
+    assert mirror.group == "loss vgg13 digits p0.5 @1x2"
+    assert mirror.job_type == "pruned"
+    assert set(mirror.tags) == {"loss", "vgg13", "digits", "seed-3"}
     assert {key for row in mirror.history for key in row if key.startswith("cut/")} == {
         "cut/round", "cut/loss_change", "cut/kept_macs",
     }  # fmt: skip
-    assert capsys.readouterr().err == ""
+    assert len({key for row in mirror.history for key in row if not key.startswith("_")}) <= 30
+    assert len(mirror.summary) <= 40, sorted(mirror.summary)
+    since = record_of(config, online).history()[3:]
+    assert mirror.summary["best/test/accuracy"] == max(row["test/accuracy"] for row in since)
+    assert mirror.summary["best/train/loss"] == min(row["train/loss"] for row in since)
+    captured = capsys.readouterr()
+    assert captured.out == f"W&B: {server.url}/tester/flowprune/runs/{config.run_id}\n"
+    assert captured.err == ""
 
 
 def test_the_server_gets_probes(online, server, monkeypatch):
@@ -129,6 +149,7 @@ def test_the_server_gets_probes(online, server, monkeypatch):
     run(config, online)
     mirror, record = server.run("flowprune"), record_of(config, online)
     assert_complete(mirror, record)
+    assert mirror.job_type == "probes"
     assert mirror.files["probes.jsonl"] == record.probes_file.read_bytes()
     assert mirror.files["probe_ranks.jsonl"] == record.probe_ranks_file.read_bytes()
 
@@ -139,10 +160,9 @@ def test_files_are_sent_once_at_the_end(online, server):
 
     counts, config = [], tiny_run(**CUT)
     run(config, online, uploads)
-    early = {name for name in server.run("flowprune").files if name.endswith(".jsonl")}
-    assert early == {"cuts.jsonl"}
+    assert set(ours(server.run("flowprune").files)) == {"cuts.jsonl", "summary.json"}
     assert counts[-1] <= 1  # W&B's own files
-    assert server.requests["storage"] <= 4
+    assert server.requests["storage"] <= 5
 
 
 def test_files_that_do_not_arrive_are_one_warning(online, server, monkeypatch, capsys):
@@ -151,7 +171,9 @@ def test_files_that_do_not_arrive_are_one_warning(online, server, monkeypatch, c
     config = tiny_run(**CUT | {"epochs": 3})
     assert run(config, online)["outcome"] == "finished"
     (line,) = capsys.readouterr().err.splitlines()
-    assert "W&B failed (4 of 4 rows arrived, but not all of cuts.jsonl); the run" in line
+    assert (
+        "W&B failed (4 of 4 rows arrived, but not all of cuts.jsonl, summary.json); the run" in line
+    )
     assert "python -m sweeps push" in line
 
 
@@ -171,6 +193,20 @@ def test_the_final_net_is_sent_as_an_artifact_if_asked_for(online, server, capsy
     run(other, dataclasses.replace(kept, wandb_model=True))
     assert [a.run for a in server.artifacts] == [config.run_id, other.run_id]
     assert capsys.readouterr().err == ""
+
+
+def test_the_scores_are_sent_as_an_artifact_if_asked_for(online, server):
+    config = tiny_run(**CUT)
+    run(config, dataclasses.replace(online, wandb_scores=True))
+    (artifact,) = server.artifacts
+    names = (artifact.collection, artifact.type, artifact.run, artifact.state)
+    assert names == (f"scores-{config.run_id}", "scores", config.run_id, "COMMITTED")
+    scores = record_of(config, online).scores_folder
+    assert {name: artifact.files[name] for name in ("cut-01.npz", "cut-02.npz")} == {
+        path.name: path.read_bytes() for path in scores.iterdir()
+    }
+    run(tiny_run(measure="none"), dataclasses.replace(online, wandb_scores=True))
+    assert len(server.artifacts) == 1  # no cuts, no scores
 
 
 def test_a_final_net_that_does_not_arrive_is_one_warning(online, server, capsys):

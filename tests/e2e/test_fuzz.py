@@ -122,6 +122,11 @@ def test_rows_of_wandb(records, data, new):
                 "files": {name: content.decode() for name, content in files.items()},
             }
         )
+    told = json.loads(found[0]["files"]["summary.json"])
+    told = changed(told, data.draw(st.sampled_from([(), *places(told)])), data.draw(ODD))
+    if data.draw(st.booleans()):
+        found[0]["files"]["summary.json"] = json.dumps(told)
+        found[0]["summary"]["lines/summary"] = 1
     part = data.draw(st.sampled_from(["config", "summary", "history"]))
     inside = [place for place in places(found[0][part]) if len(place) > (part == "history")]
     found[0][part] = changed(found[0][part], data.draw(st.sampled_from(inside or [()])), new)

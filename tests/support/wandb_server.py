@@ -10,8 +10,8 @@ and `wandb.Api` (runs with filters, order and pages, scan_history, files, sweeps
 work against it. A run can log artifacts, whose files and manifest are stored; they have one version
 and cannot be asked for but by their id. Files are listed by name and in pages, with their sizes;
 their MD5 sums are left empty, patterns are ignored, and addresses are neither signed nor do they
-expire. A file is listed, with size 0, from when a client asks where to put it, and cannot be
-fetched until it is there.
+expire. The id of a deleted run is not taken again. A file is listed, with size 0, from when a
+client asks where to put it, and cannot be fetched until it is there.
 
 A run of a sweep that exits after `mark_preempting` is handed to the next agent, with its whole
 configuration as arguments, as W&B does. `server.fail(500, times=2, path="file_stream")` and
@@ -45,9 +45,14 @@ ENTITY = "tester"
 HISTORY, EVENTS = "wandb-history.jsonl", "wandb-events.jsonl"
 MANIFEST = "wandb_manifest.json"
 ENDED = ("finished", "failed", "crashed", "preempted")
+DELETED = "run {} was previously created and deleted; try a new run name"
 Answer = Callable[["Server", dict], dict]
 ANSWERS: dict[str, Answer] = {}
 """{GraphQL operation: what gives the `data` of its answer from the variables}"""
+
+
+class RefusedError(Exception):
+    """The server refuses an operation, with status 409."""
 
 
 def answers(*operations: str) -> Callable[[Answer], Answer]:
@@ -287,6 +292,8 @@ class Server(ThreadingHTTPServer):
         self.sweeps: list[Sweep] = []
         self.artifacts: list[Artifact] = []
         self.views: dict[str, dict] = {}
+        self.deleted: set[tuple[str, str, str]] = set()
+        """(entity, project, id) of runs that were deleted: they are not made again."""
         self.requests: Counter[str] = Counter()
         """{GraphQL operation or path: how often it was asked for}"""
         self.agents: dict[str, Sweep] = {}
@@ -415,6 +422,8 @@ def upsert_run(server: Server, variables: dict) -> dict:
     starts it over."""
     known = next((run for run in server.runs if run.id == variables.get("id")), None)
     run = known or server.find(variables)
+    if run is None and (*located(variables), variables["name"]) in server.deleted:
+        raise RefusedError(DELETED.format(variables["name"]))
     inserted = run is None or run.state == "pending"
     if run is None:
         run = Run(*located(variables), variables["name"])
@@ -696,16 +705,22 @@ def history_page(server: Server, variables: dict) -> dict:
 
 @answers("DeleteRun")
 def delete_run(server: Server, variables: dict) -> dict:
-    server.runs = [run for run in server.runs if run.id != variables["id"]]
+    gone = [run for run in server.runs if run.id == variables["id"]]
+    server.deleted |= {(run.entity, run.project, run.name) for run in gone}
+    server.runs = [run for run in server.runs if run not in gone]
     return {"deleteRun": {"clientMutationId": None}}
 
 
-@answers("UpsertView2")
+@answers("UpsertView2", "upsertView")
 def upsert_view(server: Server, variables: dict) -> dict:
+    """Store a workspace or a report."""
     name = variables.get("name") or f"view{server.number():04d}"
     inserted = name not in server.views
     server.views[name] = variables | {"id": f"view:{name}", "name": name}
-    return {"upsertView": {"view": {"id": f"view:{name}", "name": name}, "inserted": inserted}}
+    entity, project = located(variables)
+    place = {"id": project, "name": project, "entityName": entity}
+    view = server.views[name] | {"project": place, "updatedAt": now()}
+    return {"upsertView": {"view": view, "inserted": inserted}}
 
 
 @answers("View")
@@ -825,7 +840,10 @@ def answer(server: Server, operation: str, variables: dict) -> tuple[int, dict]:
     if server.null:
         return 200, {"data": None}
     if operation in ANSWERS:
-        return 200, {"data": ANSWERS[operation](server, variables)}
+        try:
+            return 200, {"data": ANSWERS[operation](server, variables)}
+        except RefusedError as refused:
+            return 409, {"data": None, "errors": [{"message": str(refused)}]}
     return 200, {
         "data": None,
         "errors": [{"message": f"the test server does not know the operation {operation}"}],

@@ -181,7 +181,7 @@ def test_agents_finish_a_grid_though_two_of_them_are_killed(server, place):
     assert runs[lost.config["run_id"]] is not lost
     assert [folder.name for folder in run_folders(place / "runs")] == sorted(runs)
     for config in configs:
-        assert runs[config.run_id].group == config.cell
+        assert runs[config.run_id].group == config.label.rpartition(" ")[0]
         assert_complete(runs[config.run_id], Record(place / "runs" / config.run_id))
 
     local = load_runs(str(place / "runs"))

@@ -177,7 +177,7 @@ def test_plan_needs_no_data(tmp_path):
         == "left out: 2 runs cut at initialisation, where all filters score alike, by bn_scale"
     )
     assert lines[3] == "epochs: 20 if each run trained alone; the shared dense phase saves 4"
-    assert lines[4].startswith("estimate: 0 min with ")
+    assert lines[4].startswith("estimate: less than a minute with ")
     assert not (tmp_path / "runs").exists()
 
 

@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 import pytest
+import wandb
 from PIL import Image
 
 from benchmark.errors import UserError
@@ -18,6 +19,7 @@ from benchmark.record import Record
 from benchmark.tracking.rows import sent_files, sent_rows, sent_summary
 from sweeps import push as push_module
 from sweeps.push import push
+from tests.benchmark.test_tracker import ours
 from tests.support import simulate
 from tests.support.planted import plant
 from tests.support.wandb_server import HISTORY
@@ -46,7 +48,7 @@ def assert_whole(server, record):
         {k: v for k, v in row.items() if not k.startswith("_")} for row in mirror.history
     ] == rows
     assert sent_summary(record.summary(), files).items() <= mirror.summary.items()
-    assert files == {name: c for name, c in mirror.files.items() if name.endswith(".jsonl")}
+    assert files == ours(mirror.files)
     assert {
         **record.config().to_dict(),
         "run_id": record.folder.name,
@@ -60,7 +62,9 @@ def test_finished_runs_are_pushed_once(records, server, capsys):
     assert len(server.runs) == len(records)
     for record in records:
         assert_whole(server, record)
-    assert f"{len(records)} pushed, 0 already there, 0 failed" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{len(records)} pushed, 0 already there, 0 failed" in printed
+    assert printed.endswith(f"W&B: {server.url}/tester/{PROJECT}\n")
     lines, streamed = [dict(run.lines) for run in server.runs], server.requests["file_stream"]
     assert push(runs, PROJECT) == 0
     assert f"0 pushed, {len(records)} already there, 0 failed" in capsys.readouterr().out
@@ -97,7 +101,7 @@ def _with_a_file_that_did_not_arrive(run):
 
 
 def _of_an_earlier_version(run):
-    """It had the numbers of cuts in the rows of its history."""
+    """It had the numbers of cuts in the rows of its history, and a long summary."""
     run.files.clear()
     run.summary = {k: value for k, value in run.summary.items() if not k.startswith("lines/")}
 
@@ -151,6 +155,28 @@ def test_a_push_that_was_killed_is_completed_by_the_next(records, server):
     assert push(runs, PROJECT) == 0
     for record in records:
         assert_whole(server, record)
+
+
+def test_a_deleted_run_gets_a_new_id_if_asked_for(records, server, capsys):
+    runs, deleted = records[0].folder.parent, records[0].folder.name
+    assert push(runs, PROJECT) == 0
+    wandb.Api().run(f"tester/{PROJECT}/{deleted}").delete()
+    capsys.readouterr()
+    assert push(runs, PROJECT) == 1
+    captured = capsys.readouterr()
+    (line,) = (line for line in captured.err.splitlines() if line.startswith("failed"))
+    assert line == (
+        f"failed: {deleted}: W&B run {deleted} was deleted on the server, which does not take its "
+        "id again: push with --suffix 2 gives a new one"
+    )
+    assert push(runs, PROJECT, suffix="2") == 0
+    assert f"1 pushed, {len(records) - 1} already there" in capsys.readouterr().out
+    (mirror,) = (run for run in server.runs if run.config["run_id"] == deleted)
+    assert mirror.name == f"{deleted}-2"
+    assert push(runs, PROJECT) == 0  # it counts
+    assert f"0 pushed, {len(records)} already there" in capsys.readouterr().out
+    with pytest.raises(UserError, match="suffix must be up to 20 letters, digits or _, got 'a b'"):
+        push(runs, PROJECT, suffix="a b")
 
 
 def test_failed_runs_are_named_and_the_others_pushed(records, server, monkeypatch, capsys):

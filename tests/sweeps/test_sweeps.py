@@ -8,12 +8,15 @@ from shutil import rmtree
 
 import pytest
 import yaml
+from rich.console import Console
 
 from benchmark.files import write_json
 from benchmark.locks import held
 from benchmark.record import Record
+from sweeps import commands
 from sweeps import grid as grids
 from sweeps.engines.jobs import jobs
+from sweeps.engines.worker import Epoch, Failed
 from tests.support.commands import command
 from tests.support.simulate import World, simulate
 
@@ -50,6 +53,8 @@ def test_run_skips_what_is_finished_reports_failures_and_status(tmp_path):
     first = command("sweeps", "run", path, "--runs", runs, *FLAGS, "--workers", "2")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "4 of 4 runs are finished" in first.stdout
+    assert first.stdout.endswith(f"next: python -m analysis {runs} --out report\n")
+    assert "of their time on training, tests and cuts" in first.stdout
     lost, *kept = files
     rmtree(lost.parent)
     stamps = [file.stat().st_mtime_ns for file in kept]
@@ -165,10 +170,10 @@ def test_status_as_a_table_has_each_cell(states, monkeypatch):
     ]
     cells = [config.cell for config in grids.load(path).configs[::2]]
     assert rows == [
-        [cells[0], "magnitude vgg13 digits p0.5 @1x1", "1 finished, 1 collapsed", "10/10", ""],
-        [cells[1], "magnitude vgg13 digits p0.5 @2x1", "1 diverged, 1 failed", "8/10", ERROR],
-        [cells[2], "loss vgg13 digits p0.5 @1x1", "1 running, 1 stopped", "4/10", ""],
-        [cells[3], "loss vgg13 digits p0.5 @2x1", "2 missing", "0/10", ""],
+        ["magnitude vgg13 digits p0.5 @1x1", "1 finished, 1 collapsed", "10/10", "", cells[0]],
+        ["magnitude vgg13 digits p0.5 @2x1", "1 diverged, 1 failed", "8/10", ERROR, cells[1]],
+        ["loss vgg13 digits p0.5 @1x1", "1 running, 1 stopped", "4/10", "", cells[2]],
+        ["loss vgg13 digits p0.5 @2x1", "2 missing", "0/10", "", cells[3]],
     ]
     assert f"    line 19\n    {ERROR}\n" in result.stdout
     assert "line 15" not in result.stdout
@@ -212,6 +217,16 @@ def test_status_is_complete_when_every_run_has_ended(states):
             ["--address", "10.0.0.1:6379"],
             "address is for --engine ray alone, got '10.0.0.1:6379'",
         ),
+        ("pass", ["--resources", "disk=1"], "resources is for --engine ray alone, got ('disk=1',)"),
+        *(
+            (
+                "pass",
+                ["--engine", "ray", "--resources", text],
+                f"resources must be NAME=AMOUNT above 0 (--threads and --per-gpu give CPU, GPU), "
+                f"got '{text}'",
+            )
+            for text in ("disk", "disk=much", "disk=0", "=1", "CPU=2", "disk=inf")
+        ),
         ("pass", ["--engine", "mpi"], "mpi"),
         ("pass", ["--per-gpu", "-1"], "per_gpu must be from 0 to 10000, got -1"),
     ],
@@ -236,3 +251,34 @@ def test_an_engine_that_cannot_be_had_gets_one_line_and_status_2(
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (20, "less than a minute"), (61, "1.0 minutes"), (1500, "25 minutes"), (9000, "2.5 hours"),
+        (40 * 3600, "1.7 days"), (30 * 86400, "30 days"), (400 * 86400, "1.1 years"),
+    ],
+)  # fmt: skip
+def test_times_have_the_unit_that_people_use(seconds, text):
+    assert commands.duration(seconds) == text
+
+
+def test_the_display_names_the_runs_at_work_and_the_time_left(tmp_path, monkeypatch):
+    fields = {"epochs": {"value": 10}, "seed": {"values": list(range(6))}}
+    configs = grids.load(write(tmp_path / "g.yaml", **fields)).configs
+    clock = iter([100.0, 160.0, 160.0])
+    monkeypatch.setattr(commands.time, "monotonic", lambda: next(clock))
+    board = commands._Board(Console(), configs, tmp_path)
+    assert board.now() == ""
+    for config in configs:
+        board.began(config.run_id)
+    assert board.now() == "starting workers"
+    row = {"epoch": 1, "time/images_per_second": 5.0}
+    board.show(Epoch(configs[0].run_id, row, 1.0))
+    labels = [config.label for config in configs]
+    assert board.now() == f"at work: {', '.join(labels[:4])}, and 2 more"
+    fields = board.progress.tasks[0].fields  # 59 of 60 epochs are left
+    assert fields["left"] == "about 59 minutes left"
+    board.show(Failed(configs[0].run_id, "error", again=False))
+    assert labels[0] not in board.now()
