@@ -100,7 +100,11 @@ def duration(seconds: float) -> str:
 
 
 def run(
-    grid: Grid, options: Options, engine: Callable[..., Engine], retries: int, report: str
+    grid: Grid,
+    options: Options,
+    engine: Callable[..., Engine],
+    retries: int,
+    report: str = "python -m analysis",
 ) -> int:
     """Run what is missing, with a progress display; the exit status is 1 while any run is missing.
 

@@ -20,6 +20,7 @@ from benchmark.models import Net, build
 from benchmark.options import Options
 from benchmark.perf import naive
 from benchmark.pruning import compact, select
+from benchmark.training.cut import scorable
 from benchmark.training.epoch import train_epoch
 from benchmark.training.probes import NO_PROBE, probe
 from benchmark.training.problem import Problem, Subset
@@ -131,7 +132,7 @@ class Bench:
         config = RunConfig(arch=self.arch, width=self.command.width, measure="none")
         problem = self._problem(self.images(count), self.images(seen))
         state = fresh(config, problem.num_classes, self.device)
-        measures = [measure for name, measure in MEASURES.items() if name not in NO_PROBE]
+        measures = [measure for measure in scorable(state) if measure.name not in NO_PROBE]
         scores = partial(
             score_all, state.model, measures, *self.images(count),
             initial=initial_weights(config, state),

@@ -25,8 +25,8 @@ from benchmark.training.state import State, fresh
 POLL_SECONDS = 0.5
 
 
-def start(config: RunConfig, problem: Problem, *, accumulates: bool) -> State:
-    """The state before training, with row 0."""
+def start(config: RunConfig, problem: Problem, *, accumulates: bool = False) -> State:
+    """The state before training, with row 0; accumulates: see `fresh`."""
     device = problem.train.images.device
     state = fresh(config, problem.num_classes, device, accumulates=accumulates)
     log_epoch(state, problem, config, {"lr": config.lr}, flow=True)

@@ -16,6 +16,7 @@ from PIL import Image
 from benchmark.errors import UserError
 from benchmark.files import write_json
 from benchmark.record import Record
+from benchmark.tracking import tracker
 from benchmark.tracking.rows import sent_files, sent_rows, sent_summary
 from sweeps import push as push_module
 from sweeps.push import push
@@ -157,7 +158,8 @@ def test_a_push_that_was_killed_is_completed_by_the_next(records, server):
         assert_whole(server, record)
 
 
-def test_a_deleted_run_gets_a_new_id_if_asked_for(records, server, capsys):
+def test_a_deleted_run_gets_a_new_id_if_asked_for(records, server, capsys, monkeypatch):
+    monkeypatch.setattr(tracker, "INIT_SECONDS", 2.0)  # the client asks again for so long
     runs, deleted = records[0].folder.parent, records[0].folder.name
     assert push(runs, PROJECT) == 0
     wandb.Api().run(f"tester/{PROJECT}/{deleted}").delete()
