@@ -106,7 +106,7 @@ def measured(command: Descent, config: RunConfig) -> dict:
     """The contents of `descent.json`."""
     import torch
 
-    from benchmark.data._batches import epoch_batches
+    from benchmark.data._batches import batches, drawn_epoch
     from benchmark.flow import with_statistics_of
     from benchmark.training.dense import start as untrained
     from benchmark.training.descent import filter_products, follow, train_course, train_steps
@@ -126,15 +126,14 @@ def measured(command: Descent, config: RunConfig) -> dict:
     flow, results = follow(net, problem.probe, config.temperature, plan)
     results = [asdict(result) for result in results]
 
-    batches = list(
-        epoch_batches(
-            problem.train.images, problem.train.labels, batch_size=config.batch_size,
-            order_seed=config.seed, augment_seed=config.seed if problem.augment else None,
-        )
+    drawn = drawn_epoch(
+        problem.train.images, problem.train.labels,
+        order_seed=config.seed, augment_seed=config.seed if problem.augment else None,
     )  # fmt: skip
-    trained, evaluated, steps = train_steps(net, flow, batches[0], config.temperature, TRAINING)
+    seen = list(batches(drawn, config.batch_size))
+    trained, evaluated, steps = train_steps(net, flow, seen[0], config.temperature, TRAINING)
     courses = [
-        train_course(net, batches, config.temperature, config.lr, decay)
+        train_course(net, seen, config.temperature, config.lr, decay)
         for decay in (0.0, config.weight_decay)
     ]
     layers = [(name, layer) for layer, name in enumerate(net.convs) for _ in range(net.plan[name])]

@@ -25,12 +25,13 @@ from benchmark.tracking.rows import sent_files, sent_rows
 from benchmark.tracking.tracker import Artifacts, Tracker, replay, require_key, tracked
 from benchmark.training.checkpoint import Checkpoints, load
 from benchmark.training.cut import CutError, check_measure, make_cut
-from benchmark.training.dense import dense_state, start
-from benchmark.training.epoch import Report, advance
+from benchmark.training.dense import dense_steps, start
+from benchmark.training.epoch import Report, advance_steps
 from benchmark.training.latency import latencies
 from benchmark.training.probes import probe
 from benchmark.training.problem import Problem, make_problem
 from benchmark.training.state import State, initial_net
+from benchmark.training.steps import Steps, finished
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,20 @@ def run(
     outside.look_in(options.runs)
     config.check_components()
     with options.applied():
-        return _execute(config.canonical(), options, watch, watch_part, wait)
+        return finished(run_steps(config, options, watch, watch_part, wait=wait))
+
+
+def run_steps(
+    config: RunConfig,
+    options: Options,
+    watch: Watch = lambda progress: None,
+    watch_part: WatchPart = lambda part: None,
+    *,
+    wait: bool = True,
+) -> Steps[dict]:
+    """`run`, in steps: others can be taken in between, in the same thread. `options.applied()` has
+    to hold meanwhile, and components must be installed."""
+    return _execute(config.canonical(), options, watch, watch_part, wait)
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class _Run:
 
 def _execute(
     config: RunConfig, options: Options, watch: Watch, watch_part: WatchPart, wait: bool
-) -> dict:
+) -> Steps[dict]:
     record = Record(options.runs / config.run_id)
     if record.config_file.exists():
         record.checked_config()
@@ -124,12 +138,12 @@ def _execute(
         run = _Run(config, options, record, problem, Reporter(config, watch, watch_part))
         resume = any(file.exists() for file in record.checkpoint_files)
         if not wait:  # a run whose dense phase is busy must not appear on W&B
-            state = _begin(run, wait)
+            state = yield from _begin(run, wait)
         with tracked(config, options.runs, options.wandb, resume, options.wandb_full) as tracker:
             if wait:
-                state = _begin(run, wait)
+                state = yield from _begin(run, wait)
             record.restore(state.history, state.cuts)
-            outcome = _train(run, state, tracker)
+            outcome = yield from _train(run, state, tracker)
             summary = _summary(run, state, outcome)
             if options.keep_model:
                 content = packed(state.model, problem.classes, problem.size)
@@ -185,39 +199,42 @@ class Reporter:
             self.watch_part(Part(self.run_id, state.epoch + 1, self.total, seen, of))
 
 
-def _begin(run: _Run, wait: bool) -> State:
+def _begin(run: _Run, wait: bool) -> Steps[State]:
     """The state that the run continues from: its checkpoint, the shared dense phase, or an
     untrained net."""
-    _probe(run, wait)
+    yield from _probe(run, wait)
     device = run.problem.train.images.device
     for file in run.record.checkpoint_files:
         if state := load(file, run.config, device, run.problem.digest):
             return state
-    return _dense(run, schedule(run.config).dense, wait)
+    return (yield from _dense(run, schedule(run.config).dense, wait))
 
 
-def _dense(run: _Run, epochs: int, wait: bool) -> State:
+def _dense(run: _Run, epochs: int, wait: bool) -> Steps[State]:
     """The state after so many dense epochs."""
     if not epochs:
         return start(run.config, run.problem, accumulates=run.config.accumulates)
-    return dense_state(
-        run.config,
-        run.problem,
-        run.options.runs,
-        epochs,
-        flow_every=run.options.flow_every,
-        report=run.report,
-        wait=wait,
-        checkpoint_seconds=run.options.checkpoint_seconds,
+    return (
+        yield from dense_steps(
+            run.config,
+            run.problem,
+            run.options.runs,
+            epochs,
+            flow_every=run.options.flow_every,
+            report=run.report,
+            wait=wait,
+            checkpoint_seconds=run.options.checkpoint_seconds,
+        )
     )
 
 
-def _probe(run: _Run, wait: bool) -> None:
+def _probe(run: _Run, wait: bool) -> Steps[None]:
     """Make the cut probes that the record lacks, each on the shared dense state of its epoch."""
     done = {row["epoch"] for row in run.record.probes()[0]}
     for epoch in run.config.probed:
         if epoch not in done:
-            run.record.add_probes(*probe(_dense(run, epoch, wait), run.problem, run.config))
+            state = yield from _dense(run, epoch, wait)
+            run.record.add_probes(*probe(state, run.problem, run.config))
 
 
 class _Mirror:
@@ -235,7 +252,7 @@ class _Mirror:
             self._sent += 1
 
 
-def _train(run: _Run, state: State, tracker: Tracker) -> str:
+def _train(run: _Run, state: State, tracker: Tracker) -> Steps[str]:
     """Train and cut until the end; returns the outcome.
 
     The tracker gets a row when a checkpoint has it, so that a run that is killed never computes it
@@ -251,12 +268,12 @@ def _train(run: _Run, state: State, tracker: Tracker) -> str:
             sent = partial(mirror.send, rows, cuts, last=False)
             checkpoints.keep(state, file, previous=previous, due=due, then=sent)
 
-        outcome = _epochs(run, state, keep)
+        outcome = yield from _epochs(run, state, keep)
     mirror.send(state.history, state.cuts, last=True)
     return outcome
 
 
-def _epochs(run: _Run, state: State, keep: Callable[..., None]) -> str:
+def _epochs(run: _Run, state: State, keep: Callable[..., None]) -> Steps[str]:
     """The loop over epochs; `keep` gets a state to checkpoint after each cut and each epoch."""
     config, record, timetable = run.config, run.record, schedule(run.config)
     for epoch in range(state.epoch, timetable.total):
@@ -272,7 +289,7 @@ def _epochs(run: _Run, state: State, keep: Callable[..., None]) -> str:
                 return str(failure)
             record.append_cut(cut)
             keep(due=True)
-        row = advance(
+        row = yield from advance_steps(
             state, run.problem, config, timetable.lr(epoch),
             flow_every=run.options.flow_every, report=run.report,
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ from torch.nn.functional import cross_entropy
 from benchmark import data, registry
 from benchmark.config import RunConfig
 from benchmark.cost import dense_cost
+from benchmark.data._batches import Epoch
 from benchmark.devices import wait
 from benchmark.flow import tf32
-from benchmark.models import Net, layout
+from benchmark.models import Net
 from benchmark.options import Options
 from benchmark.training.problem import check_fits
 from benchmark.training.state import initial_net, prepared
@@ -104,17 +106,20 @@ def seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) 
 
 def seconds_of_steps(net: Net, config: RunConfig, size: TrainSize, device: torch.device) -> float:
     """Of steps as a run takes them, replayed after some eager ones."""
-    shape = config.batch_size, 3, size.height, size.width
-    x = torch.randn(shape, device=device).to(memory_format=layout(net, device, config.precision))
-    y = torch.zeros(config.batch_size, dtype=torch.long, device=device)
-    step = step_kind(device)(net, make_optimizer(net, config), config)
+    batch, first = config.batch_size, EAGER + 2
+    images = torch.zeros(batch, size.height, size.width, 3, dtype=torch.uint8, device=device)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    order = torch.arange((first + REPLAYED) * batch, device=device) % batch
+    taken = step_kind(device)(net, make_optimizer(net, config), config).taken(
+        Epoch(images, labels, (order,))
+    )
     with tf32(config.precision == "tf32"):
-        for _ in range(EAGER + 2):
-            step(x, y)
+        for _ in islice(taken, first):
+            pass
         start = now(device)
-        for _ in range(REPLAYED):
-            step(x, y)
-        return (now(device) - start) / REPLAYED / config.batch_size
+        for _ in taken:
+            pass
+        return (now(device) - start) / REPLAYED / batch
 
 
 def now(device: torch.device) -> float:

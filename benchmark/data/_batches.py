@@ -8,6 +8,7 @@ epoch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import pad
@@ -53,28 +54,45 @@ def balanced(
     return shuffled[chosen[torch.randperm(len(chosen), generator=draw)]]
 
 
-def epoch_batches(
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    batch_size: int,
-    order_seed: int,
-    augment_seed: int | None,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of training batches: normalised images [B, 3, H, W] and labels [B]; the last batch
-    may be smaller.
+@dataclass(frozen=True)
+class Epoch:
+    """The training images of an epoch, in its order and with its crops, on their device."""
 
-    augment_seed: of random crops and flips; None for neither.
-    """
+    images: torch.Tensor
+    """uint8 [M, H, W, 3]"""
+    labels: torch.Tensor
+    """int64 [M]"""
+    drawn: tuple[torch.Tensor, ...]
+    """[N] each, usually N = M: the order, and with augmentation the first row and column of each
+    crop, and whether it is flipped."""
+
+    @property
+    def count(self) -> int:
+        """The number of images that are trained on."""
+        return len(self.drawn[0])
+
+    def batch(self, places: slice | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The normalised images [B, 3, H, W] and labels [B] at these places of the order."""
+        order, *crops = (column[places] for column in self.drawn)
+        chosen = order.long()
+        batch = self.images[chosen]
+        return normalise(_crop(batch, *crops) if crops else batch), self.labels[chosen]
+
+
+def drawn_epoch(
+    images: torch.Tensor, labels: torch.Tensor, *, order_seed: int, augment_seed: int | None
+) -> Epoch:
+    """Draw the order of an epoch, and its random crops and flips (augment_seed None: neither)."""
     order = torch.randperm(len(images), generator=generator(order_seed)).to(torch.int32)
-    order = order.to(images.device)
-    crops = None if augment_seed is None else _crops(images, augment_seed)
-    for start in range(0, len(images), batch_size):
-        chosen = order[start : start + batch_size].long()
-        batch = images[chosen]
-        if crops:
-            batch = _crop(batch, *(drawn[start : start + batch_size] for drawn in crops))
-        yield normalise(batch), labels[chosen]
+    crops = () if augment_seed is None else _crops(images, augment_seed)
+    return Epoch(images, labels, (order.to(images.device), *crops))
+
+
+def batches(epoch: Epoch, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches of an epoch: normalised images [B, 3, H, W] and labels [B]; the last batch may be
+    smaller."""
+    for start in range(0, epoch.count, batch_size):
+        yield epoch.batch(slice(start, start + batch_size))
 
 
 def augmented(images: torch.Tensor, seed: int) -> torch.Tensor:

@@ -381,7 +381,7 @@ def _fixed_parts(visit: Visit, arch: str) -> dict[str, Callable[[], object]]:
 
     from benchmark.config import RunConfig
     from benchmark.cost import cost
-    from benchmark.data._batches import epoch_batches
+    from benchmark.data._batches import batches, drawn_epoch
     from benchmark.flow import evaluate, measure_flow, with_statistics_of
     from benchmark.training.checkpoint import Checkpoints
     from benchmark.training.state import fresh
@@ -395,8 +395,9 @@ def _fixed_parts(visit: Visit, arch: str) -> dict[str, Callable[[], object]]:
     for p in state.model.parameters():
         state.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
-    def batches() -> None:
-        for _ in epoch_batches(images, labels, batch_size=size.batch, order_seed=1, augment_seed=2):
+    def every_batch() -> None:
+        drawn = drawn_epoch(images, labels, order_seed=1, augment_seed=2)
+        for _ in batches(drawn, size.batch):
             pass
 
     def checkpoint(seconds: float) -> None:
@@ -404,7 +405,7 @@ def _fixed_parts(visit: Visit, arch: str) -> dict[str, Callable[[], object]]:
             keep.keep(state, Path(folder) / "checkpoint.pt")
 
     return {
-        "batches": batches,
+        "batches": every_batch,
         "test": lambda: evaluate(state.model, images[test], labels[test], 5.0),
         "statistics": lambda: with_statistics_of(state.model, images[probe]),
         "flow": lambda: measure_flow(state.model, images[probe], labels[probe], 5.0),

@@ -8,7 +8,6 @@ the process that holds the lock trains. The lock of a process that died is free.
 from __future__ import annotations
 
 import contextlib
-import time
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from benchmark.locks import BusyError, held
 from benchmark.record import DenseFolder
 from benchmark.schedule import step_lr
 from benchmark.training.checkpoint import Checkpoints, load
-from benchmark.training.epoch import Report, advance, log_epoch
+from benchmark.training.epoch import Report, advance_steps, log_epoch
 from benchmark.training.problem import Problem
 from benchmark.training.state import State, fresh
+from benchmark.training.steps import Steps
 
 POLL_SECONDS = 0.5
 
@@ -33,7 +33,7 @@ def start(config: RunConfig, problem: Problem, *, accumulates: bool = False) -> 
     return state
 
 
-def dense_state(
+def dense_steps(
     config: RunConfig,
     problem: Problem,
     runs: Path,
@@ -43,7 +43,7 @@ def dense_state(
     report: Report,
     wait: bool,
     checkpoint_seconds: float,
-) -> State:
+) -> Steps[State]:
     """The state after `until` dense epochs, from the shared folder; trained if it is not there.
 
     While another process trains it: wait for it, or raise `BusyError`.
@@ -55,14 +55,14 @@ def dense_state(
             return state
         with contextlib.suppress(BusyError), held(folder.lock_file, wait=False):
             remove_temporaries(folder.folder)
-            _train(
+            yield from _train(
                 folder, dense, problem, until, flow_every, report, checkpoint_seconds,
                 accumulates=config.accumulates,
             )  # fmt: skip
             continue
         if not wait:
             raise BusyError(f"the dense phase {folder.folder} is trained by another process")
-        time.sleep(POLL_SECONDS)
+        yield POLL_SECONDS
 
 
 def _train(
@@ -75,7 +75,7 @@ def _train(
     checkpoint_seconds: float,
     *,
     accumulates: bool,
-) -> None:
+) -> Steps[None]:
     state = None
     while not state and (nearest := folder.nearest(until)):
         state = load(nearest, dense, problem.train.images.device, problem.digest)
@@ -83,7 +83,9 @@ def _train(
     with Checkpoints(dense, problem.digest, checkpoint_seconds) as checkpoints:
         while state.epoch < until:
             lr = step_lr(dense.lr, state.epoch, dense.epochs)
-            advance(state, problem, dense, lr, flow_every=flow_every, report=report)
+            yield from advance_steps(
+                state, problem, dense, lr, flow_every=flow_every, report=report
+            )
             file, epoch = folder.state_file(state.epoch), state.epoch
             due = epoch == until or folder.wanted(epoch)
             checkpoints.keep(state, file, due=due, then=partial(folder.drop_before, epoch))

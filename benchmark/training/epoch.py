@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Protocol
 
 import torch
 
 from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost
-from benchmark.data._batches import epoch_batches
+from benchmark.data._batches import drawn_epoch
 from benchmark.flow import evaluate, measure_flow, tf32, with_statistics_of
 from benchmark.record import FLOW_KEYS, HISTORY_KEYS
 from benchmark.schedule import schedule
 from benchmark.training.problem import Problem
 from benchmark.training.state import State
 from benchmark.training.step import step_kind
+from benchmark.training.steps import Steps, finished
+
+MOST_STEPS, MOMENT_SECONDS = 16, 0.05
+"""Steps, or time, after which other runs have their turn. A GPU has at most three turns of a run
+before it, so that none fills its queue."""
+WAIT_SECONDS = 0.0002
+"""Time between two looks at whether a GPU has done a turn."""
 
 
 class Report(Protocol):
@@ -40,7 +48,20 @@ def advance(
     report: Report | None = None,
 ) -> dict:
     """Train one epoch in place; returns the row that it added to the history."""
-    row = train_epoch(state, problem, config, lr, report)
+    return finished(advance_steps(state, problem, config, lr, flow_every=flow_every, report=report))
+
+
+def advance_steps(
+    state: State,
+    problem: Problem,
+    config: RunConfig,
+    lr: float,
+    *,
+    flow_every: int,
+    report: Report | None = None,
+) -> Steps[dict]:
+    """`advance`, in steps."""
+    row = yield from train_epoch_steps(state, problem, config, lr, report)
     return log_epoch(state, problem, config, row, flow=(state.epoch + 1) % flow_every == 0)
 
 
@@ -49,14 +70,20 @@ def train_epoch(
 ) -> dict[str, float]:
     """Train one epoch in place; returns the `train/*`, `lr` and `time/images_per_second` part of
     its row."""
+    return finished(train_epoch_steps(state, problem, config, lr, report))
+
+
+def train_epoch_steps(
+    state: State, problem: Problem, config: RunConfig, lr: float, report: Report | None = None
+) -> Steps[dict[str, float]]:
+    """`train_epoch`, in steps."""
     images, labels = problem.train.images, problem.train.labels
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     augment_seed = stream_seed("augment", config, "dataset", epoch=state.epoch)
-    batches = epoch_batches(
+    drawn = drawn_epoch(
         images,
         labels,
-        batch_size=config.batch_size,
         order_seed=stream_seed("order", config, "dataset", epoch=state.epoch),
         augment_seed=augment_seed if problem.augment else None,
     )
@@ -67,15 +94,20 @@ def train_epoch(
     step.sums.zero_()
     start = time.perf_counter()
     state.model.train()
-    dropout = seeded(stream_seed("dropout", config, "dataset", epoch=state.epoch), images.device)
-    with dropout, tf32(config.precision == "tf32"):
-        seen = 0
-        for x, y in batches:
-            if report:
-                report.images(state, seen, len(labels))
-            step(x, y)
-            seen += len(y)
-        mean_loss, accuracy = (total / len(labels) for total in step.sums.tolist())
+    random = Random(stream_seed("dropout", config, "dataset", epoch=state.epoch), images.device)
+    taken, seen, done, before = step.taken(drawn), 0, _done(images.device), lambda: True
+    while seen < drawn.count:
+        if report:
+            report.images(state, seen, drawn.count)
+        with random.drawn(), tf32(config.precision == "tf32"):
+            seen += sum(_some(taken))
+        while not before():
+            yield WAIT_SECONDS
+        before, done = done, _done(images.device)
+        yield 0.0
+    while not done():
+        yield WAIT_SECONDS
+    mean_loss, accuracy = (total / len(labels) for total in step.sums.tolist())
     seconds = time.perf_counter() - start
     state.seconds += seconds
     state.eager = state.eager or step.refused
@@ -87,13 +119,42 @@ def train_epoch(
     }
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Start torch's global random state, of which dropout draws, from a seed for a block."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+def _some(taken: Iterator[int]) -> Iterator[int]:
+    """The next steps: a few, or those of a moment."""
+    until = time.perf_counter() + MOMENT_SECONDS
+    for images in islice(taken, MOST_STEPS):
+        yield images
+        if time.perf_counter() > until:
+            break
+
+
+def _done(device: torch.device) -> Callable[[], bool]:
+    """What says whether a GPU has done all that it was given so far."""
+    if device.type != "cuda":
+        return lambda: True
+    return torch.cuda.current_stream(device).record_event().query
+
+
+class Random:
+    """Torch's global random state, of which dropout draws, as it is for one epoch of a run."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed, self.devices = seed, [device] if device.type == "cuda" else []
+        self.state: list[torch.Tensor] | None = None
+
+    @contextmanager
+    def drawn(self) -> Iterator[None]:
+        """For a block: the state that the last block left, or that of the seed."""
+        with torch.random.fork_rng(devices=self.devices):
+            if self.state is None:
+                torch.manual_seed(self.seed)
+            else:
+                torch.set_rng_state(self.state[0])
+                for device, state in zip(self.devices, self.state[1:], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+            yield
+            on_devices = map(torch.cuda.get_rng_state, self.devices)
+            self.state = [torch.get_rng_state(), *on_devices]
 
 
 def _cost(state: State, problem: Problem) -> dict[str, int]:

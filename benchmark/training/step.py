@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from benchmark.config import RunConfig
+from benchmark.data._batches import Epoch, batches
 from benchmark.devices import wide
 from benchmark.errors import is_out_of_memory, one_line
 
@@ -65,10 +66,17 @@ class Step:
         self.accumulated = accumulated or {}
         """{conv: sum of the norms of its filters' gradients}; each step adds its own."""
         device = next(model.parameters()).device
+        self.size = config.batch_size
         self.sums = torch.zeros(2, device=device, dtype=wide(device))
         """Of the losses and of the correct predictions, over images. The sums are on the device,
         because reading them in each step would wait for it."""
         self.loss_sum, self.correct = self.sums
+
+    def taken(self, epoch: Epoch) -> Iterator[int]:
+        """Take the steps of an epoch, one after another; yields the number of images of each."""
+        for x, y in batches(epoch, self.size):
+            self(x, y)
+            yield len(y)
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Train on images [B, 3, H, W] and labels [B]."""
@@ -89,7 +97,10 @@ class ReplayedStep(Step):
     """A step on a GPU that is captured after a few eager steps, and again when the learning rate
     changes.
 
-    Batches that are not of `batch_size` are trained on eagerly. If CUDA refuses to capture a step,
+    The batch is put together inside the graph: the order and the crops of an epoch lie at the same
+    place each time, a counter on the device says where the next batch begins, and the graph
+    advances it. So a replay has no arguments, and the processor only launches it. The rest of an
+    epoch, which is smaller than a batch, is trained on eagerly. If CUDA refuses to capture a step,
     all batches are, after a warning, and the record says so. A GPU that is full raises.
     """
 
@@ -104,45 +115,68 @@ class ReplayedStep(Step):
         self.lr: float | None = None
         self.eager = EAGER
         self.replay: Callable[[], None] | None = None
+        self.epoch: Epoch | None = None
+        device = self.sums.device
+        self.counter = torch.zeros((), dtype=torch.int64, device=device)
+        self.offsets = torch.arange(self.size, device=device)
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Train on images [B, 3, H, W] and labels [B]."""
-        lr, eager_step = self.optimizer.param_groups[0]["lr"], super().__call__
-        if len(y) != self.config.batch_size:
-            eager_step(x, y)
+    def taken(self, epoch: Epoch) -> Iterator[int]:
+        """As `Step.taken`."""
+        self._place(epoch)
+        for _ in range(epoch.count // self.size):
+            self._take()
+            yield self.size
+        if rest := epoch.count % self.size:
+            self(*self.epoch.batch(slice(epoch.count - rest, epoch.count)))
+            yield rest
+
+    def _place(self, epoch: Epoch) -> None:
+        """Put the order and the crops of an epoch where the graph finds them."""
+        self.counter.zero_()
+        if self.epoch is None:
+            self.epoch = epoch
             return
+        for ours, theirs in zip(self.epoch.drawn, epoch.drawn, strict=True):
+            ours.copy_(theirs)
+
+    def _take(self) -> None:
+        lr = self.optimizer.param_groups[0]["lr"]
         if lr != self.lr:
             self.lr, self.replay, self.eager = lr, None, EAGER
         if self.eager:
             self.eager -= 1
-            on_the_side(lambda: eager_step(x, y), x.device)
+            on_the_side(self._next, self.sums.device)
             return
         if self.replay is None:
-            self.x, self.y = torch.empty_like(x), torch.empty_like(y)
             self.replay = self._captured()
-        self.x.copy_(x)
-        self.y.copy_(y)
         self.replay()
 
-    def _captured(self) -> Callable[[], None]:
-        def step() -> None:
-            Step.__call__(self, self.x, self.y)
+    def _next(self) -> None:
+        """The step of the next batch, without arguments."""
+        self(*self.epoch.batch(self.counter + self.offsets))
+        self.counter += self.size
 
+    def _captured(self) -> Callable[[], None]:
         try:
-            return captured(step, side_stream(self.x.device))
+            return captured(self._next, side_stream(self.sums.device))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             self.refused = one_line(error)
             what = f"a training step of {self.config.arch}"
             warnings.warn(f"CUDA cannot capture {what}: {self.refused}", stacklevel=4)
-            return step
+            return self._next
+
+
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream for warming up and capturing: that of the run if it has one of its own, else one
+    of the device. Memory and workspaces are kept per stream."""
+    here = torch.cuda.current_stream(device)
+    return _stream(device) if here == torch.cuda.default_stream(device) else here
 
 
 @cache
-def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of a device for warming up and capturing: memory and workspaces are kept per
-    stream."""
+def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
@@ -156,7 +190,8 @@ def on_the_side(step: Callable[[], None], device: torch.device) -> None:
 
 
 def captured(step: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
-    """Capture a step without computing anything; returns the function that runs its kernels.
+    """Capture a step without computing anything; returns the function that runs its kernels. Other
+    threads may use CUDA meanwhile: a checkpoint is being written.
 
     Raises `RuntimeError` if CUDA cannot capture it, or if nothing was captured (torch only warns
     then, and a replay would train nothing).
@@ -165,7 +200,7 @@ def captured(step: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[]
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*CUDA Graph is empty", category=UserWarning)
         try:
-            with torch.cuda.graph(graph, stream=stream):
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 step()
         except UserWarning as empty:
             raise AssertionError(

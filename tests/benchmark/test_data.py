@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmark import data
 from benchmark.data import cifar10, cifar100
-from benchmark.data._batches import balanced, epoch_batches, normalise
+from benchmark.data._batches import balanced, batches, drawn_epoch, normalise
 from benchmark.errors import ShortageError, UserError
 from benchmark.training.problem import check_fits, make_problem
 from tests.conftest import tiny_run
@@ -455,15 +455,15 @@ def test_balanced_subsets():
 
 
 def epoch(images, labels, **arguments):
-    return list(epoch_batches(images, labels, batch_size=8, **arguments))
+    return list(batches(drawn_epoch(images, labels, **arguments), 8))
 
 
 def test_an_epoch_shows_every_image_once():
     images, labels = torch.from_numpy(pixels(20)), torch.arange(20)
-    batches = epoch(images, labels, order_seed=1, augment_seed=None)
-    assert [len(y) for _, y in batches] == [8, 8, 4]
-    assert sorted(torch.cat([y for _, y in batches]).tolist()) == list(range(20))
-    for x, y in batches:
+    seen = epoch(images, labels, order_seed=1, augment_seed=None)
+    assert [len(y) for _, y in seen] == [8, 8, 4]
+    assert sorted(torch.cat([y for _, y in seen]).tolist()) == list(range(20))
+    for x, y in seen:
         assert torch.equal(x, normalise(images[y]))
 
 
@@ -494,9 +494,13 @@ def test_an_epoch_has_the_numbers_of_indices_drawn_in_full():
     columns = left + torch.where(flip, torch.arange(31, -1, -1), torch.arange(32))
     padded = torch.nn.functional.pad(images[order], (0, 0, 4, 4, 4, 4))
     expected = padded[torch.arange(10)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    batches = list(epoch_batches(images, labels, batch_size=4, order_seed=5, augment_seed=6))
-    assert torch.equal(torch.cat([x for x, _ in batches]), normalise(expected))
-    assert torch.equal(torch.cat([y for _, y in batches]), labels[order])
+    drawn = drawn_epoch(images, labels, order_seed=5, augment_seed=6)
+    seen = list(batches(drawn, 4))
+    assert torch.equal(torch.cat([x for x, _ in seen]), normalise(expected))
+    assert torch.equal(torch.cat([y for _, y in seen]), labels[order])
+    x, y = drawn.batch(torch.tensor([7, 2]))
+    assert torch.equal(x, normalise(expected[[7, 2]]))
+    assert torch.equal(y, labels[order][[7, 2]])
 
 
 def test_order_and_augmentation_follow_their_own_seeds():

@@ -25,6 +25,7 @@ from benchmark.run import run
 from benchmark.tracking import tracker as track_module
 from benchmark.tracking.tracker import NoTracker
 from benchmark.training import cut as cut_module
+from benchmark.training import epoch as epoch_module
 from tests.conftest import tiny_run
 
 CUT_KEYS = {
@@ -195,13 +196,13 @@ def test_the_dense_phase_is_shared_and_equals_one_trained_alone(options, tmp_pat
         run(config, own)
         alone[config.run_id] = science(config, own)
     trained = []
-    original = run_module.dense_state.__globals__["advance"]
+    original = run_module.dense_steps.__globals__["advance_steps"]
 
     def counting(state, *args, **kwargs):
         trained.append(state.epoch)
         return original(state, *args, **kwargs)
 
-    monkeypatch.setitem(run_module.dense_state.__globals__, "advance", counting)
+    monkeypatch.setitem(run_module.dense_steps.__globals__, "advance_steps", counting)
     for config in [*configs, later, dense]:
         run(config, options)
         assert science(config, options) == alone[config.run_id]
@@ -449,7 +450,7 @@ def test_score_all_records_every_measure(options):
     expected = {
         f"{name}/{conv}"
         for name in MEASURES
-        if name not in ("none", "oracle")
+        if name not in ("none", "oracle", "grad_accumulation")
         for conv in net.convs
     }
     assert set(scores) == expected
@@ -481,6 +482,7 @@ def test_a_part_is_tested_on_until_the_last_epoch(options, fields):
 
 def test_a_long_epoch_reports_its_parts(options, monkeypatch):
     monkeypatch.setattr(run_module, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(epoch_module, "MOST_STEPS", 1)
     parts, config = [], tiny_run(measure="loss", prune_epoch=1, epochs=2)
     run(config, options, watch_part=parts.append)
     assert {(part.run_id, part.total, part.of) for part in parts} == {(config.run_id, 2, 60)}

@@ -108,7 +108,7 @@ class Cuda:
 
     def __init__(self, empty=False):
         self.empty, self.streams, self.captured_on, self.waited = empty, [], [], []
-        self.Stream = self._stream
+        self.Stream, self.current = self._stream, None
 
     def _stream(self, device=None):
         self.streams.append(device)
@@ -123,7 +123,10 @@ class Cuda:
             self.cuda.waited.append((self.device, other.device))
 
     def current_stream(self, device):
-        return self.Wait(self, ("current", device))
+        return self.current or self.default_stream(device)
+
+    def default_stream(self, device):
+        return self.Wait(self, ("default", device))
 
     @contextlib.contextmanager
     def stream(self, stream):
@@ -134,7 +137,8 @@ class Cuda:
             return None
 
     @contextlib.contextmanager
-    def graph(self, graph, stream):
+    def graph(self, graph, stream, capture_error_mode):
+        assert capture_error_mode == "thread_local"
         self.captured_on.append(stream.device)
         yield
         if self.empty:
@@ -148,15 +152,17 @@ class Cuda:
 def test_each_device_has_one_stream_for_warming_up_and_capturing(monkeypatch):
     cuda = Cuda()
     monkeypatch.setattr(steps.torch, "cuda", cuda)
-    steps.side_stream.cache_clear()
+    steps._stream.cache_clear()
     first, second = torch.device("cuda:0"), torch.device("cuda:1")
     for device in (first, second, first):
         steps.on_the_side(lambda: None, device)
         steps.captured(lambda: None, steps.side_stream(device))
     assert cuda.streams == [first, second]
     assert cuda.captured_on == [first, second, first]
-    assert (first, ("current", first)) in cuda.waited
-    steps.side_stream.cache_clear()
+    assert (first, ("default", first)) in cuda.waited
+    cuda.current = cuda.Stream("of a run")
+    assert steps.side_stream(first) is cuda.current
+    steps._stream.cache_clear()
 
 
 def test_an_empty_graph_is_an_error(monkeypatch):
