@@ -39,6 +39,9 @@ class Run(Plan):
 
     per_gpu: int = 0
     """Runs at once on each GPU (0: as many as memory and cores allow; with Ray one)."""
+    packed: int = 0
+    """Runs at once in one process on each GPU, each with a stream of its own (0: a process for each
+    run)."""
     engine: Literal["local", "ray"] = "local"
     """Worker processes on this machine, or tasks on a Ray cluster."""
     address: str | None = None
@@ -110,7 +113,7 @@ def execute(command: Plan | Run | Status | Push, report: str) -> int:
     grid = load(command.grid)
     if isinstance(command, Status):
         return commands.status(grid, command.runs, json=command.json)
-    for name in ("workers", "per_gpu"):
+    for name in ("workers", "per_gpu", "packed"):
         value = getattr(command, name, 0)
         require(0 <= value <= MOST_WORKERS, name, value, f"from 0 to {MOST_WORKERS}")
     options = grid.options(command.options)
@@ -130,7 +133,7 @@ def engine(command: Run) -> partial:
         for name in ("address", "resources"):
             if value := getattr(command, name):
                 raise UserError(f"{name} is for --engine ray alone, got {value!r}")
-        return partial(LocalEngine, **settings)
+        return partial(LocalEngine, **settings, packed=command.packed)
     if find_spec("ray") is None:
         raise UserError(
             "engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'"

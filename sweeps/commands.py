@@ -26,7 +26,7 @@ from benchmark.schedule import schedule
 from benchmark.tracking.api import address, asking, connect
 from benchmark.tracking.tracker import PROJECT, require_key
 from sweeps.engines.drive import Engine, drive
-from sweeps.engines.worker import Done, Epoch, Event, Failed, Waits
+from sweeps.engines.events import Done, Epoch, Event, Failed, Waits
 from sweeps.grid import Grid
 from sweeps.placement import placement
 

@@ -42,11 +42,15 @@ def placement(
     else:
         if not (workers or per_gpu):
             first = replace(options, device=devices[0])
-            used, free = in_new_process(memory, configs, first)
-            fitting = max(1, int(SHARE * free / used))
-            per_gpu = min(max(1, cores // len(devices)), fitting)
+            per_gpu = min(max(1, cores // len(devices)), fitting(configs, first))
         places = len(devices) * per_gpu
     return [replace(options, device=devices[i % len(devices)]) for i in range(workers or places)]
+
+
+def fitting(configs: Sequence[RunConfig], options: Options) -> int:
+    """How many runs fit on a GPU, by the memory that the largest takes when it is tried out."""
+    used, free = in_new_process(memory, configs, options)
+    return max(1, int(SHARE * free / used))
 
 
 def _devices(options: Options) -> list[str]:

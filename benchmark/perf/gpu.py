@@ -8,6 +8,7 @@ all of it runs eagerly on tiny nets, which tries the command out and measures no
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
+from itertools import chain, product, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from benchmark.cli import guarded, parse
 from benchmark.errors import UserError, is_out_of_memory, require
 from benchmark.options import Options
+from benchmark.provenance import ROOT
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +37,9 @@ DESCRIPTION = (
     "an epoch costs beside its steps, the card's ceilings, the largest kernels."
 )
 ARCHS = ("vgg13", "mobilenet_v1", "resnet56")
-SECTIONS = ("tests", "equal", "rates", "fixed", "packed", "layouts", "ceilings", "kernels")
+SECTIONS = (
+    "tests", "equal", "rates", "fixed", "packed", "engine", "layouts", "ceilings", "kernels"
+)  # fmt: skip
 PRECISIONS = ("bf16", "tf32", "float32")
 KINDS = ("dense", "pruned", "padded")
 """The whole net; 75 % of its filters gone by magnitude; the same with widths that are multiples
@@ -67,7 +71,8 @@ class Gpu:
     archs: tuple[str, ...] = ARCHS
     """Architectures."""
     sections: tuple[str, ...] = SECTIONS
-    """What to do, in this order: tests, equal, rates, fixed, packed, layouts, ceilings, kernels."""
+    """What to do, in this order: tests, equal, rates, fixed, packed, engine, layouts, ceilings,
+    kernels."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,28 @@ class Size:
     matrix: int
     block: int
     repeats: int
+    runs: int
 
 
-FULL = Size(128, 1.0, 60, 50_000, 10_000, 512, 8192, 2**29, 3)
-TINY = Size(8, 0.125, 2, 64, 16, 16, 256, 2**16, 1)
+FULL = Size(128, 1.0, 60, 50_000, 10_000, 512, 8192, 2**29, 3, 8)
+TINY = Size(8, 0.125, 2, 64, 16, 16, 256, 2**16, 1, 2)
+BATCHES = 8
+"""Batches of the epoch that a lane trains on again and again."""
+NOISE = """
+import numpy as np
+from benchmark.data import Images
+
+
+def load(root, path):
+    draw = np.random.default_rng(0)
+    parts = []
+    for count in ({train}, {test}):
+        parts.append(draw.integers(0, 256, (count, 32, 32, 3), np.uint8))
+        parts.append(np.arange(count) % 10)
+    train, train_labels, test, test_labels = parts
+    return Images(train, train_labels, test, test_labels, tuple("0123456789"), True)
+"""
+"""A data set of random images."""
 
 
 @dataclass
@@ -246,29 +269,30 @@ class Lane:
         import torch
 
         from benchmark.config import RunConfig
-        from benchmark.training.step import Step, captured, make_optimizer
+        from benchmark.data._batches import Epoch
+        from benchmark.training.step import EAGER, ReplayedStep, Step, make_optimizer
 
         memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
         self.visit, self.precision = visit, precision
         self.net = net_of(visit, arch, kind).to(visit.device).to(memory_format=memory).train()
         config = RunConfig(arch=arch, precision=precision, batch_size=visit.size.batch, lr=1e-3)
-        step = Step(self.net, make_optimizer(self.net, config), config)
-        draw = torch.Generator().manual_seed(seed)
-        images = torch.randn(visit.size.batch, 3, 32, 32, generator=draw)
-        x = images.to(visit.device).to(memory_format=memory)
-        y = torch.randint(10, (visit.size.batch,), generator=draw).to(visit.device)
         self.stream = torch.cuda.Stream(visit.device) if visit.device.type == "cuda" else None
-        self._step = lambda: step(x, y)
-        for _ in range(3 if self.stream else 1):
+        kind_of_step = ReplayedStep if self.stream and graph else Step
+        step = kind_of_step(self.net, make_optimizer(self.net, config), config)
+        draw, count = torch.Generator().manual_seed(seed), BATCHES * visit.size.batch
+        shapes = {"images": (count, 32, 32, 3), "labels": (count,), "order": (count,)}
+        images, labels, order = (
+            torch.randint(10, shape, generator=draw).to(visit.device) for shape in shapes.values()
+        )
+        epoch = Epoch(images.to(torch.uint8), labels, (order, *cropped(count, draw, visit.device)))
+        self._taken = chain.from_iterable(step.taken(epoch) for _ in repeat(None))
+        for _ in range(EAGER + 1 if self.stream else 1):
             self()
-        if self.stream and graph:
-            with self._there():
-                self._step = captured(self._step, self.stream)
 
     def __call__(self) -> None:
-        """Queue one step."""
+        """Queue one step, as a run takes it: the batch is put together too."""
         with self._there():
-            self._step()
+            next(self._taken)
 
     def _there(self) -> ExitStack:
         import torch
@@ -280,6 +304,18 @@ class Lane:
         if self.stream:
             stack.enter_context(torch.cuda.stream(self.stream))
         return stack
+
+
+def cropped(count: int, draw: torch.Generator, device: torch.device) -> list[torch.Tensor]:
+    """The first row and column of random crops, and whether they are flipped."""
+    import torch
+
+    kinds = {torch.uint8: 9, torch.bool: 2}
+    top, left, flip = (
+        torch.randint(kinds[kind], (count,), generator=draw).to(device, kind)
+        for kind in (torch.uint8, torch.uint8, torch.bool)
+    )
+    return [top, left, flip]
 
 
 def rate(visit: Visit, lanes: list[Lane]) -> dict[str, object]:
@@ -333,9 +369,55 @@ def layouts(visit: Visit) -> Iterator[Measurement]:
 
 def packed(visit: Visit) -> Iterator[Measurement]:
     """Several runs in one process, each on its own stream."""
-    for precision, kind, arch in product(PRECISIONS[:2], ("pruned", "dense"), visit.archs):
+    for precision, kind, arch in product(PRECISIONS, ("pruned", "dense"), visit.archs):
         for lanes in LANES[:2] if visit.size is TINY else LANES:
             yield _rate(visit, lanes, arch=arch, precision=precision, kind=kind)
+
+
+def engine(visit: Visit) -> Iterator[Measurement]:
+    """Whole runs on the engine of the sweeps: packed into one process, and a process for each."""
+    for kind, way in product(("pruned", "dense"), ("packed", "processes")):
+        what = {"arch": visit.archs[0], "kind": kind, "way": way, "runs": visit.size.runs}
+        yield what, partial(_engine, visit, kind, way)
+
+
+def _engine(visit: Visit, kind: str, way: str) -> dict[str, object]:
+    """Images/s of all runs together, by their records, in the last of three epochs."""
+    from benchmark.record import Record, run_folders
+
+    size, dense = visit.size, kind == "dense"
+    fields = {
+        "measure": "none" if dense else "magnitude", "arch": visit.archs[0], "width": size.width,
+        "dataset": "noise.py", "epochs": 3, "precision": "bf16", "batch_size": size.batch,
+        "train_limit": size.train, "test_limit": size.test, "score_samples": size.probe,
+        "probe_samples": size.probe,
+    }  # fmt: skip
+    parameters = {name: {"value": value} for name, value in fields.items()}
+    parameters["seed"] = {"values": list(range(size.runs))}
+    device = visit.device.type
+    flag = {"packed": "--packed", "processes": "--per-gpu" if device == "cuda" else "--workers"}
+    workers = ["--workers", "1"] if way == "packed" else []
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "noise.py").write_text(NOISE.format(train=size.train, test=size.test))
+        (place / "grid.yaml").write_text(
+            json.dumps({"method": "grid", "parameters": parameters})  # JSON is YAML
+        )
+        command = [
+            sys.executable, "-m", "sweeps", "run", "grid.yaml", "--device", device, *workers,
+            flag[way], str(size.runs), "--wandb", "disabled",
+        ]  # fmt: skip
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        limit = max(visit.left, 30.0)
+        done = subprocess.run(
+            command, cwd=place, env=environment, capture_output=True, text=True, timeout=limit,
+            check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(done.stdout + done.stderr)
+        records = map(Record, run_folders(place / "runs"))
+        last = [record.history()[-1]["time/images_per_second"] for record in records]
+    return {"images_per_second": sum(last), "n": len(last)}
 
 
 def equal(visit: Visit) -> Iterator[Measurement]:
@@ -468,7 +550,8 @@ def kernels(visit: Visit) -> Iterator[Measurement]:
 
 MEASUREMENTS: dict[str, Callable[[Visit], Iterator[Measurement]]] = {
     "tests": gpu_tests, "equal": equal, "rates": rates, "fixed": fixed,
-    "packed": packed, "layouts": layouts, "ceilings": ceilings, "kernels": kernels,
+    "packed": packed, "engine": engine, "layouts": layouts, "ceilings": ceilings,
+    "kernels": kernels,
 }  # fmt: skip
 
 

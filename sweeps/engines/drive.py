@@ -17,8 +17,8 @@ from benchmark.locks import BusyError, held
 from benchmark.options import Options
 from benchmark.record import DenseFolder, Record
 from benchmark.schedule import schedule
+from sweeps.engines.events import Done, Epoch, Event, Failed, Unwritable, Waits
 from sweeps.engines.jobs import TICK_SECONDS, Job, choice, jobs
-from sweeps.engines.worker import Done, Epoch, Event, Failed, Unwritable, Waits
 
 BACK_OFF = 2.0
 """Seconds before the second attempt at a run; doubled before each further one."""

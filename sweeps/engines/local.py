@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import wait
 
 from benchmark import initial, outside
 from benchmark.config import RunConfig
 from benchmark.options import Options
 from benchmark.processes import spawning
+from sweeps.engines.events import Epoch, Event, Failed, Leaving, Ready, Waits
 from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
-from sweeps.engines.worker import Epoch, Event, Failed, Leaving, Ready, work
-from sweeps.placement import placement
+from sweeps.engines.worker import work
+from sweeps.placement import fitting, placement
 
+MOST_PACKED = 16
+"""Runs that one process takes on a GPU."""
 START_SECONDS = 120.0
 """Time that a worker gets until it is ready, if epochs have a limit."""
 
@@ -21,9 +25,11 @@ START_SECONDS = 120.0
 class LocalEngine:
     """`workers` processes (0: `per_gpu` on each GPU, or one per core if there is none).
 
-    `per_gpu` 0 means as many as fit. A worker that dies, or finishes no epoch within `epoch_limit`
-    seconds (0: no limit), is replaced. A worker that runs out of memory is not, while another one
-    is left on its device.
+    `per_gpu` 0 means as many as fit. `packed`: each process executes so many runs, which take turns
+    (0: one), or fewer if memory holds no more; there is then one process on each GPU, unless
+    `workers` says more. A worker that dies, or in which a run finishes no epoch within
+    `epoch_limit` seconds (0: no limit), is replaced. One that runs out of memory gets one run less
+    at once, or if that is none, is not replaced while another one is left on its device.
     """
 
     ahead = 0
@@ -35,38 +41,50 @@ class LocalEngine:
         *,
         workers: int = 0,
         per_gpu: int = 0,
+        packed: int = 0,
         epoch_limit: float = 0.0,
     ) -> None:
-        places = placement(options, workers, per_gpu, configs)
-        self.pool = [Worker(place) for place in places[: len(configs)]]
+        runs = packed or 1
+        places = placement(options, workers, 1 if packed else per_gpu, configs)
+        if packed and places[0].device.startswith("cuda"):
+            runs = min(packed, MOST_PACKED, fitting(configs, places[0]))
+        needed = -(-len(configs) // runs)
+        self.pool = [Worker(place, runs) for place in places[:needed]]
         self.epoch_limit = epoch_limit
 
     def slots(self) -> int:
-        """The number of workers."""
-        return len(self.pool)
+        """How many runs the workers take at once."""
+        return sum(worker.runs for worker in self.pool)
 
     def start(self, job: Job) -> None:
-        """Give a run to a free worker."""
-        place = next(i for i, worker in enumerate(self.pool) if not worker.job)
-        if not self.pool[place].process.is_alive():
-            self.pool[place] = Worker(self.pool[place].options)
-        self.pool[place].give(job)
+        """Give a run to the worker that has most room."""
+        place = max(range(len(self.pool)), key=lambda place: self.pool[place].room)
+        worker = self.pool[place]
+        if not worker.process.is_alive() and not worker.jobs:
+            worker = self.pool[place] = Worker(worker.options, worker.runs)
+        worker.give(job)
 
     def events(self) -> list[Event]:
         """What busy workers report within a tick."""
-        busy = {worker.pipe: worker for worker in self.pool if worker.job}
+        busy = {worker.pipe: worker for worker in self.pool if worker.jobs}
         ready = [busy[pipe] for pipe in wait(list(busy), timeout=TICK_SECONDS)]
-        events = [worker.receive() for worker in ready]
-        for worker, event in zip(ready, events, strict=True):
-            if isinstance(event, Failed) and event.memory:
+        events: list[Event] = []
+        for worker in ready:
+            found = worker.receive()
+            if any(isinstance(event, Failed) and event.memory for event in found):
                 self._retire(worker)
+            events += found
         if self.epoch_limit:
-            quiet = [worker for worker in busy.values() if worker not in ready]
-            events += [w.give_up(self.epoch_limit) for w in quiet if w.silent(self.epoch_limit)]
-        return [event for event in events if not isinstance(event, Ready)]
+            for worker in busy.values():
+                if worker not in ready and (silent := worker.silent(self.epoch_limit)):
+                    events += worker.give_up(silent, self.epoch_limit)
+        return events
 
     def _retire(self, worker: Worker) -> None:
-        """End a worker whose device is too small for all of them."""
+        """Give less to a worker whose device is too small for all runs."""
+        if worker.runs > 1:
+            worker.runs -= 1
+            return
         device = worker.options.device
         if sum(other.options.device == device for other in self.pool) > 1:
             self.pool.remove(worker)
@@ -83,29 +101,37 @@ class LocalEngine:
 
 
 class Worker:
-    """A process that executes one run after another."""
+    """A process that executes one run after another, or several that take turns."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, runs: int = 1) -> None:
         context = spawning()
-        self.options = options
+        self.options, self.runs = options, runs
         self.pipe, theirs = context.Pipe()
         arguments = (theirs, options, outside.given(), initial.given())
         self.process = context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
-        self.job: Job | None = None
+        self.jobs: dict[str, Job] = {}
+        """{run id: what it executes}"""
+        self.heard: dict[str, float] = {}
+        """{run id: when it last reported}"""
         self.ready = self.leaving = False
-        self.heard = time.monotonic()
+
+    @property
+    def room(self) -> int:
+        """How many more runs it takes; below 0 after it ran out of memory."""
+        return self.runs - len(self.jobs)
 
     def give(self, job: Job) -> None:
         """Hand it a run."""
-        self.job, self.heard = job, time.monotonic()
+        run_id = job.config.run_id
+        self.jobs[run_id], self.heard[run_id] = job, time.monotonic()
         with contextlib.suppress(BrokenPipeError):  # it has died: `receive` will report it
             self.pipe.send(job.config)
 
-    def receive(self) -> Event | Ready:
-        """Its next event; waits for it."""
-        self.heard, self.ready = time.monotonic(), True
+    def receive(self) -> list[Event]:
+        """Its next event; waits for it. If it has died, all its runs have failed."""
+        first, self.ready = not self.ready, True
         try:
             event = self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -113,31 +139,47 @@ class Worker:
             status = self.process.exitcode
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             memory = ", probably out of memory" if status == -9 else ""
-            return self._failed(f"the worker died ({how}{memory})")
+            return [
+                self._failed(run_id, f"the worker died ({how}{memory})") for run_id in [*self.jobs]
+            ]
         if isinstance(event, Leaving):
             self.leaving = True
-            return Ready()
-        if not isinstance(event, (Epoch, Ready)):
-            self.job = None
-            if self.leaving:
-                self.process.join()
-        return event
+        if isinstance(event, Ready) or first:
+            self.heard = dict.fromkeys(self.jobs, time.monotonic())
+        if isinstance(event, (Leaving, Ready)):
+            return []
+        if isinstance(event, Epoch):
+            self.heard[event.run_id] = time.monotonic()
+            return [event]
+        del self.jobs[event.run_id]
+        if not self.leaving:
+            return [event]
+        self.process.join()
+        lost = f"the worker left after {event.run_id}, whose error its GPU did not survive"
+        return [event, *(self._failed(run_id, lost) for run_id in [*self.jobs])]
 
-    def silent(self, limit: float) -> bool:
-        """Whether it has reported nothing for `limit` seconds (or for a start, on a busy
+    def silent(self, limit: float) -> list[str]:
+        """The runs that have reported nothing for `limit` seconds (or for a start, on a busy
         machine)."""
-        return time.monotonic() - self.heard > (limit if self.ready else max(limit, START_SECONDS))
+        now, allowed = time.monotonic(), limit if self.ready else max(limit, START_SECONDS)
+        return [run_id for run_id in self.jobs if now - self.heard[run_id] > allowed]
 
-    def give_up(self, limit: float) -> Event:
-        """Kill it, because no epoch came to its end in time."""
+    def give_up(self, silent: Sequence[str], limit: float) -> list[Event]:
+        """Kill it, because these runs did not come to the end of an epoch in time; its others are
+        to be started again."""
         self.kill()
-        return self._failed(f"no epoch was finished within {limit:g} s")
+        others = [run_id for run_id in self.jobs if run_id not in silent]
+        failed = [
+            self._failed(run_id, f"no epoch was finished within {limit:g} s") for run_id in silent
+        ]
+        self.jobs.clear()
+        return [*failed, *(Waits(run_id) for run_id in others)]
 
     def kill(self) -> None:
         """End the process at once."""
         self.process.kill()
         self.process.join()
 
-    def _failed(self, error: str) -> Event:
-        job, self.job = self.job, None
+    def _failed(self, run_id: str, error: str) -> Event:
+        job = self.jobs.pop(run_id)
         return noted_failure(self.options.runs, job.config, error)

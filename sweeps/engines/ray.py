@@ -37,8 +37,9 @@ from benchmark.options import Options
 from benchmark.outside import Component, adopt, given
 from benchmark.provenance import ROOT
 from benchmark.record import DenseFolder, Record
+from sweeps.engines.events import Done, Event, Failed, Waits
 from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
-from sweeps.engines.worker import Done, Event, Failed, Waits, attempt
+from sweeps.engines.worker import attempt
 
 CONNECT_SECONDS = 10.0
 DEVICES = ("auto", "cpu", "cuda")

@@ -21,7 +21,11 @@ def test_all_sections_are_measured_and_written_as_they_come(tmp_path, monkeypatc
     assert machine["device"] == "cpu"
     assert not [row for row in rows if "error" in row]
     found = {row["section"] for row in rows}
-    assert found == {"equal", "rates", "fixed", "packed", "layouts", "ceilings", "kernels"}
+    assert found == set(gpu.SECTIONS) - {"tests"}
+    engine = [(row["kind"], row["way"], row["n"]) for row in rows if row["section"] == "engine"]
+    assert engine == [
+        (kind, way, 2) for kind in ("pruned", "dense") for way in ("packed", "processes")
+    ]
     assert all(row["equal"] for row in rows if row["section"] == "equal")
     assert {row["part"] for row in rows if row["section"] == "fixed"} >= {"batches", "test", "flow"}
     assert {row["lanes"] for row in rows if row["section"] == "packed"} == {1, 2}

@@ -10,8 +10,9 @@ from benchmark.options import Options
 from benchmark.record import DenseFolder, Record
 from sweeps.engines import drive as drive_module
 from sweeps.engines.drive import Outcome, applied, drive
+from sweeps.engines.events import Done, Epoch, Failed, Unwritable, Waits
 from sweeps.engines.jobs import Job, choice, jobs
-from sweeps.engines.worker import Done, Epoch, Failed, Unwritable, Waits, attempt
+from sweeps.engines.worker import attempt
 from tests.conftest import tiny_run
 from tests.support import simulate
 
@@ -223,7 +224,7 @@ def test_what_may_pass_is_tried_again(tmp_path, monkeypatch, error, again):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr("benchmark.run.run", fails)
+    monkeypatch.setattr("sweeps.engines.slots.run_steps", lambda *_, **__: map(fails, [0]))
     event = attempt(tiny_run(), Options(runs=tmp_path, wandb="disabled"), lambda epoch: None)
     assert isinstance(event, Failed)
     assert event.again == again

@@ -19,9 +19,11 @@ import yaml
 from benchmark.options import Options
 from benchmark.record import Record
 from sweeps.engines import local
+from sweeps.engines import slots as slots_module
 from sweeps.engines import worker as worker_module
+from sweeps.engines.events import Failed, Leaving, Ready, Waits
 from sweeps.engines.jobs import Job
-from sweeps.engines.worker import Failed, Leaving, Ready, work
+from sweeps.engines.worker import work
 from sweeps.grid import load
 from tests.conftest import tiny_run
 from tests.support.commands import command
@@ -35,7 +37,7 @@ from sweeps.grid import load
 from functools import partial
 from sweeps.engines.drive import drive
 from sweeps.engines.local import LocalEngine
-from sweeps.engines.worker import Epoch
+from sweeps.engines.events import Epoch
 
 if __name__ == "__main__":
     epochs = []
@@ -192,15 +194,17 @@ def test_the_limit_of_an_epoch_begins_when_the_worker_is_ready(monkeypatch):
     """A start, with its imports, may take longer than an epoch; but not for ever."""
     worker = object.__new__(local.Worker)
     worker.pipe, theirs = multiprocessing.Pipe()
-    worker.ready, worker.heard = False, time.monotonic() - 10
-    assert not worker.silent(5)
+    worker.ready, worker.jobs = False, {"a": None, "b": None}
+    worker.heard = {"a": time.monotonic() - 10, "b": time.monotonic()}
+    assert worker.silent(5) == []
     monkeypatch.setattr(local, "START_SECONDS", 8.0)
-    assert worker.silent(5)
-    assert not worker.silent(20)
+    assert worker.silent(5) == ["a"]
+    assert worker.silent(20) == []
     theirs.send(Ready())
-    assert worker.receive() == Ready()
-    worker.heard -= 6
-    assert worker.silent(5)
+    assert worker.receive() == []
+    assert worker.silent(5) == []
+    worker.heard["b"] -= 6
+    assert worker.silent(5) == ["b"]
 
 
 def test_a_driver_that_is_gone_ends_the_worker_also_with_events_unread(options):
@@ -214,7 +218,7 @@ def test_a_driver_that_is_gone_ends_the_worker_also_with_events_unread(options):
     assert process.exitcode == 0
 
 
-def pool(devices):
+def pool(devices, runs=1):
     """An engine whose workers are pipes: (engine, the other ends)."""
     engine, ends = object.__new__(local.LocalEngine), []
     engine.epoch_limit, engine.pool = 0, []
@@ -222,7 +226,10 @@ def pool(devices):
         worker = object.__new__(local.Worker)
         worker.options, worker.leaving = Options(device=device), False
         worker.pipe, theirs = multiprocessing.Pipe()
-        worker.job, worker.heard = Job(tiny_run()), time.monotonic()
+        worker.runs, worker.ready = runs, True
+        configs = [tiny_run(seed=seed) for seed in range(runs)]
+        worker.jobs = {config.run_id: Job(config) for config in configs}
+        worker.heard = dict.fromkeys(worker.jobs, time.monotonic())
         worker.process = SimpleNamespace(kill=lambda: None, join=lambda timeout=None: None)
         engine.pool.append(worker)
         ends.append(theirs)
@@ -243,11 +250,54 @@ def test_a_worker_without_memory_is_taken_off_its_device_but_not_the_last_one():
     assert engine.slots() == 2
 
 
+def test_a_packed_worker_without_memory_gets_one_run_less():
+    engine, (end,) = pool(["cuda:0"], runs=3)
+    full = Failed(tiny_run().run_id, "CUDA out of memory", again=True, memory=True)
+    end.send(full)
+    assert engine.events() == [full]
+    assert (engine.slots(), engine.pool[0].room) == (2, 0)
+    end.send(replace(full, run_id=tiny_run(seed=1).run_id))
+    engine.events()
+    end.send(replace(full, run_id=tiny_run(seed=2).run_id))
+    engine.events()
+    assert engine.slots() == 1  # not the last one
+
+
+def test_a_packed_worker_that_hangs_fails_the_silent_runs_alone(tmp_path):
+    engine, _ = pool(["cuda:0"], runs=3)
+    worker, engine.epoch_limit = engine.pool[0], 5
+    worker.options = Options(device="cuda:0", runs=tmp_path)
+    one, other, third = worker.jobs
+    worker.heard[other] -= 6
+    failed, *rest = engine.events()
+    assert (failed.run_id, failed.error) == (other, "no epoch was finished within 5 s")
+    assert rest == [Waits(one), Waits(third)]
+    assert worker.jobs == {}
+
+
+def test_all_runs_of_a_packed_worker_that_dies_have_failed(tmp_path):
+    engine, (end,) = pool(["cuda:0"], runs=2)
+    engine.pool[0].options = Options(device="cuda:0", runs=tmp_path)
+    engine.pool[0].process.exitcode = -9
+    end.close()
+    events = engine.events()
+    assert [event.run_id for event in events] == [tiny_run(seed=seed).run_id for seed in (0, 1)]
+    assert {event.error for event in events} == {
+        "the worker died (signal 9, probably out of memory)"
+    }
+
+
 def test_a_worker_whose_gpu_fails_for_good_ends_after_its_event(options, monkeypatch, tmp_path):
     """CUDA's calls fail in such a process: the driver starts another one for the next run."""
     ended, sent = [], []
-    pipe = SimpleNamespace(send=sent.append, recv=iter(["a run"]).__next__)
-    monkeypatch.setattr(worker_module, "attempt", lambda *_: Failed("id", "illegal access", True))
+    config = tiny_run()
+    pipe = SimpleNamespace(send=sent.append, recv=iter([config]).__next__, poll=lambda: False)
+
+    def broken(*_, **__):
+        raise RuntimeError("illegal access")
+        yield
+
+    monkeypatch.setattr(slots_module, "run_steps", broken)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
@@ -258,12 +308,15 @@ def test_a_worker_whose_gpu_fails_for_good_ends_after_its_event(options, monkeyp
         ended.append(status)
         raise EOFError
 
+    options = replace(options, device="cpu")
+
     monkeypatch.setattr(torch.cuda, "synchronize", poisoned)
     monkeypatch.setattr(worker_module.os, "_exit", leave)
     monkeypatch.setattr(worker_module.signal, "signal", lambda *_: None)
     work(pipe, options)
     assert [type(event) for event in sent] == [Ready, Leaving, Failed]
     assert ended == [1]
+    assert "illegal access" in sent[-1].error
     engine, (end, *_) = pool(["cuda:0"])
     joined = []
     engine.pool[0].process.join = lambda timeout=None: joined.append(1)

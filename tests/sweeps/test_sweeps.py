@@ -15,8 +15,8 @@ from benchmark.locks import held
 from benchmark.record import Record
 from sweeps import commands
 from sweeps import grid as grids
+from sweeps.engines.events import Epoch, Failed
 from sweeps.engines.jobs import jobs
-from sweeps.engines.worker import Epoch, Failed
 from tests.support.commands import command
 from tests.support.simulate import World, simulate
 
