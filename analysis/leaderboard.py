@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from analysis.outcomes import outcomes, share_left, speedup
 from analysis.runs.frames import Frames
-from analysis.settings import DENSE
+from analysis.settings import DENSE, scales
 from analysis.stats import Estimate, estimate
 from benchmark import registry
 from benchmark.record import FINISHED
@@ -36,6 +36,8 @@ class Board:
     95 % interval in `<name>_low` and `<name>_high`."""
     settings: tuple[str, ...]
     """The settings that all these measures have."""
+    scales: tuple[str, ...]
+    """Nets, widths, images and epochs of these settings, in words."""
     seeds: tuple[int, int]
     """The smallest and the largest number of seeds in a setting."""
     relative: pd.DataFrame
@@ -106,7 +108,8 @@ def _board(budget: str, table: pd.DataFrame) -> Board | None:
     relative = rows.pivot(index="measure", columns=["task", "seed"], values="relative")
     others = whole.drop(index=measures)[tasks].sum(axis=1)
     return Board(
-        budget, ordered, tuple(tasks), (int(counts.min()), int(counts.max())), relative,
+        budget, ordered, tuple(tasks), tuple(scales(rows)),
+        (int(counts.min()), int(counts.max())), relative,
         {measure: int(count) for measure, count in others.items()},
     )  # fmt: skip
 

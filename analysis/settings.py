@@ -21,9 +21,21 @@ NAMED = ("arch", "dataset", "prune_epoch", "retrain")
 """The fields that the group and the timing tell."""
 DENSE = "none"
 """The measure of the dense control."""
-
-
+SCALE = ["arch", "width", "dataset", "images", "train_limit", "epochs"]
+"""The fields that say how large runs are."""
 MISSING = ["measure", "arch", "dataset", "timing", "rounds", "ratio", "seed", "run_id", "state"]
+
+
+def scales(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """{net, width, number of images, data set and epochs, in words: the runs of that scale}"""
+    found = {}
+    for (arch, width, dataset, images, limit, epochs), part in runs.groupby(
+        SCALE, sort=False, dropna=False
+    ):
+        count = limit if pd.isna(images) else int(images)
+        amount = f"{count:,} images" if count else "all images"
+        found[f"{arch} at width {width:g} on {amount} of {dataset}, {epochs} epochs"] = part
+    return found
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from benchmark.cli import fail, guarded, parse
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.options import Options
-from benchmark.outside import NOUNS
+from benchmark.outside import NOUNS, look_in
 from benchmark.schedule import schedule
 from benchmark.tracking.tracker import under_agent
 
@@ -97,6 +97,8 @@ def first_line(config: RunConfig, options: Options) -> str:
 
 
 def execute(config: RunConfig, options: Options) -> None:
+    look_in(options.runs)
+    config.check_components()
     options.prepare()
     print(first_line(config.canonical(), options), flush=True)
     from benchmark.run import Part, Progress, run  # here, so that --help needs no torch

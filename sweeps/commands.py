@@ -345,7 +345,8 @@ class _Board:
         rate = f"  {sum(self.rates.values()):.0f} images/s" if self.rates else ""
         completed, total = sum(self.epochs.values()), sum(self.totals.values())
         left = ""
-        if trained := completed - self.done_before:
+        trained = completed - self.done_before
+        if trained and completed < total:
             spent = time.monotonic() - self.start
             left = f"about {duration(spent / trained * (total - completed))} left"
         self.progress.update(

@@ -215,6 +215,7 @@ def _work(tasks: Tasks, place: str) -> int:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as progress:
         for name, outcome in progress.track(outcomes(tasks), total=len(tasks)):
             if isinstance(outcome, Exception):

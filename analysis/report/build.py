@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from analysis import stats
@@ -27,7 +26,7 @@ from analysis.report.page.explorer import compressed, explorer_data
 from analysis.runs.frames import UNFINISHED, Frames, dense_controls
 from analysis.runs.load import load
 from analysis.runs.pull import Pull
-from analysis.settings import DENSE, Completeness, completeness, named
+from analysis.settings import DENSE, Completeness, completeness, named, scales
 from analysis.verdicts import Judgement
 from benchmark import __version__
 from benchmark.config import DEFAULTS, RunConfig
@@ -211,16 +210,8 @@ def training_seconds(frames: Frames) -> float:
 
 def nets_and_data(frames: Frames) -> list[str]:
     """The scale of the runs: a text for each net, width, data set, number of images and epochs."""
-    texts, fields = [], ["arch", "width", "dataset", "images", "train_limit", "epochs"]
-    groups = frames.finished().groupby(fields, sort=False, dropna=False)
-    for (arch, width, dataset, images, limit, epochs), runs in groups:
-        count = limit if np.isnan(images) else int(images)
-        amount = f"{count:,} images" if count else "all images"
-        seeds = runs["seed"].nunique()
-        texts.append(
-            f"{arch} at width {width:g} on {amount} of {dataset}, {epochs} epochs, {seeds} seeds"
-        )
-    return texts
+    found = scales(frames.finished())
+    return [f"{scale}, {runs['seed'].nunique()} seeds" for scale, runs in found.items()]
 
 
 def _machine(device: str, processor: str, threads: float) -> str:

@@ -50,8 +50,9 @@ def answer(board: Board) -> str:
 def board_sentence(board: Board) -> str:
     """What a leaderboard shows, in plain words."""
     said = (
-        f"{answer(board)} Wins, ties and losses count settings in which the 95 % interval of the "
-        "difference in accuracy is above, around or below 0."
+        f"{answer(board)} The runs are of {'; '.join(board.scales)}. Wins, ties and losses count "
+        "settings in which the 95 % interval of the difference in accuracy is above, around or "
+        "below 0."
     )
     if board.left_out:
         lacking = ", ".join(

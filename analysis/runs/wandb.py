@@ -77,13 +77,15 @@ def _fetch(place: str, conditions: dict, cache: PullCache) -> list[Mirror]:
             found = listed(api, place, conditions)
         except ValueError:
             raise UserError(f"W&B project {place} does not exist, or is not yours to see") from None
+    console = Console(stderr=True)
     with Progress(
         TextColumn("pulling runs"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as progress:
         mirrors: list[Mirror] = []
         try:

@@ -165,15 +165,14 @@ class Worker:
         return [run_id for run_id in self.jobs if now - self.heard[run_id] > allowed]
 
     def give_up(self, silent: Sequence[str], limit: float) -> list[Event]:
-        """Kill it, because these runs did not come to the end of an epoch in time; its others are
-        to be started again."""
+        """Kill it, because these runs did not come to the end of an epoch in time. The one that is
+        silent the longest has failed; all others are to be started again."""
         self.kill()
-        others = [run_id for run_id in self.jobs if run_id not in silent]
-        failed = [
-            self._failed(run_id, f"no epoch was finished within {limit:g} s") for run_id in silent
-        ]
+        longest = min(silent, key=self.heard.__getitem__)
+        failed = self._failed(longest, f"no epoch was finished within {limit:g} s")
+        others = [Waits(run_id) for run_id in self.jobs]
         self.jobs.clear()
-        return [*failed, *(Waits(run_id) for run_id in others)]
+        return [failed, *others]
 
     def kill(self) -> None:
         """End the process at once."""

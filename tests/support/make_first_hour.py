@@ -16,6 +16,8 @@ BLOCK = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*?<<'END'\n.*?^END|.*?)$\n", re.DOTALL | re.MULTILINE)
 FIRST, LAST = 8, 12
 """Lines of a longer output that are kept."""
+OF_PIP = "WARNING: Location"
+"""Beginning of lines that say where a machine looks for packages."""
 MISTAKE = "--measure los\n"
 """What is in the command that ends with status 2."""
 
@@ -39,7 +41,7 @@ def shown(block: str, folder: Path, server: str) -> Iterator[str]:
         expected = 2 if f"{command}\n".endswith(MISTAKE) else 0
         assert result.returncode == expected, (command, result.stdout)
         lines = result.stdout.replace(server, "https://wandb.ai").rstrip().splitlines()
-        lines = [line.rstrip() for line in lines]
+        lines = [line.rstrip() for line in lines if not line.startswith(OF_PIP)]
         if len(lines) > FIRST + LAST:
             lines[FIRST:-LAST] = ["[...]"]
         yield "\n".join([f"$ {command}", *lines]) + "\n"
