@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from analysis.runs.pull import PREFIX, Pull
-from benchmark.cli import fail, guarded, parse
+from benchmark.cli import guarded, parse
 from benchmark.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -120,11 +120,6 @@ def main() -> None:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         execute_named(name, rest, f"python -m analysis {name}")
-    elif is_word(name):
-        fail(
-            f"{name!r} is neither a command ({', '.join(COMMANDS)}) nor a source of runs (a folder "
-            f"of runs, a published study, or {PREFIX}ENTITY/PROJECT)"
-        )
     else:
         execute_named("report", [name, *rest], "python -m analysis")
 
@@ -159,6 +154,11 @@ def execute_compare(command: Compare) -> None:
 
 
 def execute(command: Command) -> None:
+    for source in filter(is_word, command.sources):
+        raise UserError(
+            f"{source!r} is neither a command ({', '.join(COMMANDS)}) nor a source of runs (a "
+            f"folder of runs, a published study, or {PREFIX}ENTITY/PROJECT)"
+        )
     from analysis.report.build import build  # so that --help needs neither pandas nor matplotlib
 
     report = build(command.sources, command.out, command.configs(), command.pull)

@@ -64,6 +64,8 @@ class Part:
 
 Watch = Callable[[Progress], None]
 WatchPart = Callable[[Part], None]
+POLL_SECONDS = 0.02
+"""Time between two looks at whether W&B knows the end of a run."""
 LONG_SECONDS = 5.0
 """Time in an epoch after which parts of it are reported; then after twice that time, and so on."""
 
@@ -122,7 +124,7 @@ def _execute(
     if record.finished:
         record.tidy()
         check_finished([record], options.data)
-        return _finished(config, record, options)
+        return (yield from _finished(config, record, options))
     if options.wandb == "online":
         require_key()
     problem = make_problem(config, options.data, options.torch_device())
@@ -133,7 +135,7 @@ def _execute(
     record.folder.mkdir(parents=True, exist_ok=True)
     with held(record.lock_file, wait=wait):
         if record.finished:
-            return _finished(config, record, options)
+            return (yield from _finished(config, record, options))
         record.start(config)
         run = _Run(config, options, record, problem, Reporter(config, watch, watch_part))
         resume = any(file.exists() for file in record.checkpoint_files)
@@ -150,10 +152,17 @@ def _execute(
                 write_atomically(record.model_file, content)
             record.finish(summary)
             tracker.finish(summary, sent_files(record), _artifacts(record, options))
+            yield from _told(tracker)
         return summary
 
 
-def _finished(config: RunConfig, record: Record, options: Options) -> dict:
+def _told(tracker: Tracker) -> Steps[None]:
+    """Wait until W&B knows the end of a run."""
+    while not tracker.done():
+        yield POLL_SECONDS
+
+
+def _finished(config: RunConfig, record: Record, options: Options) -> Steps[dict]:
     """The summary of a finished run. W&B gets what it lacks, if it is online. Raises `UserError` if
     the net is to be kept, and was not."""
     if options.keep_model and not record.model_file.exists():
@@ -164,6 +173,7 @@ def _finished(config: RunConfig, record: Record, options: Options) -> dict:
     if options.wandb == "online":
         with tracked(config, options.runs, options.wandb, True, options.wandb_full) as tracker:
             replay(record, tracker, _artifacts(record, options))
+            yield from _told(tracker)
     return record.summary()
 
 

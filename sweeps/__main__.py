@@ -130,6 +130,8 @@ def engine(command: Run) -> partial:
     if command.engine == "local":
         from sweeps.engines.local import LocalEngine
 
+        if command.packed and command.per_gpu:
+            raise UserError("packed must be given without per_gpu, which is for processes")
         for name in ("address", "resources"):
             if value := getattr(command, name):
                 raise UserError(f"{name} is for --engine ray alone, got {value!r}")
@@ -138,6 +140,7 @@ def engine(command: Run) -> partial:
         raise UserError(
             "engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'"
         )
+    require(not command.packed, "packed with engine=ray", command.packed, "0")
     from sweeps.engines.ray import RayEngine
 
     more = dict(map(resource, command.resources))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
@@ -116,7 +116,7 @@ def run(
     board = _Board(console, grid.configs, options.runs)
     with board.live:
         outcome = drive(
-            grid.configs, options, engine, board.show, retries=retries, began=board.began
+            grid.configs, options, engine, board.show, retries=retries, at_work=board.set_at_work
         )
     for run_id, error in outcome.failed.items():
         console.print(f"failed: {run_id} {board.labels[run_id]}: {error}", markup=False)
@@ -279,9 +279,9 @@ class _Board:
             console.print(
                 f"{len(before)} of {len(configs)} runs were finished before", highlight=False
             )
-        self.at_work: dict[str, None] = {}
+        self.at_work: Sequence[str] = ()
         self.heard = False
-        self.done_before, self.start = sum(self.epochs.values()), time.monotonic()
+        self.trained, self.start = 0, time.monotonic()
         self.progress = Progress(
             BarColumn(),
             MofNCompleteColumn(),
@@ -296,9 +296,9 @@ class _Board:
         self.live = Live(get_renderable=self._rendered, console=console, transient=False)
         self._update()
 
-    def began(self, run_id: str) -> None:
-        """Show that a run is at work."""
-        self.at_work[run_id] = None
+    def set_at_work(self, run_ids: Sequence[str]) -> None:
+        """Show which runs are at work."""
+        self.at_work = run_ids
 
     def _rendered(self) -> Group:
         return Group(self.progress, Text(self.now(), "dim", no_wrap=True, overflow="ellipsis"))
@@ -307,20 +307,18 @@ class _Board:
         """What is at work."""
         if not self.at_work:
             return ""
-        if not self.heard:
-            return "starting workers"
         labels = [self.labels[run_id] for run_id in self.at_work]
         more = [f"and {len(labels) - NAMED} more"] if len(labels) > NAMED else []
-        return "at work: " + ", ".join(labels[:NAMED] + more)
+        what = "at work" if self.heard else "starting workers for"
+        return f"{what}: {', '.join(labels[:NAMED] + more)}"
 
     def show(self, event: Event) -> None:
         """Show an event."""
         run_id, self.heard = event.run_id, True
         self.rates.pop(run_id, None)
-        if not isinstance(event, Epoch):
-            self.at_work.pop(run_id, None)
         match event:
             case Epoch(row=row):
+                self.trained += 1
                 self.epochs[run_id] = row["epoch"]
                 self.rates[run_id] = row["time/images_per_second"] or 0
             case Waits():
@@ -345,10 +343,9 @@ class _Board:
         rate = f"  {sum(self.rates.values()):.0f} images/s" if self.rates else ""
         completed, total = sum(self.epochs.values()), sum(self.totals.values())
         left = ""
-        trained = completed - self.done_before
-        if trained and completed < total:
+        if self.trained and completed < total:
             spent = time.monotonic() - self.start
-            left = f"about {duration(spent / trained * (total - completed))} left"
+            left = f"{duration(spent / self.trained * (total - completed))} left"
         self.progress.update(
             self.task, completed=completed, counts=_counted(self.ended) + rate, left=left
         )

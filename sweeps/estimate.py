@@ -34,12 +34,17 @@ REPLAYED = 50
 def operations_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
     """Multiplications and additions of training these dense nets: a backward pass has twice those
     of a forward pass. The arguments and errors are those of `seconds_to_train`."""
+    size_of = cache(lambda dataset: train_size(dataset, options.data))
+    macs: dict[tuple, int] = {}
     total = 0.0
     for config, count in epochs.items():
-        size = train_size(config.dataset, options.data)
-        net = initial_net(replace(config, init=""), size.classes)
-        per_image = 3 * 2 * dense_cost(net, (size.height, size.width))["macs"]
-        total += count * min(size.images, config.train_limit or size.images) * per_image
+        size = size_of(config.dataset)
+        net = (config.arch, config.width, *size[1:])
+        if net not in macs:
+            drawn = initial_net(replace(config, init=""), size.classes)
+            macs[net] = dense_cost(drawn, (size.height, size.width))["macs"]
+        images = count * min(size.images, config.train_limit or size.images)
+        total += 3 * 2 * macs[net] * images
     return total
 
 

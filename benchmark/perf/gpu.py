@@ -286,6 +286,8 @@ class Lane:
         )
         epoch = Epoch(images.to(torch.uint8), labels, (order, *cropped(count, draw, visit.device)))
         self._taken = chain.from_iterable(step.taken(epoch) for _ in repeat(None))
+        if self.stream:
+            self.stream.wait_stream(torch.cuda.current_stream(visit.device))
         for _ in range(EAGER + 1 if self.stream else 1):
             self()
 

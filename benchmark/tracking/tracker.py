@@ -85,6 +85,10 @@ class NoTracker:
     ) -> None:
         """Ignore the end."""
 
+    def done(self) -> bool:
+        """There is nothing to wait for."""
+        return True
+
     def abandon(self, status: int) -> None:
         """Ignore an interruption."""
 
@@ -280,6 +284,7 @@ class DetachedTracker:
         self._runs = runs
         self._calls: SimpleQueue[Callable[[WandbTracker], None] | None] = SimpleQueue()
         self._failed = False
+        self._longest = self._until = 0.0
         self._thread = threading.Thread(target=self._work, args=(connect,), daemon=True)
         self._thread.start()
 
@@ -290,20 +295,28 @@ class DetachedTracker:
     def finish(
         self, summary: dict, files: Mapping[str, bytes], artifacts: Artifacts = NO_ARTIFACTS
     ) -> None:
-        """Write summary, files and artifacts, and close the run."""
+        """Write summary, files and artifacts, and close the run; returns before that is `done`."""
         longest = 2 * (INIT_SECONDS + FINISH_SECONDS) + ARTIFACT_SECONDS * len(artifacts)
         self._end(lambda tracker: tracker.finish(summary, files, artifacts), longest)
+
+    def done(self) -> bool:
+        """Whether W&B has been told the end, or does not answer."""
+        if self._thread.is_alive() and time.monotonic() < self._until:
+            return False
+        if self._thread.is_alive():
+            self._fail(TimeoutError(f"no answer within {self._longest:g} s"))
+        return True
 
     def abandon(self, status: int) -> None:
         """Close the run with the exit status of an interrupted process."""
         self._end(lambda tracker: tracker.abandon(status), ABANDON_SECONDS)
+        self._thread.join(ABANDON_SECONDS)
+        self.done()
 
     def _end(self, call: Callable[[WandbTracker], None], seconds: float) -> None:
         self._calls.put(call)
         self._calls.put(None)
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            self._fail(TimeoutError(f"no answer within {seconds:g} s"))
+        self._longest, self._until = seconds, time.monotonic() + seconds
 
     def _work(self, connect: Callable[[], WandbTracker]) -> None:
         try:
@@ -334,7 +347,7 @@ class DetachedTracker:
         )
 
 
-Tracker = NoTracker | WandbTracker | DetachedTracker
+Tracker = NoTracker | DetachedTracker
 
 
 def open_tracker(
@@ -361,8 +374,11 @@ def tracked(
         raise
 
 
-def replay(record: Record, tracker: Tracker, artifacts: Artifacts = NO_ARTIFACTS) -> None:
-    """Send a finished record to a tracker, as if the run took place now."""
+def replay(
+    record: Record, tracker: Tracker | WandbTracker, artifacts: Artifacts = NO_ARTIFACTS
+) -> None:
+    """Send a finished record to a tracker, as if the run took place now. A `DetachedTracker` has
+    then to be waited for."""
     for row in sent_rows(record.history(), record.cuts()):
         tracker.log(row)
     tracker.finish(record.summary(), sent_files(record), artifacts)

@@ -52,13 +52,16 @@ class _Copy:
     arrived: torch.cuda.Event | None
     """When the copies from the GPU are complete (None on a CPU)."""
 
-    def write(self) -> None:
+    def write(self) -> _Copy:
+        """Write it; returns it, so that its pinned memory is given back by the main thread: another
+        one must not while a graph is captured."""
         if self.arrived:
             self.arrived.synchronize()
         buffer = io.BytesIO()
         torch.save(self.content, buffer)
         write_atomically(self.path, buffer.getvalue(), self.previous)
         self.then()
+        return self
 
 
 class Checkpoints:
@@ -72,7 +75,7 @@ class Checkpoints:
     def __init__(self, config: RunConfig, data: str, seconds: float) -> None:
         self._config, self._data, self._seconds = config, data, seconds
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[None] | None = None
+        self._writing: Future[_Copy] | None = None
         self._last: _Copy | None = None
         self._written = time.monotonic()
 

@@ -81,6 +81,7 @@ def train_epoch_steps(
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     augment_seed = stream_seed("augment", config, "dataset", epoch=state.epoch)
+    start = time.perf_counter()
     drawn = drawn_epoch(
         images,
         labels,
@@ -92,7 +93,6 @@ def train_epoch_steps(
     )
     state.step = step
     step.sums.zero_()
-    start = time.perf_counter()
     state.model.train()
     random = Random(stream_seed("dropout", config, "dataset", epoch=state.epoch), images.device)
     taken, seen, done, before = step.taken(drawn), 0, _done(images.device), lambda: True

@@ -7,6 +7,7 @@ random state, or a capture.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Generator
 from typing import TypeVar
@@ -23,3 +24,8 @@ def finished(steps: Steps[T]) -> T:
                 time.sleep(seconds)
     except StopIteration as end:
         return end.value
+    except BaseException as end:
+        if steps.gi_frame is not None:  # it came while the work slept, which has to clean up
+            with contextlib.suppress(StopIteration):
+                steps.throw(end)
+        raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -68,12 +68,12 @@ def drive(
     watch: Callable[[Event], None],
     *,
     retries: int = 2,
-    began: Callable[[str], None] = lambda run_id: None,
+    at_work: Callable[[Sequence[str]], None] = lambda run_ids: None,
 ) -> Outcome:
     """Run what is not finished. `engine` makes an engine for the runs that are left.
 
-    `watch` gets each epoch, and each run that ends; `began` gets the id of each run that an engine
-    is given. A failed run is tried again `retries` times,
+    `watch` gets each epoch, and each run that ends; `at_work` gets the ids of the runs that the
+    engine has. A failed run is tried again `retries` times,
     unless its input is wrong. Raises `UserError` if the records cannot be written, or a finished
     run was made with other data.
     """
@@ -82,7 +82,7 @@ def drive(
     if queue:
         started = engine(options, [job.config for job in queue])
         try:
-            _work(queue, started, watch, outcome, retries, began)
+            _work(queue, started, watch, outcome, retries, at_work)
         finally:
             started.stop()
     tidy(configs, options.runs)
@@ -95,7 +95,7 @@ def _work(
     watch: Callable[[Event], None],
     outcome: Outcome,
     retries: int,
-    began: Callable[[str], None],
+    at_work: Callable[[Sequence[str]], None],
 ) -> None:
     most = len(queue)
     running: dict[str, Job] = {}
@@ -108,7 +108,7 @@ def _work(
             queue.remove(job)
             running[job.config.run_id] = job
             engine.start(job)
-            began(job.config.run_id)
+        at_work(list(running))
         if not running:
             time.sleep(TICK_SECONDS)
         for event in engine.events() if running else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 
@@ -47,9 +48,9 @@ class LocalEngine:
         runs = packed or 1
         places = placement(options, workers, 1 if packed else per_gpu, configs)
         if packed and places[0].device.startswith("cuda"):
-            runs = min(packed, MOST_PACKED, fitting(configs, places[0]))
-        needed = -(-len(configs) // runs)
-        self.pool = [Worker(place, runs) for place in places[:needed]]
+            sharing = max(Counter(place.device for place in places).values())
+            runs = max(1, min(packed, MOST_PACKED, fitting(configs, places[0]) // sharing))
+        self.pool = [Worker(place, runs) for place in places[: len(configs)]]
         self.epoch_limit = epoch_limit
 
     def slots(self) -> int:
@@ -76,7 +77,7 @@ class LocalEngine:
             events += found
         if self.epoch_limit:
             for worker in busy.values():
-                if worker not in ready and (silent := worker.silent(self.epoch_limit)):
+                if not worker.pipe.poll() and (silent := worker.silent(self.epoch_limit)):
                     events += worker.give_up(silent, self.epoch_limit)
         return events
 
@@ -96,7 +97,7 @@ class LocalEngine:
             worker.pipe.close()
             worker.process.terminate()
         for worker in self.pool:
-            worker.process.join(STOP_SECONDS)
+            worker.process.join(STOP_SECONDS * worker.runs)
             worker.kill()
 
 
@@ -154,9 +155,15 @@ class Worker:
         del self.jobs[event.run_id]
         if not self.leaving:
             return [event]
+        events = [event]
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            while True:  # others that ended in the same turn
+                events.append(self.pipe.recv())
+                self.jobs.pop(events[-1].run_id, None)
         self.process.join()
-        lost = f"the worker left after {event.run_id}, whose error its GPU did not survive"
-        return [event, *(self._failed(run_id, lost) for run_id in [*self.jobs])]
+        others = [Waits(run_id) for run_id in self.jobs]
+        self.jobs.clear()
+        return [*events, *others]
 
     def silent(self, limit: float) -> list[str]:
         """The runs that have reported nothing for `limit` seconds (or for a start, on a busy

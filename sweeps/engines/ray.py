@@ -120,10 +120,10 @@ class RayEngine:
         custom = {name: amount for name, amount in resources.items() if name != MEMORY}
         need |= {"resources": custom, "memory": resources.get(MEMORY)}
         self.remote = ray.remote(num_returns=2, max_retries=0, **need)(_execute)
-        self.mark = self.options.runs / f".driver-{uuid4().hex}"
-        self.mark.touch()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.told = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        self.mark = self.options.runs / f".driver-{uuid4().hex}"
+        self.mark.touch()
         self.tasks: dict[ray.ObjectRef, Task] = {}
         self.workers, self.epoch_limit = workers, epoch_limit
         self.ahead = 0 if workers else 1  # one task in Ray's queue lets an autoscaler see demand

@@ -6,7 +6,6 @@ cut, tested or saved; none waits for the GPU itself.
 
 from __future__ import annotations
 
-import contextlib
 import time
 import traceback
 from collections.abc import Callable
@@ -81,11 +80,20 @@ class Slots:
         return None
 
     def stop(self, end: BaseException) -> None:
-        """End all runs as if `end` was raised in them: they save what they have."""
+        """End all runs as if `end` was raised in them: they save what they have. Raises the first
+        other error that one raises then, after all have ended."""
+        errors = []
         while self.slots:
             slot = self.slots.pop()
-            with contextlib.suppress(type(end), StopIteration), slot.place():
-                slot.steps.throw(end)
+            try:
+                with slot.place():
+                    slot.steps.throw(end)
+            except (type(end), StopIteration):
+                continue
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 def failed(config: RunConfig, options: Options, error: Exception) -> Event:

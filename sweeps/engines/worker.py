@@ -59,14 +59,15 @@ def _turns(pipe: Connection, slots: Slots) -> None:
     """Begin the runs that have come, give each a turn, and report those that ended."""
     while not slots.slots or pipe.poll():
         slots.begin(pipe.recv())
-    for event in slots.turn():
-        alone = not slots.slots
-        usable = gpu_works() if alone or isinstance(event, Failed) else True
-        if not usable:
-            pipe.send(Leaving())
+    events = slots.turn()
+    failed = any(isinstance(event, Failed) for event in events)
+    usable = gpu_works() if failed or (events and not slots.slots) else True
+    if not usable:
+        pipe.send(Leaving())
+    for event in events:
         pipe.send(event)
-        if not usable:
-            os._exit(1)  # CUDA's own clean-up would fail
+    if not usable:
+        os._exit(1)  # CUDA's own clean-up would fail
 
 
 def gpu_works() -> bool:

@@ -26,6 +26,10 @@ CONFIG = tiny_run(
 )
 FATES = {"killed": None, "power cut": True, "power cut, names lost": False}
 """{what happens: whether names since the last fsync of a folder are on the disk}"""
+SOME_FATES = [
+    "power cut",
+    *(pytest.param(fate, marks=pytest.mark.slow) for fate in FATES if fate != "power cut"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,7 @@ def test_a_crash_at_every_operation(fate, undisturbed, options, monkeypatch):
     check(range(len(undisturbed[1])), fate, undisturbed, options, monkeypatch)
 
 
-@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("fate", SOME_FATES)
 def test_a_crash_between_rare_checkpoints(fate, undisturbed, options, monkeypatch):
     """Checkpoints are written beside training here, after cuts alone."""
     rare = dataclasses.replace(options, runs=options.runs / "rare", checkpoint_seconds=3600)

@@ -139,13 +139,16 @@ class Killed(BaseException):
             "arch": "mobilenet_v1",
             "width": 0.125,
         },
-        {
-            "measure": "loss",
-            "ablation": "layer_shuffle",
-            "rounds": 2,
-            "arch": "resnet20",
-            "epochs": 2,
-        },
+        pytest.param(
+            {
+                "measure": "loss",
+                "ablation": "layer_shuffle",
+                "rounds": 2,
+                "arch": "resnet20",
+                "epochs": 2,
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda fields: "-".join(str(value) for value in fields.values()),
 )

@@ -59,3 +59,33 @@ def test_alone_work_waits_where_it_asks_to():
     start = time.monotonic()
     assert finished(work()) == "done"
     assert time.monotonic() - start >= 0.05
+
+
+def test_an_interruption_while_it_sleeps_reaches_the_work(monkeypatch):
+    """Ctrl-C and SIGTERM: the work saves what it has, and tells W&B the status."""
+    seen = []
+
+    def work():
+        try:
+            yield 10.0
+        except SystemExit as end:
+            seen.append(end.code)
+            raise
+
+    def interrupt(seconds):
+        raise SystemExit(143)
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    with pytest.raises(SystemExit):
+        finished(work())
+    assert seen == [143]
+
+
+def test_an_error_of_the_work_is_raised_as_it_is():
+    def work():
+        yield 0.0
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken") as caught:
+        finished(work())
+    assert caught.value.__context__ is None

@@ -365,6 +365,7 @@ def test_nothing_private_is_sent(online, server, full):
     assert ("commit" in mirror.config) == full
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_for_a_while_gets_everything(online, server, capsys):
     server.fail(500, 1, "file_stream")
     server.fail(429, 1, "file_stream")

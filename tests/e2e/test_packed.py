@@ -29,6 +29,7 @@ def test_the_tests_of_the_driver_pass_on_the_packed_engine(tmp_path):
     assert " passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_stand_in_packs_and_replays(tmp_path):
     code = (
         "from tests.conftest import tiny_run; from benchmark.options import Options\n"

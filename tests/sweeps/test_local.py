@@ -21,7 +21,7 @@ from benchmark.record import Record
 from sweeps.engines import local
 from sweeps.engines import slots as slots_module
 from sweeps.engines import worker as worker_module
-from sweeps.engines.events import Failed, Leaving, Ready, Waits
+from sweeps.engines.events import Done, Failed, Leaving, Ready, Waits
 from sweeps.engines.jobs import Job
 from sweeps.engines.worker import work
 from sweeps.grid import load
@@ -322,9 +322,21 @@ def test_a_worker_whose_gpu_fails_for_good_ends_after_its_event(options, monkeyp
     engine.pool[0].process.join = lambda timeout=None: joined.append(1)
     end.send(Leaving())
     end.send(sent[-1])
+    end.close()
     assert engine.events() == []
     assert engine.events() == [sent[-1]]
     assert joined == [1]
+
+
+def test_the_neighbours_of_a_run_that_breaks_a_gpu_are_started_again():
+    engine, (end,) = pool(["cuda:0"], runs=4)
+    broken, done, *others = engine.pool[0].jobs
+    events = [Failed(broken, "illegal access", again=True), Done(done, {})]
+    for event in (Leaving(), *events):
+        end.send(event)
+    end.close()
+    assert engine.events() == []
+    assert engine.events() == [*events, *map(Waits, others)]
 
 
 def test_memory_is_given_back_after_each_run(monkeypatch):

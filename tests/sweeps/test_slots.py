@@ -2,7 +2,6 @@
 CPU stand-ins record what CUDA would: streams, and graphs that are replayed."""
 
 import contextlib
-import dataclasses
 import itertools
 import time
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from benchmark.locks import held
+from benchmark.options import Options
 from benchmark.record import Record
 from benchmark.run import run
 from benchmark.training import epoch as epoch_module
@@ -21,10 +21,11 @@ from sweeps.engines.slots import Slots
 from tests.benchmark.test_run import science
 from tests.conftest import tiny_run
 
+pytestmark = pytest.mark.xdist_group("slots")
 CONFIGS = [
-    tiny_run(measure="loss", prune_epoch=2, rounds=2, epochs=5, train_limit=130),
-    tiny_run(measure="none", epochs=4, train_limit=130, seed=1),
-    tiny_run(measure="magnitude", arch="resnet20", epochs=3),
+    tiny_run(measure="loss", prune_epoch=2, rounds=2, epochs=5, train_limit=110),
+    tiny_run(measure="none", epochs=4, train_limit=110, seed=1),
+    tiny_run(measure="magnitude", arch="mobilenet_v1", epochs=2),
     tiny_run(measure="random", prune_epoch=1, rounds=2, cut_momentum="carry", epochs=4, seed=2),
 ]
 
@@ -78,10 +79,11 @@ def streams(monkeypatch):
     return made
 
 
-@pytest.fixture
-def alone(options, tmp_path):
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
     """What each run is alone, one after another, with eager steps."""
-    there = dataclasses.replace(options, runs=tmp_path / "alone")
+    folder = tmp_path_factory.mktemp("alone")
+    there = Options(runs=folder / "runs", data=folder, wandb="disabled", device="cpu")
     for config in CONFIGS:
         run(config, there)
     return {config.run_id: science(config, there) for config in CONFIGS}
@@ -208,3 +210,27 @@ def test_random_states_of_runs_are_apart(options, streams):
     assert drawn[0] == drawn[1]
     assert drawn[2] == drawn[3]
     assert drawn[0] != drawn[2]
+
+
+def test_an_error_at_the_end_of_one_run_does_not_keep_the_others_from_ending(options, monkeypatch):
+    ended = []
+
+    def work(number):
+        try:
+            yield 0.0
+            yield 0.0
+        except SystemExit:
+            ended.append(number)
+            if number == 2:
+                raise OSError("disk full") from None
+            raise
+
+    numbers = iter([1, 2, 3])
+    monkeypatch.setattr(slots_module, "run_steps", lambda *_, **__: work(next(numbers)))
+    slots = Slots(options, lambda epoch: None)
+    for config in CONFIGS[:3]:
+        slots.begin(config)
+    assert slots.turn() == []
+    with pytest.raises(OSError, match="disk full"):
+        slots.stop(SystemExit(143))
+    assert sorted(ended) == [1, 2, 3]

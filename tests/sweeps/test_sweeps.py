@@ -217,6 +217,8 @@ def test_status_is_complete_when_every_run_has_ended(states):
             ["--address", "10.0.0.1:6379"],
             "address is for --engine ray alone, got '10.0.0.1:6379'",
         ),
+        ("pass", ["--packed", "2", "--per-gpu", "2"], "packed must be given without per_gpu"),
+        ("pass", ["--packed", "2", "--engine", "ray"], "packed with engine=ray must be 0, got 2"),
         ("pass", ["--resources", "disk=1"], "resources is for --engine ray alone, got ('disk=1',)"),
         *(
             (
@@ -271,14 +273,14 @@ def test_the_display_names_the_runs_at_work_and_the_time_left(tmp_path, monkeypa
     monkeypatch.setattr(commands.time, "monotonic", lambda: next(clock))
     board = commands._Board(Console(), configs, tmp_path)
     assert board.now() == ""
-    for config in configs:
-        board.began(config.run_id)
-    assert board.now() == "starting workers"
+    board.set_at_work([config.run_id for config in configs])
+    assert board.now().startswith(f"starting workers for: {configs[0].label}, ")
     row = {"epoch": 1, "time/images_per_second": 5.0}
     board.show(Epoch(configs[0].run_id, row, 1.0))
     labels = [config.label for config in configs]
     assert board.now() == f"at work: {', '.join(labels[:4])}, and 2 more"
     fields = board.progress.tasks[0].fields  # 59 of 60 epochs are left
-    assert fields["left"] == "about 59 minutes left"
+    assert fields["left"] == "59 minutes left"
     board.show(Failed(configs[0].run_id, "error", again=False))
+    board.set_at_work([config.run_id for config in configs[1:]])
     assert labels[0] not in board.now()
