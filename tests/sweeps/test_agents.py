@@ -18,6 +18,7 @@ from analysis.runs.pull import Pull
 from analysis.settings import named
 from benchmark.record import Record, run_folders
 from sweeps.grid import load
+from sweeps.push import push
 from tests.analysis.test_wandb import assert_same
 from tests.benchmark.test_tracker import assert_complete
 
@@ -190,6 +191,14 @@ def test_agents_finish_a_grid_though_two_of_them_are_killed(server, place):
     assert [claim.to_dict() for claim in judge_all(named(pulled))] == [
         c.to_dict() for c in judge_all(named(local))
     ]
+    assert push(place / "runs", grid.project) == 0  # all is there: agents' runs count
+    assert len(server.runs_of(grid)) == len(server.runs) == 8
+    pytest.importorskip("wandb_workspaces")
+    from analysis import dashboard
+
+    for make in (dashboard.workspace, dashboard.report):
+        assert dashboard.saved(make, grid.project, grid.entity, {}).startswith(server.url)
+    assert {view["type"] for view in server.views.values()} == {"project-view", "runs"}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in SWEEPS.glob("*.yaml")))
