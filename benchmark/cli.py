@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -66,7 +67,7 @@ def check_file(name: str, path: Path | None) -> None:
 
 
 def guarded(command: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit with the status that it returns (None: 0).
+    """Run a command and exit with the status that it returns (None: 0). Warnings are one line.
 
     After bad input, a lack of memory or disk space, or a folder that cannot be written to, print
     one line and exit with status 2. After Ctrl-C or SIGTERM the command cleans up and exits with
@@ -75,6 +76,7 @@ def guarded(command: Callable[[], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path need not be valid text
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,6 +36,7 @@ def work(
     components: those from outside that the runs may name. weights: files of initial weights, by
     digest.
     """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     adopt(components)
     initial.adopt(weights)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver too, which decides

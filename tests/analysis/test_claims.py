@@ -289,9 +289,17 @@ def test_numbers_are_reproducible_and_plain_json(tmp_path):
     assert once == again
 
 
+MANY = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
+
+
 @pytest.mark.parametrize(
     ("count", "level"),
-    [(100, 0.999), pytest.param(2000, 0.95, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
+    [
+        (100, 0.999),
+        pytest.param(
+            2000, 0.95, marks=[pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
+        ),
+    ],
 )
 @pytest.mark.parametrize("id", CLAIMS)
 def test_what_chance_alone_decides_is_decided_at_most_at_the_nominal_rate(id, count, level):

@@ -186,7 +186,7 @@ def test_the_command_writes_a_file_without_a_server(tmp_path):
             "pass",
             {"WANDB_BASE_URL": "http://127.0.0.1:1"},
             "W&B did not save",
-            marks=pytest.mark.slow,  # W&B asks for 20 s
+            marks=[pytest.mark.slow, pytest.mark.long],  # W&B asks for 20 s
         ),
     ],
 )

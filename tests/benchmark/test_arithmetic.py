@@ -262,6 +262,13 @@ def test_gradient_of_a_narrow_net(arch, count, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "count"), [("vgg13", 48), ("mobilenet_v1", 64), ("resnet56", 32)])
+@pytest.mark.parametrize(
+    ("arch", "count"),
+    [
+        ("vgg13", 48),
+        pytest.param("mobilenet_v1", 64, marks=pytest.mark.long),
+        ("resnet56", 32),
+    ],
+)
 def test_gradient_of_a_net_of_full_width(arch, count):
     check_gradient(arch, 1.0, "cifar", count)

@@ -209,3 +209,12 @@ def test_a_sweep_online_without_a_key_starts_nothing(tmp_path, monkeypatch):
         "or use --wandb offline\n"
     )
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_warning_is_one_line(tmp_path):
+    flags = ["--ratio=0.97", "--arch=resnet20", "--measure=magnitude", "--wandb=disabled"]
+    line = [sys.executable, "-m", "benchmark", *FLAGS, *flags, "--device=cpu", f"--runs={tmp_path}"]
+    result = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith("warning: cut 1 of 1 keeps ")
+    assert result.stderr.count("\n") == 1

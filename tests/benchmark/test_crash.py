@@ -101,7 +101,10 @@ def test_a_crash_at_some_operations(fate, undisturbed, options, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize(
+    "fate",
+    ["killed", *(pytest.param(fate, marks=pytest.mark.long) for fate in FATES if fate != "killed")],
+)
 def test_a_crash_at_every_operation(fate, undisturbed, options, monkeypatch):
     check(range(len(undisturbed[1])), fate, undisturbed, options, monkeypatch)
 

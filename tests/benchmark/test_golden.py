@@ -15,6 +15,10 @@ from benchmark.pruning import compact, masked, select
 
 GOLDEN = Path(__file__).parent / "golden"
 ARCHES = ("vgg13", "mobilenet_v1", "resnet56")
+EXACT = dict.fromkeys(ARCHES, (pytest.mark.slow,)) | {
+    "resnet56": (pytest.mark.slow, pytest.mark.long)
+}
+
 MEASURES = (
     "magnitude", "l1", "bn_scale", "loss", "taylor", "loss_biased", "loss_biased_init", "fisher",
     "fisher_bn", "grasp", "grad_preservation",
@@ -70,7 +74,7 @@ def flat(layers: dict[str, torch.Tensor]) -> np.ndarray:
         ("vgg13", torch.float32, 1e-4),
         ("mobilenet_v1", torch.float32, 1e-4),
         pytest.param("resnet56", torch.float32, 1e-4, marks=pytest.mark.slow),
-        *(pytest.param(arch, torch.float64, 1e-6, marks=pytest.mark.slow) for arch in ARCHES),
+        *(pytest.param(arch, torch.float64, 1e-6, marks=marks) for arch, marks in EXACT.items()),
     ],
 )
 def test_scores(arch, dtype, tolerance):

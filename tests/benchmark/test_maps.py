@@ -29,7 +29,10 @@ def golden(arch: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-SLOW = [pytest.param(arch, marks=pytest.mark.slow) for arch in ("mobilenet_v1", "resnet56")]
+SLOW = [
+    pytest.param("mobilenet_v1", marks=pytest.mark.slow),
+    pytest.param("resnet56", marks=[pytest.mark.slow, pytest.mark.long]),
+]
 
 
 @pytest.mark.parametrize("arch", ["vgg13", *SLOW])

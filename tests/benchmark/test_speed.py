@@ -115,6 +115,7 @@ def test_contestants_are_called_in_turn_and_the_first_call_does_not_count(monkey
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_is_that_of_a_process_of_its_own(tmp_path):
     small = ("--archs", "vgg13", "--width", "0.0625")
     run = speed(*small, "--parts", "memory", "--json", str(tmp_path / "speed.json"))

@@ -105,7 +105,13 @@ def test_grids_by_name_and_modules_as_commands(execute):
     assert "35 runs" in execute("python", "-m", "sweeps", "plan", "demo")
 
 
-@pytest.mark.parametrize("modules", [(), HOSTILE], ids=["empty folder", "hostile folder"])
+@pytest.mark.parametrize(
+    "modules",
+    [
+        pytest.param((), id="empty folder", marks=pytest.mark.long),
+        pytest.param(HOSTILE, id="hostile folder"),
+    ],
+)
 def test_components_from_outside_through_all_commands(execute, tmp_path, modules):
     for name in modules:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user was run')")

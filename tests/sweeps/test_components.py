@@ -59,6 +59,7 @@ def test_components_of_an_installed_package_in_worker_processes(tmp_path, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_files_under_an_agent(server, place):  # noqa: F811
     """The configuration on W&B has their paths, as the sweep does; a pull gives their names."""
     made = sweep(server, write(place))
@@ -68,6 +69,7 @@ def test_files_under_an_agent(server, place):  # noqa: F811
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_files_on_ray(tmp_path):
     pytest.importorskip("ray", reason="flowprune[ray] is not installed")
     line = ["sweeps", "run", write(tmp_path), "--runs", "runs", *FLAGS, "--engine", "ray"]

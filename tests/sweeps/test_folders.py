@@ -84,6 +84,7 @@ def test_the_model_of_a_slow_folder_hides_what_another_machine_has_just_made(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_folders_of_machines_are_merged_into_one(tmp_path):
     """Each machine has some of the runs; one that both have is half done on one of them."""
     path = write(tmp_path / "g.yaml", **GRID)
