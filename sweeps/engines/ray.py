@@ -37,6 +37,7 @@ from benchmark.options import Options
 from benchmark.outside import Component, adopt, given
 from benchmark.provenance import ROOT
 from benchmark.record import DenseFolder, Record
+from benchmark.registry import split
 from sweeps.engines.events import Done, Event, Failed, Waits
 from sweeps.engines.jobs import STOP_SECONDS, TICK_SECONDS, Job, noted_failure
 from sweeps.engines.worker import attempt
@@ -253,8 +254,9 @@ def _execute(
     os.environ.update(driver.tracking)
     adopt(driver.components)
     initial.adopt(driver.weights)
-    with suppress(OSError):  # another machine need not have the folder
-        os.chdir(driver.folder)
+    if split(config.dataset)[1]:  # a path, which may be relative
+        with suppress(OSError):  # another machine need not have the folder
+            os.chdir(driver.folder)
     options.prepare()
     for epoch in job.wanted:
         DenseFolder(options.runs, config).want(epoch)
