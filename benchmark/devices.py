@@ -11,8 +11,9 @@ def wide(device: torch.device) -> torch.dtype:
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a device has done all its work."""
+    """Wait until a device has done its work: that of the current stream, where others may have
+    more."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()

@@ -1,5 +1,7 @@
 """What MPS lacks is not used there. No test runs on MPS: a stand-in forbids float64."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -99,8 +101,9 @@ def test_mps_is_taken_where_torch_has_it(monkeypatch):
 
 def test_a_device_is_waited_for(monkeypatch):
     calls = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append(str(device)))
+    stream = SimpleNamespace(synchronize=lambda: calls.append("the stream"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.mps, "synchronize", lambda: calls.append("mps"))
     for name in ("cpu", "cuda:1", "mps"):
         devices.wait(torch.device(name))
-    assert calls == ["cuda:1", "mps"]
+    assert calls == ["the stream", "mps"]
