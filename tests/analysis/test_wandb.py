@@ -224,7 +224,7 @@ def test_an_ended_run_that_lacks_rows_counts_as_unfinished_with_a_warning(
 @pytest.mark.parametrize(
     "name", ["cuts.jsonl", "probes.jsonl", "probe_ranks.jsonl", "summary.json"]
 )
-@pytest.mark.parametrize("left", [None, 0, 1])
+@pytest.mark.parametrize("left", [None, pytest.param(0, marks=pytest.mark.slow), 1])
 def test_an_ended_run_that_lacks_a_file_or_rows_of_it_counts_as_unfinished(
     records, server, pull, capsys, name, left
 ):
@@ -488,6 +488,7 @@ def test_what_a_sweep_adds_to_a_configuration_does_not_matter(records, server, p
     assert_same(load(SOURCE, pull), load(str(tmp_path / "runs")))
 
 
+@pytest.mark.slow
 def test_lost_answers_are_asked_for_again(records, server, pull, tmp_path):
     server.fail(500, 1, "Runs")
     server.fail(429, 2, "HistoryPage")
@@ -496,6 +497,7 @@ def test_lost_answers_are_asked_for_again(records, server, pull, tmp_path):
     assert_same(load(SOURCE, pull), load(str(tmp_path / "runs")))
 
 
+@pytest.mark.slow
 def test_a_server_that_gives_no_history_ends_the_pull(records, server, pull, monkeypatch):
     monkeypatch.setattr(wandb_source, "PATIENCE_SECONDS", 2)
     server.fail(500, math.inf, "HistoryPage")

@@ -128,6 +128,7 @@ def test_probing_changes_no_bit_of_training(probed, options):
     assert without_times(histories[0]) == without_times(histories[1])
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_between_probes_ends_with_the_same_ones(probed, options, monkeypatch):
     few(monkeypatch)
     calls = []

@@ -52,6 +52,7 @@ def test_every_part_is_timed_side_by_side(tmp_path):
         assert len(row["times as fast"]) == 2
 
 
+@pytest.mark.slow
 def test_a_probe_is_compared_with_the_scores_of_all_measures(tmp_path, monkeypatch):
     monkeypatch.setattr(probes, "DRAWS", 1)
     monkeypatch.setattr(probes, "PROBE_SHARES", (0.1, 0.4))

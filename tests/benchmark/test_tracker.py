@@ -380,9 +380,15 @@ def test_a_server_that_fails_for_a_while_gets_everything(online, server, capsys)
     ("limit", "fault", "reason"),
     [
         ("INIT_SECONDS", lambda server: server.fail(500, math.inf, "UpsertBucket"), "500"),
-        ("INIT_SECONDS", lambda server: server.hang("UpsertBucket"), "Timed out"),
+        pytest.param(
+            "INIT_SECONDS", lambda server: server.hang("UpsertBucket"), "Timed out",
+            marks=pytest.mark.slow,
+        ),
         ("FINISH_SECONDS", lambda server: server.fail(500, math.inf, "file_stream"), FINISHING),
-        ("FINISH_SECONDS", lambda server: server.hang("file_stream"), FINISHING),
+        pytest.param(
+            "FINISH_SECONDS", lambda server: server.hang("file_stream"), FINISHING,
+            marks=pytest.mark.slow,
+        ),
         (
             "INIT_SECONDS", lambda server: server.fail(404, math.inf, "file_stream"),
             "0 of 3 rows arrived",
@@ -473,6 +479,7 @@ def test_the_command_is_killed_and_given_again(server, tmp_path, number, status,
     assert_complete(server.run("flowprune"), record)
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_null_is_one_warning(server, tmp_path):
     """wandb's service crashes then; its stack, and that of what wandb does about it, are not the
     user's business."""

@@ -35,6 +35,8 @@ from tests.support.wandb_server import serving
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+LONG = [("README.md", 2)]
+"""(page, number) of blocks of half a minute."""
 OURS = re.compile(r"python -m ((?:benchmark|sweeps|analysis)[\w.]*)(.*)")
 
 
@@ -44,7 +46,8 @@ def blocks(*languages: str) -> list:
     for page in PAGES:
         for number, (_, language, text) in enumerate(FENCE.findall(page.read_text()), start=1):
             if language in languages and not text.startswith("#!"):
-                slow = [pytest.mark.slow] if language == "shell" else []
+                whole = (page.name, number) in LONG
+                slow = [pytest.mark.slow] if language == "shell" or whole else []
                 name = f"{page.name}-{number}"
                 found.append(pytest.param(language, textwrap.dedent(text), id=name, marks=slow))
     return found
