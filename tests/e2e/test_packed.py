@@ -10,15 +10,22 @@ import pytest
 from tests.support.packed import environment
 
 ROOT = Path(__file__).parents[2]
-OF_THE_DRIVER = ("tests/sweeps/test_local.py", "tests/sweeps/test_sweeps.py")
+OF_THE_DRIVER = (
+    *(f"tests/sweeps/test_{name}.py" for name in ("local", "sweeps", "jobs", "components")),
+    *(f"tests/benchmark/test_{name}.py" for name in ("digests", "initial", "model_files", "ways")),
+    "tests/benchmark/test_outside.py",
+    "tests/e2e/test_chaos.py",
+)
 OF_OTHER_ENGINES = "an_engine_that_cannot_be_had or without_memory or gpu_fails or memory_is_given"
 
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_the_tests_of_the_driver_pass_on_the_packed_engine(tmp_path):
     command = [
-        sys.executable, "-m", "pytest", *OF_THE_DRIVER, "-m", "slow or not slow", "-n", "0", "-q",
+        sys.executable, "-m", "pytest", *OF_THE_DRIVER, "-m", "(slow or not slow) and not cluster",
+        "-n", "2", "-q",
         "-k", f"not ({OF_OTHER_ENGINES})", "--basetemp", str(tmp_path / "inner"),
     ]  # fmt: skip
     done = subprocess.run(
