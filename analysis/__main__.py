@@ -25,11 +25,6 @@ DESCRIPTION = (
     "Turn runs into figures, statistics and a verdict on each claim, as one page that needs no "
     "network."
 )
-OTHERS = (
-    "Other commands, each with --help: compare (sources of runs, or measures), dashboard (a W&B "
-    "workspace or report), descent (the check of gradient flow), publish (the compact records of a "
-    "study)."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +126,8 @@ def is_word(name: str) -> bool:
 
 def execute_named(name: str, argv: Sequence[str], prog: str) -> None:
     """Execute a command, `report` or one of `COMMANDS`, and exit."""
-    report = DESCRIPTION if prog.startswith("flowprune") else f"{DESCRIPTION}\n\n{OTHERS}"
+    others = f"\n\nOther commands, each with --help: {', '.join(COMMANDS)}."
+    report = DESCRIPTION if prog.startswith("flowprune") else DESCRIPTION + others
     kind, run, description = COMMANDS.get(name, (Command, execute, report))
     command = parse(kind, prog, description, argv)
     guarded(lambda: run(command))

@@ -76,7 +76,7 @@ def guarded(command: Callable[[], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path need not be valid text
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    plain_warnings()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -105,6 +105,11 @@ def guarded(command: Callable[[], int | None]) -> NoReturn:
             file=sys.stderr,
         )
     sys.exit(status or 0)
+
+
+def plain_warnings() -> None:
+    """Make each warning of this process one line, without a place in the code."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def _interrupt(*_: object) -> NoReturn:

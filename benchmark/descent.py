@@ -112,12 +112,13 @@ def measured(command: Descent, config: RunConfig) -> dict:
     from benchmark.training.descent import filter_products, follow, train_course, train_steps
     from benchmark.training.epoch import advance
     from benchmark.training.problem import make_problem
+    from benchmark.training.steps import finished
 
     problem = make_problem(config, command.data, torch.device("cpu"))
     state = untrained(config, problem)
     for epoch in range(command.epochs):
         lr = step_lr(config.lr, epoch, config.epochs)
-        row = advance(state, problem, config, lr, flow_every=command.epochs + 1)
+        row = finished(advance(state, problem, config, lr, flow_every=command.epochs + 1))
         if row["train/loss"] is None or not row["train/loss"] < float("inf"):
             raise UserError(f"training diverged in epoch {epoch + 1}: there is no net to start at")
     net = with_statistics_of(state.model, problem.probe.images)

@@ -26,7 +26,7 @@ from benchmark.tracking.tracker import Artifacts, Tracker, replay, require_key, 
 from benchmark.training.checkpoint import Checkpoints, load
 from benchmark.training.cut import CutError, check_measure, make_cut
 from benchmark.training.dense import dense_steps, start
-from benchmark.training.epoch import Report, advance_steps
+from benchmark.training.epoch import Report, advance
 from benchmark.training.latency import latencies
 from benchmark.training.probes import probe
 from benchmark.training.problem import Problem, make_problem
@@ -64,7 +64,7 @@ class Part:
 
 Watch = Callable[[Progress], None]
 WatchPart = Callable[[Part], None]
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.005
 """Time between two looks at whether W&B knows the end of a run."""
 LONG_SECONDS = 5.0
 """Time in an epoch after which parts of it are reported; then after twice that time, and so on."""
@@ -87,23 +87,8 @@ def run(
     `BusyError`. Raises `UserError` for components that are not installed, and for data, initial
     weights or records that do not fit.
     """
-    outside.look_in(options.runs)
-    config.check_components()
     with options.applied():
         return finished(run_steps(config, options, watch, watch_part, wait=wait))
-
-
-def run_steps(
-    config: RunConfig,
-    options: Options,
-    watch: Watch = lambda progress: None,
-    watch_part: WatchPart = lambda part: None,
-    *,
-    wait: bool = True,
-) -> Steps[dict]:
-    """`run`, in steps: others can be taken in between, in the same thread. `options.applied()` has
-    to hold meanwhile, and components must be installed."""
-    return _execute(config.canonical(), options, watch, watch_part, wait)
 
 
 @dataclass(frozen=True)
@@ -115,9 +100,19 @@ class _Run:
     report: Report
 
 
-def _execute(
-    config: RunConfig, options: Options, watch: Watch, watch_part: WatchPart, wait: bool
+def run_steps(
+    config: RunConfig,
+    options: Options,
+    watch: Watch = lambda progress: None,
+    watch_part: WatchPart = lambda part: None,
+    *,
+    wait: bool = True,
 ) -> Steps[dict]:
+    """`run`, in steps: others can be taken in between, in the same thread. `options.applied()` has
+    to hold meanwhile."""
+    outside.look_in(options.runs)
+    config.check_components()
+    config = config.canonical()
     record = Record(options.runs / config.run_id)
     if record.config_file.exists():
         record.checked_config()
@@ -299,7 +294,7 @@ def _epochs(run: _Run, state: State, keep: Callable[..., None]) -> Steps[str]:
                 return str(failure)
             record.append_cut(cut)
             keep(due=True)
-        row = yield from advance_steps(
+        row = yield from advance(
             state, run.problem, config, timetable.lr(epoch),
             flow_every=run.options.flow_every, report=run.report,
         )  # fmt: skip

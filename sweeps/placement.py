@@ -90,6 +90,7 @@ def try_out(config: RunConfig, device: torch.device, height: int = 32, width: in
     from benchmark.training.problem import Problem, Subset, check_fits
     from benchmark.training.state import fresh
     from benchmark.training.step import EAGER
+    from benchmark.training.steps import finished
 
     config = replace(config, init="")  # weights of another number of classes would not fit
     check_fits(config.arch, config.width, CLASSES, (height, width), 2)
@@ -97,16 +98,12 @@ def try_out(config: RunConfig, device: torch.device, height: int = 32, width: in
     images = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, device=device)
     part = Subset(images, torch.arange(count, device=device) % CLASSES)
     state = fresh(config, CLASSES, device)
-    train_epoch(
-        state,
-        Problem(
-            **dict.fromkeys(("train", "test", "probe", "scoring"), part),
-            num_classes=CLASSES,
-            augment=True,
-            digest="",
-        ),
-        config,
-        config.lr,
+    problem = Problem(
+        **dict.fromkeys(("train", "test", "probe", "scoring"), part),
+        num_classes=CLASSES,
+        augment=True,
+        digest="",
     )
+    finished(train_epoch(state, problem, config, config.lr))
     for probe in (measure_flow, evaluate):
         probe(state.model, part.images, part.labels, config.temperature)

@@ -26,6 +26,7 @@ from benchmark.training.probes import NO_PROBE, probe
 from benchmark.training.problem import Problem, Subset
 from benchmark.training.state import State, fresh, initial_weights, prepared
 from benchmark.training.step import make_optimizer
+from benchmark.training.steps import finished
 
 if TYPE_CHECKING:
     from benchmark.perf.speed import Speed
@@ -168,7 +169,7 @@ class Bench:
         config = RunConfig(arch=self.arch, precision=self.command.precision, lr=1e-3)
         problem = self._problem(self.images(count), self.images(count))
         state = State(net, make_optimizer(net, config), {})
-        return partial(train_epoch, state, problem, config, config.lr)
+        return lambda: finished(train_epoch(state, problem, config, config.lr))
 
     def _problem(
         self, images: tuple[torch.Tensor, torch.Tensor], seen: tuple[torch.Tensor, torch.Tensor]

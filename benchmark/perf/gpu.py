@@ -269,7 +269,7 @@ class Lane:
         import torch
 
         from benchmark.config import RunConfig
-        from benchmark.data._batches import Epoch
+        from benchmark.data._batches import drawn_epoch
         from benchmark.training.step import EAGER, ReplayedStep, Step, make_optimizer
 
         memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
@@ -280,11 +280,11 @@ class Lane:
         kind_of_step = ReplayedStep if self.stream and graph else Step
         step = kind_of_step(self.net, make_optimizer(self.net, config), config)
         draw, count = torch.Generator().manual_seed(seed), BATCHES * visit.size.batch
-        shapes = {"images": (count, 32, 32, 3), "labels": (count,), "order": (count,)}
-        images, labels, order = (
-            torch.randint(10, shape, generator=draw).to(visit.device) for shape in shapes.values()
+        images = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, generator=draw)
+        labels = torch.randint(10, (count,), generator=draw)
+        epoch = drawn_epoch(
+            images.to(visit.device), labels.to(visit.device), order_seed=seed, augment_seed=seed
         )
-        epoch = Epoch(images.to(torch.uint8), labels, (order, *cropped(count, draw, visit.device)))
         self._taken = chain.from_iterable(step.taken(epoch) for _ in repeat(None))
         if self.stream:
             self.stream.wait_stream(torch.cuda.current_stream(visit.device))
@@ -306,18 +306,6 @@ class Lane:
         if self.stream:
             stack.enter_context(torch.cuda.stream(self.stream))
         return stack
-
-
-def cropped(count: int, draw: torch.Generator, device: torch.device) -> list[torch.Tensor]:
-    """The first row and column of random crops, and whether they are flipped."""
-    import torch
-
-    kinds = {torch.uint8: 9, torch.bool: 2}
-    top, left, flip = (
-        torch.randint(kinds[kind], (count,), generator=draw).to(device, kind)
-        for kind in (torch.uint8, torch.uint8, torch.bool)
-    )
-    return [top, left, flip]
 
 
 def rate(visit: Visit, lanes: list[Lane]) -> dict[str, object]:

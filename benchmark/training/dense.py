@@ -17,7 +17,7 @@ from benchmark.locks import BusyError, held
 from benchmark.record import DenseFolder
 from benchmark.schedule import step_lr
 from benchmark.training.checkpoint import Checkpoints, load
-from benchmark.training.epoch import Report, advance_steps, log_epoch
+from benchmark.training.epoch import Report, advance, log_epoch
 from benchmark.training.problem import Problem
 from benchmark.training.state import State, fresh
 from benchmark.training.steps import Steps
@@ -83,9 +83,7 @@ def _train(
     with Checkpoints(dense, problem.digest, checkpoint_seconds) as checkpoints:
         while state.epoch < until:
             lr = step_lr(dense.lr, state.epoch, dense.epochs)
-            yield from advance_steps(
-                state, problem, dense, lr, flow_every=flow_every, report=report
-            )
+            yield from advance(state, problem, dense, lr, flow_every=flow_every, report=report)
             file, epoch = folder.state_file(state.epoch), state.epoch
             due = epoch == until or folder.wanted(epoch)
             checkpoints.keep(state, file, due=due, then=partial(folder.drop_before, epoch))

@@ -19,7 +19,7 @@ from benchmark.schedule import schedule
 from benchmark.training.problem import Problem
 from benchmark.training.state import State
 from benchmark.training.step import step_kind
-from benchmark.training.steps import Steps, finished
+from benchmark.training.steps import Steps
 
 MOST_STEPS, MOMENT_SECONDS = 16, 0.05
 """Steps, or time, after which other runs have their turn. A GPU has at most three turns of a run
@@ -46,37 +46,17 @@ def advance(
     *,
     flow_every: int,
     report: Report | None = None,
-) -> dict:
-    """Train one epoch in place; returns the row that it added to the history."""
-    return finished(advance_steps(state, problem, config, lr, flow_every=flow_every, report=report))
-
-
-def advance_steps(
-    state: State,
-    problem: Problem,
-    config: RunConfig,
-    lr: float,
-    *,
-    flow_every: int,
-    report: Report | None = None,
 ) -> Steps[dict]:
-    """`advance`, in steps."""
-    row = yield from train_epoch_steps(state, problem, config, lr, report)
+    """Train one epoch in place, in steps; returns the row that it added to the history."""
+    row = yield from train_epoch(state, problem, config, lr, report)
     return log_epoch(state, problem, config, row, flow=(state.epoch + 1) % flow_every == 0)
 
 
 def train_epoch(
     state: State, problem: Problem, config: RunConfig, lr: float, report: Report | None = None
-) -> dict[str, float]:
-    """Train one epoch in place; returns the `train/*`, `lr` and `time/images_per_second` part of
-    its row."""
-    return finished(train_epoch_steps(state, problem, config, lr, report))
-
-
-def train_epoch_steps(
-    state: State, problem: Problem, config: RunConfig, lr: float, report: Report | None = None
 ) -> Steps[dict[str, float]]:
-    """`train_epoch`, in steps."""
+    """Train one epoch in place, in steps; returns the `train/*`, `lr` and `time/images_per_second`
+    part of its row."""
     images, labels = problem.train.images, problem.train.labels
     for group in state.optimizer.param_groups:
         group["lr"] = lr

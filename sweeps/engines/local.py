@@ -132,7 +132,6 @@ class Worker:
 
     def receive(self) -> list[Event]:
         """Its next event; waits for it. If it has died, all its runs have failed."""
-        first, self.ready = not self.ready, True
         try:
             event = self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -145,8 +144,8 @@ class Worker:
             ]
         if isinstance(event, Leaving):
             self.leaving = True
-        if isinstance(event, Ready) or first:
-            self.heard = dict.fromkeys(self.jobs, time.monotonic())
+        if isinstance(event, Ready):
+            self.ready, self.heard = True, dict.fromkeys(self.jobs, time.monotonic())
         if isinstance(event, (Leaving, Ready)):
             return []
         if isinstance(event, Epoch):

@@ -7,7 +7,6 @@ import importlib
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
 
 from benchmark import initial
+from benchmark.cli import plain_warnings
 from benchmark.config import RunConfig
 from benchmark.options import Options
 from benchmark.outside import Component, adopt
@@ -36,7 +36,7 @@ def work(
     components: those from outside that the runs may name. weights: files of initial weights, by
     digest.
     """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    plain_warnings()
     adopt(components)
     initial.adopt(weights)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver too, which decides

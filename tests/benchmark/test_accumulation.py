@@ -18,6 +18,7 @@ from benchmark.training.dense import start
 from benchmark.training.epoch import advance, train_epoch
 from benchmark.training.problem import make_problem
 from benchmark.training.step import Step, make_optimizer
+from benchmark.training.steps import finished
 from tests.conftest import tiny_images, tiny_net, tiny_run
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def trained(tmp_path, **fields):
     config = tiny_run(measure=MEASURE, rounds=2, **fields)
     problem = make_problem(config, tmp_path, CPU)
     state = start(config, problem, accumulates=True)
-    advance(state, problem, config, 0.1, flow_every=1)
+    finished(advance(state, problem, config, 0.1, flow_every=1))
     return config, problem, state
 
 
@@ -62,7 +63,7 @@ def test_its_scores_are_the_sums_and_a_cut_keeps_those_of_the_filters_that_stay(
         assert len(layer) == state.model.plan[name]
         assert layer.min() >= sums[name].min()
     before = {name: layer.clone() for name, layer in state.accumulated.items()}
-    train_epoch(state, problem, config, 0.1)
+    finished(train_epoch(state, problem, config, 0.1))
     assert all((state.accumulated[name] > layer).all() for name, layer in before.items())
 
 
@@ -78,7 +79,7 @@ def test_a_checkpoint_has_them(tmp_path):
         kept.keep(state, tmp_path / "state.pt")
     loaded = checkpoints.load(tmp_path / "state.pt", config, CPU, "0123456789ab")
     for one in (state, loaded):
-        train_epoch(one, problem, config, 0.1)
+        finished(train_epoch(one, problem, config, 0.1))
     assert all(
         torch.equal(layer, loaded.accumulated[name]) for name, layer in state.accumulated.items()
     )

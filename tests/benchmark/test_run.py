@@ -199,13 +199,13 @@ def test_the_dense_phase_is_shared_and_equals_one_trained_alone(options, tmp_pat
         run(config, own)
         alone[config.run_id] = science(config, own)
     trained = []
-    original = run_module.dense_steps.__globals__["advance_steps"]
+    original = run_module.dense_steps.__globals__["advance"]
 
     def counting(state, *args, **kwargs):
         trained.append(state.epoch)
         return original(state, *args, **kwargs)
 
-    monkeypatch.setitem(run_module.dense_steps.__globals__, "advance_steps", counting)
+    monkeypatch.setitem(run_module.dense_steps.__globals__, "advance", counting)
     for config in [*configs, later, dense]:
         run(config, options)
         assert science(config, options) == alone[config.run_id]

@@ -13,6 +13,7 @@ from benchmark.training.epoch import advance, train_epoch
 from benchmark.training.problem import make_problem
 from benchmark.training.state import carry_momentum, initial_weights
 from benchmark.training.step import make_optimizer
+from benchmark.training.steps import finished
 from tests.conftest import tiny_run
 
 CPU = torch.device("cpu")
@@ -28,14 +29,14 @@ def trained(tmp_path, **fields):
     config = tiny_run(**fields)
     problem = make_problem(config, tmp_path, CPU)
     state = states.fresh(config, problem.num_classes, CPU)
-    train_epoch(state, problem, config, 0.1)
+    finished(train_epoch(state, problem, config, 0.1))
     return config, problem, state
 
 
 def test_checkpoint_round_trip(tmp_path):
     config, problem, state = trained(tmp_path, arch="resnet20", measure="random", rounds=2)
     make_cut(state, problem, config, tmp_path / "scores.npz", score_every=False)
-    train_epoch(state, problem, config, 0.1)
+    finished(train_epoch(state, problem, config, 0.1))
     save(tmp_path / "state.pt", state, config, DATA)
     loaded = checkpoints.load(tmp_path / "state.pt", config, CPU, DATA)
     for ours, theirs in ((state.model, loaded.model), (state, loaded)):
@@ -105,7 +106,7 @@ def test_a_cut_is_not_made_again_after_its_checkpoint(tmp_path):
     make_cut(state, problem, config, tmp_path / "scores.npz", score_every=False)
     save(tmp_path / "state.pt", state, config, DATA)
     loaded = checkpoints.load(tmp_path / "state.pt", config, CPU, DATA)
-    rows = [advance(s, problem, config, 0.1, flow_every=1) for s in (state, loaded)]
+    rows = [finished(advance(s, problem, config, 0.1, flow_every=1)) for s in (state, loaded)]
     timeless = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
     assert timeless[0] == timeless[1]
 

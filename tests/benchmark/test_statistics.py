@@ -17,6 +17,7 @@ from benchmark.training.cut import make_cut
 from benchmark.training.epoch import log_epoch, train_epoch
 from benchmark.training.problem import make_problem
 from benchmark.training.state import fresh, initial_net
+from benchmark.training.steps import finished
 from tests.conftest import tiny_images, tiny_net, tiny_run
 
 CPU = torch.device("cpu")
@@ -121,7 +122,7 @@ def test_a_cut_holds_the_statistics_and_leaves_those_of_training(score_bn, tmp_p
     config = tiny_run(measure="loss", score_bn=score_bn)
     problem = make_problem(config, tmp_path, CPU)
     state = fresh(config, 10, CPU)
-    train_epoch(state, problem, config, 0.1)
+    finished(train_epoch(state, problem, config, 0.1))
     log_epoch(state, problem, config, {}, flow=False)
     net, (images, labels) = copy.deepcopy(state.model), (problem.probe.images, problem.probe.labels)
     row = make_cut(state, problem, config, tmp_path / "scores.npz", score_every=False)

@@ -15,6 +15,7 @@ from sweeps.engines.jobs import Job, choice, jobs
 from sweeps.engines.worker import attempt
 from tests.conftest import tiny_run
 from tests.support import simulate
+from tests.support.components import COSINE, NAME
 
 
 def test_a_job_that_would_wait_for_another_ones_dense_phase_comes_later():
@@ -228,3 +229,12 @@ def test_what_may_pass_is_tried_again(tmp_path, monkeypatch, error, again):
     event = attempt(tiny_run(), Options(runs=tmp_path, wandb="disabled"), lambda epoch: None)
     assert isinstance(event, Failed)
     assert event.again == again
+
+
+def test_a_worker_finds_a_measure_whose_only_copy_is_in_a_record(options):
+    """The user's file is gone, and the driver names no file."""
+    copy = options.runs / "another-s0" / "components" / "measures" / "cosine.py"
+    copy.parent.mkdir(parents=True)
+    copy.write_text(COSINE)
+    event = attempt(tiny_run(measure=NAME, epochs=1), options, lambda epoch: None)
+    assert isinstance(event, Done), event

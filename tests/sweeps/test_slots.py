@@ -133,9 +133,9 @@ def test_a_run_that_raises_and_one_that_collapses_leave_the_others_alone(
             raise RuntimeError("broken")
         return advance(state, problem, config, *arguments, **more)
 
-    advance = dense.advance_steps
+    advance = dense.advance
     monkeypatch.setattr(run_module, "make_cut", faulty)
-    monkeypatch.setattr(dense, "advance_steps", broken)
+    monkeypatch.setattr(dense, "advance", broken)
     events = packed(options, CONFIGS)
     assert events[first.run_id].summary["outcome"] == "collapsed"
     failed = events[second.run_id]
