@@ -104,21 +104,10 @@ class ReplayedStep(Step):
     all batches are, after a warning, and the record says so. A GPU that is full raises.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        config: RunConfig,
-        accumulated: dict[str, torch.Tensor] | None = None,
-    ) -> None:
-        super().__init__(model, optimizer, config, accumulated)
-        self.lr: float | None = None
-        self.eager = EAGER
-        self.replay: Callable[[], None] | None = None
-        self.epoch: Epoch | None = None
-        device = self.sums.device
-        self.counter = torch.zeros((), dtype=torch.int64, device=device)
-        self.offsets = torch.arange(self.size, device=device)
+    lr: float | None = None
+    eager = EAGER
+    replay: Callable[[], None] | None = None
+    epoch: Epoch | None = None
 
     def taken(self, epoch: Epoch) -> Iterator[int]:
         """As `Step.taken`."""
@@ -132,10 +121,12 @@ class ReplayedStep(Step):
 
     def _place(self, epoch: Epoch) -> None:
         """Put the order and the crops of an epoch where the graph finds them."""
-        self.counter.zero_()
         if self.epoch is None:
-            self.epoch = epoch
+            device, self.epoch = self.sums.device, epoch
+            self.counter = torch.zeros((), dtype=torch.int64, device=device)
+            self.offsets = torch.arange(self.size, device=device)
             return
+        self.counter.zero_()
         for ours, theirs in zip(self.epoch.drawn, epoch.drawn, strict=True):
             ours.copy_(theirs)
 
