@@ -8,6 +8,8 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Lock
 from typing import TypeVar
 
+from benchmark import outside
+
 T = TypeVar("T")
 SAFE_PATH = "PYTHONSAFEPATH"
 _starting = Lock()
@@ -38,6 +40,7 @@ def spawning() -> SpawnContext:
 
 
 def in_new_process(function: Callable[..., T], *arguments: object) -> T:
-    """What a function of a module returns (or raises) in a process that is started for it."""
-    with spawning().Pool(1) as pool:
+    """What a function of a module returns (or raises) in a process that is started for it. The
+    process knows the components from outside that this one knows."""
+    with spawning().Pool(1, outside.adopt, (outside.given(),)) as pool:
         return pool.apply(function, arguments)
