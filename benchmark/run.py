@@ -343,6 +343,6 @@ def _summary(run: _Run, state: State, outcome: str) -> dict:
         **environment(),
         "device": run.options.device_name(),
         "eager": state.eager,
-        **latencies(state.model, run.problem.test.images, config.precision),
+        **latencies(state.model, run.problem.test.images),
         "seconds": state.seconds,
     }

@@ -90,7 +90,7 @@ def seconds_per_image(config: RunConfig, size: TrainSize, device: torch.device) 
     A CPU is timed without the update of the weights, which is some percent of a step.
     """
     drawn = initial_net(replace(config, init=""), size.classes)
-    net = prepared(drawn, device, config.precision)
+    net = prepared(drawn, device)
     if device.type == "cuda":
         return seconds_of_steps(net, config, size, device)
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmark import outside, registry
 from benchmark.errors import UserError, one_line, require
-from benchmark.models._layout import layout, multiple
+from benchmark.models._layout import LAYOUT, multiple
 from benchmark.models._net import (
     IMAGE_CHANNELS,
     BatchNorm2d,
@@ -33,7 +33,7 @@ from benchmark.models._weights import FORMAT, fill, is_model, read, read_weights
 
 __all__ = [
     "IMAGE_CHANNELS", "BatchNorm2d", "Conv", "Net", "Plan", "build", "check_entries",
-    "default_plan", "layout", "load", "load_authors", "multiple", "packed", "scaled",
+    "LAYOUT", "default_plan", "load", "load_authors", "multiple", "packed", "scaled",
     "takes_width", "trace",
 ]  # fmt: skip
 
@@ -219,5 +219,4 @@ def load(path: Path | str) -> Net:
         net.classes, net.image_size = tuple(content["classes"]), tuple(content["image_size"])
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise UserError(f"{what} does not fit {arch} ({one_line(error)})") from None
-    cpu = torch.device("cpu")  # the layout of a run there, and with it the same bits
-    return net.to(memory_format=layout(net, cpu, "float32")).eval()
+    return net.to(memory_format=LAYOUT).eval()

@@ -38,13 +38,13 @@ DESCRIPTION = (
 )
 ARCHS = ("vgg13", "mobilenet_v1", "resnet56")
 SECTIONS = (
-    "tests", "equal", "rates", "fixed", "packed", "engine", "layouts", "ceilings", "kernels"
+    "tests", "rates", "packed", "equal", "engine", "fixed", "ceilings", "kernels", "layouts"
 )  # fmt: skip
 PRECISIONS = ("bf16", "tf32", "float32")
 KINDS = ("dense", "pruned", "padded")
 """The whole net; 75 % of its filters gone by magnitude; the same with widths that are multiples
 of 8."""
-LANES = (1, 2, 4, 8, 16)
+LANES = (1, 8, 16, 2, 4)
 MODEL = {
     "vgg13": {"bf16": (124, 140), "tf32": (72, 84), "float32": (27, 28)},
     "mobilenet_v1": {"bf16": (116, 134), "tf32": (79, 105), "float32": (60, 72)},
@@ -71,8 +71,8 @@ class Gpu:
     archs: tuple[str, ...] = ARCHS
     """Architectures."""
     sections: tuple[str, ...] = SECTIONS
-    """What to do, in this order: tests, equal, rates, fixed, packed, engine, layouts, ceilings,
-    kernels."""
+    """What to do, in this order: tests, rates, packed, equal, engine, fixed, ceilings, kernels,
+    layouts."""
 
 
 @dataclass(frozen=True)
@@ -359,9 +359,11 @@ def layouts(visit: Visit) -> Iterator[Measurement]:
 
 def packed(visit: Visit) -> Iterator[Measurement]:
     """Several runs in one process, each on its own stream."""
-    for precision, kind, arch in product(PRECISIONS, ("pruned", "dense"), visit.archs):
-        for lanes in LANES[:2] if visit.size is TINY else LANES:
-            yield _rate(visit, lanes, arch=arch, precision=precision, kind=kind)
+    lanes = LANES[:2] if visit.size is TINY else LANES
+    for precision, count, kind, arch in product(
+        PRECISIONS, lanes, ("padded", "dense"), visit.archs
+    ):
+        yield _rate(visit, count, arch=arch, precision=precision, kind=kind)
 
 
 def engine(visit: Visit) -> Iterator[Measurement]:
@@ -422,7 +424,11 @@ def equal(visit: Visit) -> Iterator[Measurement]:
             ends = []
             for _ in range(2):
                 lane = Lane(visit, arch, precision)
-                speed = rate(visit, [lane])["images_per_second"]
+                start = time.perf_counter()
+                for _ in range(visit.size.steps):
+                    lane()
+                visit.synchronise()
+                speed = visit.size.steps * visit.size.batch / (time.perf_counter() - start)
                 weights = [p.detach().flatten().cpu() for p in lane.net.parameters()]
                 ends.append(torch.cat(weights))
         finally:
@@ -539,9 +545,8 @@ def kernels(visit: Visit) -> Iterator[Measurement]:
 
 
 MEASUREMENTS: dict[str, Callable[[Visit], Iterator[Measurement]]] = {
-    "tests": gpu_tests, "equal": equal, "rates": rates, "fixed": fixed,
-    "packed": packed, "engine": engine, "layouts": layouts, "ceilings": ceilings,
-    "kernels": kernels,
+    "tests": gpu_tests, "rates": rates, "packed": packed, "equal": equal, "engine": engine,
+    "fixed": fixed, "ceilings": ceilings, "kernels": kernels, "layouts": layouts,
 }  # fmt: skip
 
 

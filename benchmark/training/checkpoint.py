@@ -214,7 +214,7 @@ def _restored(content: dict, config: RunConfig, device: torch.device) -> State:
         raise _UnusableError(f"it belongs to run {content['run_id']}")
     plan = content["plan"] | content.get("written", {})  # formats up to 3 have whole streams
     net = build(config.arch, content["num_classes"], config.width, plan)
-    model = prepared(net, device, config.precision)
+    model = prepared(net, device)
     model.original = dict(content["original"])
     model.load_state_dict(content["model"])
     for name, mask in content["masks"].items():

@@ -110,7 +110,7 @@ def make_cut(
     device = probe.images.device
     source, kept = (faded(model, keep, config, round), live) if fades else (model, keep)
     shrunk = shrink(source, kept, multiple=multiple(device, config.precision))
-    pruned = prepared(shrunk.net, device, config.precision)
+    pruned = prepared(shrunk.net, device)
     after = measure_flow(pruned, probe.images, probe.labels, temperature)
     _restore_statistics(shrunk, trained)
     refreshed = with_statistics_of(pruned, scoring.images)

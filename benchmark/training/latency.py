@@ -22,7 +22,7 @@ SECONDS = 0.01
 """As many more are made as fit into this time."""
 
 
-def latencies(net: Net, images: torch.Tensor, precision: str) -> dict[str, float]:
+def latencies(net: Net, images: torch.Tensor) -> dict[str, float]:
     """Milliseconds per image (`LATENCY_KEYS`) of the dense net that `net` was pruned from (before)
     and of `net` (after): one image alone, and in a large batch.
 
@@ -32,7 +32,7 @@ def latencies(net: Net, images: torch.Tensor, precision: str) -> dict[str, float
     after = _measured(net, images)
     before = after
     if net.plan != net.original:
-        dense = prepared(net.resized(net.original), images.device, precision)
+        dense = prepared(net.resized(net.original), images.device)
         before = _measured(dense, images)
     return dict(zip(LATENCY_KEYS, (*before, *after), strict=True))
 

@@ -11,7 +11,7 @@ import torch
 from benchmark import initial
 from benchmark.config import RunConfig, stream_seed
 from benchmark.errors import UserError
-from benchmark.models import Net, Plan, build, layout
+from benchmark.models import LAYOUT, Net, Plan, build
 from benchmark.models._weights import digest, fill, read_weights
 from benchmark.pruning import Shrunk
 from benchmark.training.step import Step, make_optimizer
@@ -55,7 +55,7 @@ def fresh(
 ) -> State:
     """The state before training. Random initial weights depend on (arch, width, data set, seed)
     alone. accumulates: whether the norms of gradients are summed up in training."""
-    model = prepared(initial_net(config, num_classes), device, config.precision)
+    model = prepared(initial_net(config, num_classes), device)
     origin = {stream: torch.arange(model.channels[stream]) for stream in model.writers}
     accumulated = no_gradients(model) if accumulates else None
     return State(model, make_optimizer(model, config), origin, accumulated=accumulated)
@@ -120,9 +120,9 @@ def initial_weights(config: RunConfig, state: State) -> dict[str, torch.Tensor]:
     return weights
 
 
-def prepared(model: Net, device: torch.device, precision: str = "float32") -> Net:
+def prepared(model: Net, device: torch.device) -> Net:
     """The net on its device, in the layout that is fast there."""
-    return model.to(device).to(memory_format=layout(model, device, precision))
+    return model.to(device).to(memory_format=LAYOUT)
 
 
 def carry_momentum(state: State, shrunk: Shrunk, optimizer: torch.optim.Optimizer) -> None:

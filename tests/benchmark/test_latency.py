@@ -38,10 +38,10 @@ clock = [0.0]
 def test_it_is_the_median_time_per_image_in_milliseconds(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     dense = Slow({"a": 2})
-    monkeypatch.setattr(latency, "prepared", lambda net, device, precision: net)
+    monkeypatch.setattr(latency, "prepared", lambda net, device: net)
     images, net = tiny_images(5)[0], Slow({"a": 1}).train()
     net.resized = lambda plan: dense if plan == {"a": 2} else None
-    found = latencies(net, images, "float32")
+    found = latencies(net, images)
     assert tuple(found) == LATENCY_KEYS
     assert found["latency/one/after"] == pytest.approx(3)
     assert found["latency/one/before"] == pytest.approx(3)
@@ -54,10 +54,10 @@ def test_it_is_the_median_time_per_image_in_milliseconds(monkeypatch):
 def test_nothing_but_time_changes():
     net, images = tiny_net("resnet20").train(), tiny_images(5)[0]
     before, state = copy.deepcopy(net.state_dict()), torch.random.get_rng_state()
-    found = latencies(net, images, "float32")
+    found = latencies(net, images)
     assert found["latency/one/before"] == found["latency/one/after"]  # it is the dense net
     net.original = dict.fromkeys(net.original, 32)
-    wide = latencies(net, images, "float32")
+    wide = latencies(net, images)
     assert wide["latency/batch/before"] > wide["latency/batch/after"]
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name])

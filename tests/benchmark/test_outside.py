@@ -14,8 +14,10 @@ from benchmark import outside, registry
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.measures import score
+from benchmark.processes import in_new_process
 from benchmark.record import Record
 from benchmark.run import run
+from sweeps.estimate import train_size
 from sweeps.grid import load
 from tests.benchmark.test_cli import FLAGS
 from tests.conftest import tiny_images, tiny_net, tiny_run
@@ -86,6 +88,11 @@ def test_a_whole_run_of_three_files_and_its_copies(folder, options):
     assert [copy.read_text() for copy in copies] == [DATA, COSINE, NET]
     with np.load(record.scores_folder / "cut-01.npz") as scores:
         assert {key.partition("/")[0] for key in scores} == {fields["measure"]}
+
+
+def test_a_process_of_its_own_knows_them(folder):
+    name = registry.resolve("data", "my/stripes.py:100")
+    assert in_new_process(train_size, name, folder) == train_size(name, folder)
 
 
 def test_a_record_is_enough_to_continue(folder, options):

@@ -27,7 +27,7 @@ def test_all_sections_are_measured_and_written_as_they_come(tmp_path, monkeypatc
     assert found == set(sections) - {"tests"}
     assert all(row["equal"] for row in rows if row["section"] == "equal")
     assert {row["part"] for row in rows if row["section"] == "fixed"} >= {"batches", "test", "flow"}
-    assert {row["lanes"] for row in rows if row["section"] == "packed"} == {1, 2}
+    assert {row["lanes"] for row in rows if row["section"] == "packed"} == {1, 8}
     assert all(row["images_per_second"] > 0 for row in rows if row["section"] == "rates")
     text = (tmp_path / "gpu.md").read_text()
     assert all(f"## {section}" in text for section in found)
@@ -80,5 +80,5 @@ def test_rates_are_set_against_the_model_of_the_card():
 
 
 def test_a_section_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"sections must be one of tests, equal, .*, got 'speed'"):
+    with pytest.raises(UserError, match=r"sections must be one of tests, rates, .*, got 'speed'"):
         execute(Gpu(out=tmp_path, device="cpu", sections=("speed",)))

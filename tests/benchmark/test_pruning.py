@@ -16,7 +16,7 @@ from benchmark.cost import cost
 from benchmark.data._batches import normalise
 from benchmark.errors import UserError
 from benchmark.measures import score
-from benchmark.models import build, layout, multiple
+from benchmark.models import build, multiple
 from benchmark.pruning import compact, masked, select, shrink
 from benchmark.pruning.masks import follow
 from benchmark.schedule import kept_fraction
@@ -315,12 +315,7 @@ def test_padded_widths_change_neither_the_net_nor_its_cost(arch):
         assert all(not parameter[~mask].any() for parameter in nets[1].filter_parameters(name))
 
 
-def test_layouts_and_widths_are_those_of_the_device():
+def test_widths_are_those_of_the_device():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    mobile, vgg = tiny_net("mobilenet_v1"), tiny_net("vgg13")
-    last, whole = torch.channels_last, torch.contiguous_format
-    assert [layout(mobile, cpu, p) for p in PRECISIONS] == [last] * 3
-    assert [layout(vgg, gpu, p) for p in PRECISIONS] == [last] * 3
-    assert [layout(mobile, gpu, p) for p in PRECISIONS] == [whole, whole, last]
     assert [multiple(gpu, p) for p in PRECISIONS] == [1, 8, 8]
     assert multiple(cpu, "bf16") == 1
