@@ -11,6 +11,7 @@ seeds of these tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from scipy import special, stats
 
 LEVEL = 0.95
 RESAMPLES = 9999
+POWER = 0.8
+"""A study is said to be able to see an effect that it finds with this chance."""
 LEAST_P = 1e-9
 """The smallest p-value that is given."""
 
@@ -49,6 +52,33 @@ class Estimate(NamedTuple):
             return LEAST_P if self.effect else 1.0
         tail = float(stats.t.sf(abs(self.effect) / self.error, self.freedom))
         return max(2 * tail, LEAST_P)
+
+    def power(self) -> float | None:
+        """The chance that the interval of a study with this error lies on the same side of 0, if
+        the true effect is the one of this study (noncentral t). None without an error, or if the
+        error is 0."""
+        if np.isnan(self.error) or self.error == 0:
+            return None
+        sides = (1 - LEVEL) / 2
+        least = special.stdtrit(self.freedom, 1 - sides)
+        return float(stats.nct.sf(least, self.freedom, abs(self.effect) / self.error))
+
+    def smallest(self) -> float | None:
+        """The effect that a study with this error finds with the chance `POWER`. None without an
+        error."""
+        return None if np.isnan(self.error) else self.error * _errors(self.freedom)
+
+
+@cache
+def _errors(freedom: int) -> float:
+    """How many standard errors an effect has that is found with the chance `POWER`
+    (statsmodels)."""
+    from statsmodels.stats.power import TTestPower  # here, because it takes its time
+
+    found = TTestPower().solve_power(
+        nobs=freedom + 1, alpha=(1 - LEVEL) / 2, power=POWER, alternative="larger"
+    )
+    return float(found) * (freedom + 1) ** 0.5
 
 
 def estimate(differences: np.ndarray) -> Estimate:

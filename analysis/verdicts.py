@@ -100,6 +100,10 @@ class Number:
     out."""
     size: float | None = None
     """The effect in standard deviations between seeds."""
+    power: float | None = None
+    """Chance that such a study finds an effect as large as this one."""
+    smallest: float | None = None
+    """The effect that such a study finds in four of five cases."""
     probability: float | None = None
     """Share of pairs whose difference has the claimed sign."""
     probability_interval: stats.Interval | None = None
@@ -322,7 +326,10 @@ def estimated(one: Criterion, differences: np.ndarray) -> Number:
         most = 2 if one.pairs.right else 1
         interval = tuple(np.clip(interval, -most, most).tolist())
     n, least = int(seeds.sum()), int(seeds.min())
-    return Number(one.label, one.unit, effect, interval, n, least, one.sign, found.p())
+    p, power, smallest = found.p(), found.power(), found.smallest()
+    return Number(
+        one.label, one.unit, effect, interval, n, least, one.sign, p, power=power, smallest=smallest
+    )
 
 
 def _known(value: float) -> float | None:
@@ -378,7 +385,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _labelled(number: Number) -> dict:
-    names = ("sign", "p", "probability", "signed_rank_p", "seed_correlation", "spread", "seeds")
+    names = (
+        "sign", "p", "power", "smallest", "probability", "signed_rank_p", "seed_correlation",
+        "spread", "seeds",
+    )  # fmt: skip
     return {
         "label": number.label,
         "unit": number.unit,

@@ -7,16 +7,28 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.leaderboard import Board
+from analysis.pairs import SEEDS
 from analysis.quantities import ACCURACY, Quantity
 from analysis.report import style
 from analysis.verdicts import NOT_TESTED, Judgement, Number
+
+
+def _unit(number: Number) -> tuple[float, str]:
+    """What a number is multiplied by for people to read, and its unit then."""
+    return (100, "pp") if number.unit == ACCURACY else (1, number.unit)
+
+
+def smallest_text(number: Number) -> str:
+    """The smallest effect that could be seen, with its unit; a dash if it is not known."""
+    scale, unit = _unit(number)
+    return maybe(None) if number.smallest is None else f"{short(scale * number.smallest)} {unit}"
 
 
 def number_text(number: Number) -> str:
     """A difference and its interval, accuracies in percentage points."""
     if number.effect is None:
         return "no data"
-    scale, unit = (100, "pp") if number.unit == ACCURACY else (1, number.unit)
+    scale, unit = _unit(number)
     if number.interval is None:
         return f"{signed(number.effect * scale)} {unit} (no interval)"
     low, high = (signed(bound * scale) for bound in number.interval)
@@ -31,7 +43,13 @@ def finding(item: Judgement) -> str:
     said = f"{number.label} is {number_text(number)}"
     claimed = f"claimed to be {'above' if number.sign > 0 else 'below'} 0"
     against = "a check speaks against it, " if number in item.checks else ""
-    return f"{verdict}: {against}{said}, {claimed}."
+    text = f"{verdict}: {against}{said}, {claimed}."
+    if number.seeds < SEEDS:
+        text += f" A verdict takes {SEEDS} seeds, and it has {number.seeds}."
+    elif number.side == 0:
+        seen = smallest_text(number)
+        text += f" A study with this spread sees an effect of {seen} in four of five cases."
+    return text
 
 
 def answer(board: Board) -> str:
@@ -118,6 +136,7 @@ FILTERS = {
     "signed": signed,
     "mean": mean_text,
     "short": short,
+    "smallest": smallest_text,
     "maybe": maybe,
     "slug": lambda text: text.replace(" ", "-"),
     "plain": plain,

@@ -60,6 +60,15 @@ def test_a_verdict_follows_the_planted_effect(tmp_path, id, sign, verdict):
     assert (item.verdict_holm == verdict) == (item.p_holm < 0.05 or verdict == INCONCLUSIVE)
 
 
+def test_an_open_claim_says_what_it_could_have_seen(tmp_path):
+    item = judged(tmp_path / "six", simulate.study(seeds=range(1, 7)), ids=["C1"])["C1"]
+    sees = f"sees an effect of {item.number.smallest:.3g} nats in four of five cases."
+    assert finding(item).endswith(sees)
+    four = judged(tmp_path / "four", simulate.study(seeds=range(4)), WORLDS["C1"](1), ["C1"])["C1"]
+    assert four.number.differs
+    assert finding(four).endswith("A verdict takes 5 seeds, and it has 4.")
+
+
 def test_effects_have_the_planted_size(tmp_path):
     world = World(
         loss={"magnitude": -0.1}, accuracy={"grasp_t1": -0.2}, change={"grasp_t1": 0.4}, rho=0.3

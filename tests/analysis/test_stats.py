@@ -54,6 +54,22 @@ def test_spread_between_tasks_does_not_widen_the_interval():
     assert np.isnan(stats.spread(near[:1]))
 
 
+@pytest.mark.parametrize("seeds", [2, 5, 10])
+def test_the_smallest_effect_is_found_in_four_of_five_studies(seeds):
+    unit = stats.Estimate(0.0, seeds**-0.5, seeds - 1)  # the error of a standard deviation of 1
+    worlds = drawn(np.random.default_rng(3), 1, seeds, worlds=4000) + unit.smallest()
+    found = np.mean([stats.estimate(world).interval()[0] > 0 for world in worlds])
+    assert found == pytest.approx(0.8, abs=3 * np.sqrt(0.8 * 0.2 / len(worlds)))
+    assert unit._replace(effect=-unit.smallest()).power() == pytest.approx(0.8)
+    assert unit.power() == pytest.approx(0.025)
+
+
+def test_without_spread_every_effect_is_seen():
+    assert stats.estimate(np.ones((1, 3))).smallest() == 0
+    assert stats.estimate(np.ones((1, 3))).power() is None
+    assert stats.estimate(np.ones((1, 1))).smallest() is None
+
+
 def test_p_values_of_what_does_not_vary():
     assert stats.estimate(np.zeros((1, 3))).p() == 1.0
     assert stats.estimate(np.ones((1, 3))).p() == stats.LEAST_P
