@@ -22,12 +22,6 @@ from tests.sweeps.test_sweeps import SWEEPS, write
 PAPER = {name for name, measure in MEASURES.items() if measure.paper}
 """The measures of the paper."""
 CONTROLS = {"none", "random", "grasp_t1"}
-
-
-@pytest.fixture(scope="module")
-def paper():
-    return grids.load(SWEEPS / "paper.yaml")
-
 OTHER_SEEDS = {
     "evidence-gpu-raised": {0, 1, 2, 4},
     "evidence-probes-more": {5, 6, 7, 8, 9},
@@ -36,6 +30,11 @@ OTHER_SEEDS = {
 """Seeds of grids that go on where others end."""
 FEWER = {"ablations": 3, "evidence-gpu-raised": 4}
 """Seeds of grids that have fewer than five."""
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return grids.load(SWEEPS / "paper.yaml")
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
