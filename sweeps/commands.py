@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
@@ -114,7 +115,7 @@ def run(
         require_key()
     console = Console()
     board = _Board(console, grid.configs, options.runs)
-    with board.live:
+    with board.shown():
         outcome = drive(
             grid.configs, options, engine, board.show, retries=retries, at_work=board.set_at_work
         )
@@ -295,6 +296,15 @@ class _Board:
         )
         self.live = Live(get_renderable=self._rendered, console=console, transient=False)
         self._update()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show it for a block; at the end no run is at work."""
+        with self.live:
+            try:
+                yield
+            finally:
+                self.at_work = ()
 
     def set_at_work(self, run_ids: Sequence[str]) -> None:
         """Show which runs are at work."""

@@ -1,5 +1,6 @@
 """The commands `run` and `status` of `python -m sweeps`, as a user meets them."""
 
+import io
 import json
 import subprocess
 import sys
@@ -284,3 +285,14 @@ def test_the_display_names_the_runs_at_work_and_the_time_left(tmp_path, monkeypa
     board.show(Failed(configs[0].run_id, "error", again=False))
     board.set_at_work([config.run_id for config in configs[1:]])
     assert labels[0] not in board.now()
+
+
+def test_the_display_ends_with_a_whole_line_and_no_run_at_work(tmp_path):
+    configs = grids.load(write(tmp_path / "g.yaml", seed={"values": [0, 1]})).configs
+    file = io.StringIO()
+    board = commands._Board(Console(file=file, width=100), configs, tmp_path)
+    with pytest.raises(KeyboardInterrupt), board.shown():
+        board.set_at_work([configs[0].run_id])
+        raise KeyboardInterrupt
+    assert configs[0].label not in file.getvalue()
+    assert file.getvalue().endswith("\n")
