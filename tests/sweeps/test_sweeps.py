@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 
@@ -291,7 +292,7 @@ def test_the_display_ends_with_a_whole_line_and_no_run_at_work(tmp_path):
     configs = grids.load(write(tmp_path / "g.yaml", seed={"values": [0, 1]})).configs
     file = io.StringIO()
     board = commands._Board(Console(file=file, width=100), configs, tmp_path)
-    with pytest.raises(KeyboardInterrupt), board.shown():
+    with suppress(KeyboardInterrupt), board.shown():
         board.set_at_work([configs[0].run_id])
         raise KeyboardInterrupt
     assert configs[0].label not in file.getvalue()
