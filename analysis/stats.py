@@ -20,7 +20,9 @@ from scipy import special, stats
 LEVEL = 0.95
 RESAMPLES = 9999
 POWER = 0.8
-"""A study is said to be able to see an effect that it finds with this chance."""
+"""The chance with which a study detects an effect that is called detectable."""
+LARGEST_RATIO = 30.0
+"""Of an effect to its error: the power is 1 from here on, and scipy's is NaN far beyond."""
 LEAST_P = 1e-9
 """The smallest p-value that is given."""
 
@@ -59,19 +61,19 @@ class Estimate(NamedTuple):
         error is 0."""
         if np.isnan(self.error) or self.error == 0:
             return None
-        sides = (1 - LEVEL) / 2
-        least = special.stdtrit(self.freedom, 1 - sides)
-        return float(stats.nct.sf(least, self.freedom, abs(self.effect) / self.error))
+        least = special.stdtrit(self.freedom, (1 + LEVEL) / 2)
+        ratio = min(abs(self.effect) / self.error, LARGEST_RATIO)
+        return float(stats.nct.sf(least, self.freedom, ratio))
 
     def smallest(self) -> float | None:
-        """The effect that a study with this error finds with the chance `POWER`. None without an
-        error."""
+        """The smallest effect that a study with this error detects with the chance `POWER`. None
+        without an error."""
         return None if np.isnan(self.error) else self.error * _errors(self.freedom)
 
 
 @cache
 def _errors(freedom: int) -> float:
-    """How many standard errors an effect has that is found with the chance `POWER`
+    """How many standard errors an effect has that is detected with the chance `POWER`
     (statsmodels)."""
     from statsmodels.stats.power import TTestPower  # here, because it takes its time
 

@@ -101,9 +101,10 @@ class Number:
     size: float | None = None
     """The effect in standard deviations between seeds."""
     power: float | None = None
-    """Chance that such a study finds an effect as large as this one."""
+    """Chance that a study with this spread and so many seeds detects an effect as large as this
+    one: its interval leaves 0 out. None with too few seeds for a verdict."""
     smallest: float | None = None
-    """The effect that such a study finds in four of five cases."""
+    """Smallest detectable effect: the one that it detects with a power of 80 %."""
     probability: float | None = None
     """Share of pairs whose difference has the claimed sign."""
     probability_interval: stats.Interval | None = None
@@ -322,14 +323,19 @@ def estimated(one: Criterion, differences: np.ndarray) -> Number:
     found, seeds = stats.estimate(differences), np.isfinite(differences).sum(axis=1)
     effect = 0.0 if abs(found.effect) < ROUNDING else found.effect
     interval = found.interval()
-    if interval and one.unit == RHO:  # at most 1, and the difference of two at most 2
-        most = 2 if one.pairs.right else 1
-        interval = tuple(np.clip(interval, -most, most).tolist())
+    if interval and one.unit == RHO:
+        interval = tuple(np.clip(interval, -_most(one), _most(one)).tolist())
     n, least = int(seeds.sum()), int(seeds.min())
-    p, power, smallest = found.p(), found.power(), found.smallest()
-    return Number(
-        one.label, one.unit, effect, interval, n, least, one.sign, p, power=power, smallest=smallest
-    )
+    power, smallest = found.power(), found.smallest()
+    if least < SEEDS or found.error < ROUNDING or (one.unit == RHO and smallest > _most(one)):
+        power = smallest = None
+    decided = Number(one.label, one.unit, effect, interval, n, least, one.sign, found.p())
+    return replace(decided, power=power, smallest=smallest)
+
+
+def _most(one: Criterion) -> int:
+    """The largest value of a rank correlation, or of the difference of two."""
+    return 2 if one.pairs.right else 1
 
 
 def _known(value: float) -> float | None:

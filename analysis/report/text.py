@@ -19,7 +19,7 @@ def _unit(number: Number) -> tuple[float, str]:
 
 
 def smallest_text(number: Number) -> str:
-    """The smallest effect that could be seen, with its unit; a dash if it is not known."""
+    """The smallest detectable effect, with its unit; a dash if it is not known."""
     scale, unit = _unit(number)
     return maybe(None) if number.smallest is None else f"{short(scale * number.smallest)} {unit}"
 
@@ -44,12 +44,17 @@ def finding(item: Judgement) -> str:
     claimed = f"claimed to be {'above' if number.sign > 0 else 'below'} 0"
     against = "a check speaks against it, " if number in item.checks else ""
     text = f"{verdict}: {against}{said}, {claimed}."
+    lacking = shortfall(number)
+    return f"{text} {lacking}." if lacking else text
+
+
+def shortfall(number: Number) -> str:
+    """What a number lacks to decide a claim, in words; empty if it decides."""
     if number.seeds < SEEDS:
-        text += f" A verdict takes {SEEDS} seeds, and it has {number.seeds}."
-    elif number.side == 0:
-        seen = smallest_text(number)
-        text += f" A study with this spread sees an effect of {seen} in four of five cases."
-    return text
+        return f"A verdict needs {SEEDS} seeds; this number has {number.seeds}"
+    if number.side == 0 and number.smallest is not None:
+        return f"The smallest detectable effect is {smallest_text(number)} (80 % power)"
+    return ""
 
 
 def answer(board: Board) -> str:

@@ -62,11 +62,12 @@ def test_a_verdict_follows_the_planted_effect(tmp_path, id, sign, verdict):
 
 def test_an_open_claim_says_what_it_could_have_seen(tmp_path):
     item = judged(tmp_path / "six", simulate.study(seeds=range(1, 7)), ids=["C1"])["C1"]
-    sees = f"sees an effect of {item.number.smallest:.3g} nats in four of five cases."
-    assert finding(item).endswith(sees)
+    least = f"The smallest detectable effect is {item.number.smallest:.3g} nats (80 % power)."
+    assert finding(item).endswith(least)
     four = judged(tmp_path / "four", simulate.study(seeds=range(4)), WORLDS["C1"](1), ["C1"])["C1"]
     assert four.number.differs
-    assert finding(four).endswith("A verdict takes 5 seeds, and it has 4.")
+    assert finding(four).endswith("A verdict needs 5 seeds; this number has 4.")
+    assert four.number.smallest is four.number.power is None
 
 
 def test_effects_have_the_planted_size(tmp_path):

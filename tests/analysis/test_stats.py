@@ -55,7 +55,7 @@ def test_spread_between_tasks_does_not_widen_the_interval():
 
 
 @pytest.mark.parametrize("seeds", [2, 5, 10])
-def test_the_smallest_effect_is_found_in_four_of_five_studies(seeds):
+def test_the_smallest_detectable_effect_is_found_in_four_of_five_studies(seeds):
     unit = stats.Estimate(0.0, seeds**-0.5, seeds - 1)  # the error of a standard deviation of 1
     worlds = drawn(np.random.default_rng(3), 1, seeds, worlds=4000) + unit.smallest()
     found = np.mean([stats.estimate(world).interval()[0] > 0 for world in worlds])
@@ -64,9 +64,10 @@ def test_the_smallest_effect_is_found_in_four_of_five_studies(seeds):
     assert unit.power() == pytest.approx(0.025)
 
 
-def test_without_spread_every_effect_is_seen():
+def test_without_spread_every_effect_is_detectable():
     assert stats.estimate(np.ones((1, 3))).smallest() == 0
     assert stats.estimate(np.ones((1, 3))).power() is None
+    assert stats.Estimate(1.0, 1e-17, 4).power() == pytest.approx(1)
     assert stats.estimate(np.ones((1, 1))).smallest() is None
 
 

@@ -2,7 +2,7 @@
 README.md.
 
 A table stands between a comment that says what it shows, `<!-- claims results/STUDY -->`, and
-`<!-- end -->`. All other text is written by hand and has no number of a result.
+`<!-- end -->`. All other text is written by hand.
 """
 
 import re
@@ -10,25 +10,27 @@ from functools import cache
 from pathlib import Path
 
 from analysis.claims import judge_all
-from analysis.leaderboard import leaderboards
+from analysis.leaderboard import RIVALS, Board, leaderboards
 from analysis.quantities import SUMMARISED
 from analysis.report import tables
 from analysis.report.text import (
-    board_sentence,
+    answer,
     maybe,
     mean_text,
     number_text,
     short,
+    shortfall,
     smallest_text,
-)
+)  # fmt: skip
 from analysis.runs.frames import Frames
 from analysis.runs.load import load
 from analysis.settings import named
-from analysis.verdicts import NOT_TESTED, SEEDS, Judgement
+from analysis.verdicts import NOT_TESTED, Judgement
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 SHOWN = [item for item in SUMMARISED if item.key in ("final_accuracy", "loss_after_cut")]
+WORDS = ("wins", "ties", "losses")
 BLOCK = re.compile(r"(<!-- (\w+) (results/\S.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -56,7 +58,7 @@ def claims(study: str) -> str:
                 rows.append((*row, number.n, smallest_text(number), maybe(number.power)))
                 said = ""
     columns = (
-        "claim", "number", "effect [95 % interval]", "pairs", "seen in 4 of 5 such studies",
+        "claim", "number", "effect [95 % interval]", "pairs", "smallest detectable effect",
         "power for the measured effect",
     )  # fmt: skip
     return table(columns, rows)
@@ -78,9 +80,28 @@ def measures(study: str) -> str:
     return table(columns, rows)
 
 
+@cache
+def board_of(study: str) -> Board:
+    """The leaderboard at equal MACs."""
+    return next(one for one in leaderboards(frames_of(study)) if one.budget == "macs")
+
+
+def best(study: str) -> str:
+    """Which measure is first in the leaderboard of a study, in words."""
+    return answer(board_of(study))
+
+
 def leaderboard(study: str) -> str:
-    """What the leaderboards of a study show, in words."""
-    return "\n\n".join(board_sentence(board) for board in leaderboards(frames_of(study)))
+    """Ranks by final accuracy at equal MACs, and settings won, tied and lost."""
+    board = board_of(study)
+    rivals = [name for name in RIVALS if name in set(board.table["measure"])]
+    rows = []
+    for row in board.table.to_dict("records"):
+        rank = [short(row[f"rank{end}"]) for end in ("", "_low", "_high")]
+        counts = (" / ".join(f"{row[f'{word}_{name}']:.0f}" for word in WORDS) for name in rivals)
+        rows.append((f"`{row['measure']}`", f"{rank[0]} [{rank[1]}, {rank[2]}]", *counts))
+    against = (f"settings won / tied / lost against `{name}`" for name in rivals)
+    return table(("measure", "mean rank [95 % interval]", *against), rows)
 
 
 def verdicts(studies: str) -> str:
@@ -94,15 +115,11 @@ def verdicts(studies: str) -> str:
 
 
 def verdict(item: Judgement) -> str:
-    """A verdict and its number; if it is open, how many seeds there are, or what could be seen."""
+    """A verdict, its number, and what that lacks to decide."""
     if item.verdict == NOT_TESTED:
         return item.verdict
-    number, text = item.number, f"**{item.verdict}**: {number_text(item.number)}"
-    if number.seeds < SEEDS:
-        text += f", {number.seeds} seeds"
-    elif number.side == 0:
-        text += f", {smallest_text(number)} would be seen"
-    return text
+    lacking = shortfall(item.number)
+    return f"**{item.verdict}**: {number_text(item.number)}" + (f". {lacking}" if lacking else "")
 
 
 def table(columns: tuple[str, ...], rows: list[tuple]) -> str:
@@ -112,7 +129,7 @@ def table(columns: tuple[str, ...], rows: list[tuple]) -> str:
     return "\n".join((head, "|---" * len(columns) + "|", *body))
 
 
-KINDS = {kind.__name__: kind for kind in (claims, measures, leaderboard, verdicts)}
+KINDS = {kind.__name__: kind for kind in (best, claims, measures, leaderboard, verdicts)}
 
 
 def filled(text: str) -> str:
