@@ -46,6 +46,11 @@ class Board:
     left_out: dict[str, int]
     """{measure that lacks runs: number of these settings that it has in full}"""
 
+    @property
+    def controlled(self) -> bool:
+        """Whether some run has a dense control."""
+        return bool(self.relative.notna().any().any())
+
 
 def leaderboards(frames: Frames) -> list[Board]:
     """A leaderboard for each budget that has two measures to compare.

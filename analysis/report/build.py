@@ -110,7 +110,7 @@ def _write(
         "report.html",
         judgements=judgements,
         boards=[(board, _rank_plot(board, out / "figures")) for board in boards],
-        rank_caption=ranks.CAPTION,
+        rank_caption=ranks.caption,
         explorer=explorer_data(frames),
         drawings=dict(drawings),
         summary=list(files["summary"].itertuples(index=False)),

@@ -141,6 +141,7 @@ FILTERS = {
     "signed": signed,
     "mean": mean_text,
     "short": short,
+    "shortfall": shortfall,
     "smallest": smallest_text,
     "maybe": maybe,
     "slug": lambda text: text.replace(" ", "-"),

@@ -11,13 +11,22 @@ from matplotlib.ticker import MaxNLocator
 from analysis.leaderboard import Board
 from analysis.report import style
 
-CAPTION = (
-    "Left: mean rank of the final accuracy among these measures, 1 the best, with its 95 % t "
-    "interval over seeds. Right: the share of runs whose final accuracy is at least so much of "
-    "that of the dense control of the same seed (performance profile; Agarwal et al., NeurIPS "
-    "2021); a line further up and to the right is better."
-)
 HEIGHT = 0.24
+
+
+def caption(board: Board) -> str:
+    """What the figure of a leaderboard shows."""
+    rank = (
+        "ean rank of the final accuracy among these measures, 1 the best, with its 95 % t interval "
+        "over seeds."
+    )
+    if not board.controlled:
+        return f"M{rank}"
+    return (
+        f"Left: m{rank} Right: the share of runs whose final accuracy is at least so much of that "
+        "of the dense control of the same seed (performance profile; Agarwal et al., NeurIPS "
+        "2021); a line further up and to the right is better."
+    )
 
 
 def rank_plot(board: Board) -> Figure:
@@ -25,7 +34,7 @@ def rank_plot(board: Board) -> Figure:
     dense controls."""
     with matplotlib.rc_context(style.RC):
         table = board.table
-        known = board.relative.notna().any().any()
+        known = board.controlled
         size = (style.FULL_WIDTH * (1 if known else 0.56), 0.9 + HEIGHT * len(table))
         canvas = Figure(figsize=(size[0], max(size[1], 2.6)), layout="constrained")
         axes = canvas.subplots(1, 2 if known else 1, squeeze=False)[0]

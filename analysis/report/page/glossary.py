@@ -22,10 +22,10 @@ GLOSSARY = {
     "θ·Hg": "Sum over all parameters of parameter times Hessian-gradient product: the second-order "
     "term.",
     "interval": "The 95 % confidence interval, Student's t over seeds.",
-    "Power": "The chance that a study with this spread and so many seeds detects an effect: that "
+    "power": "The chance that a study with this spread and so many seeds detects an effect: that "
     "its interval leaves 0 out. For the measured effect it follows from the p-value and says no "
     "more than that.",
-    "Smallest detectable effect": "The effect that a study with this spread and so many seeds "
+    "smallest detectable effect": "The effect that a study with this spread and so many seeds "
     "detects with a power of 80 %.",
     "Holm": "A correction of p-values for the number of claims that are tested together.",
 }
