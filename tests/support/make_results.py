@@ -88,7 +88,7 @@ def board_of(study: str) -> Board:
 
 def best(study: str) -> str:
     """Which measure is first in the leaderboard of a study, in words."""
-    return answer(board_of(study))
+    return f"Leaderboard of {study.removeprefix('results/')}: {answer(board_of(study))}"
 
 
 def leaderboard(study: str) -> str:
