@@ -265,7 +265,7 @@ def test_gradient_of_a_narrow_net(arch, count, kind):
 @pytest.mark.parametrize(
     ("arch", "count"),
     [
-        ("vgg13", 48),
+        pytest.param("vgg13", 48, marks=pytest.mark.long),
         pytest.param("mobilenet_v1", 64, marks=pytest.mark.long),
         ("resnet56", 32),
     ],

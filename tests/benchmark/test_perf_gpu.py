@@ -34,6 +34,7 @@ def test_all_sections_are_measured_and_written_as_they_come(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_whole_runs_are_measured_packed_and_in_processes(tmp_path):
     command = Gpu(
         out=tmp_path, device="cpu", tiny=True, archs=("vgg13",), seconds=600, sections=("engine",)
