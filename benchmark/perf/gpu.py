@@ -145,15 +145,15 @@ class Visit:
 
     def seconds(self, call: Callable[[], object]) -> list[float]:
         """Seconds of each repetition, after one that warms up."""
-        times = []
-        for turn in range(self.size.repeats + 1):
-            self.synchronise()
-            start = time.perf_counter()
-            call()
-            self.synchronise()
-            if turn:
-                times.append(time.perf_counter() - start)
-        return times
+        return [self.timed(call) for _ in range(self.size.repeats + 1)][1:]
+
+    def timed(self, call: Callable[[], object]) -> float:
+        """Seconds of a call, all of its work on the device included."""
+        self.synchronise()
+        start = time.perf_counter()
+        call()
+        self.synchronise()
+        return time.perf_counter() - start
 
 
 def told(value: object) -> str:
@@ -425,12 +425,8 @@ def equal(visit: Visit) -> Iterator[Measurement]:
             ends = []
             for _ in range(2):
                 lane = Lane(visit, arch, precision)
-                visit.synchronise()
-                start = time.perf_counter()
-                for _ in range(visit.size.steps):
-                    lane()
-                visit.synchronise()
-                speed = visit.size.steps * visit.size.batch / (time.perf_counter() - start)
+                seconds = visit.timed(lambda lane=lane: [lane() for _ in range(visit.size.steps)])
+                speed = visit.size.steps * visit.size.batch / seconds
                 weights = [p.detach().flatten().cpu() for p in lane.net.parameters()]
                 ends.append(torch.cat(weights))
         finally:

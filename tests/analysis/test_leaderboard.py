@@ -120,4 +120,4 @@ def test_the_figure_has_a_row_per_measure_and_a_profile_with_controls(tmp_path):
         assert y[-1] == 0
     (board,) = leaderboards(frames_of(tmp_path / "b", configs(dense=False)))
     assert len(ranks.rank_plot(board).axes) == 1
-    assert "Right" not in ranks.caption(board)
+    assert "right panel" not in ranks.caption(board)

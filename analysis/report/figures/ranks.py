@@ -16,17 +16,16 @@ HEIGHT = 0.24
 
 def caption(board: Board) -> str:
     """What the figure of a leaderboard shows."""
-    rank = (
-        "ean rank of the final accuracy among these measures, 1 the best, with its 95 % t interval "
-        "over seeds."
+    ranks = (
+        "The mean rank of the final accuracy among these measures, 1 the best, with its 95 % t "
+        "interval over seeds."
     )
-    if not board.controlled:
-        return f"M{rank}"
-    return (
-        f"Left: m{rank} Right: the share of runs whose final accuracy is at least so much of that "
-        "of the dense control of the same seed (performance profile; Agarwal et al., NeurIPS "
-        "2021); a line further up and to the right is better."
+    profiles = (
+        "The right panel has the share of runs whose final accuracy is at least so much of that of "
+        "the dense control of the same seed (performance profile; Agarwal et al., NeurIPS 2021); a "
+        "line further up and to the right is better."
     )
+    return f"{ranks} {profiles}" if board.controlled else ranks
 
 
 def rank_plot(board: Board) -> Figure:
@@ -34,12 +33,11 @@ def rank_plot(board: Board) -> Figure:
     dense controls."""
     with matplotlib.rc_context(style.RC):
         table = board.table
-        known = board.controlled
-        size = (style.FULL_WIDTH * (1 if known else 0.56), 0.9 + HEIGHT * len(table))
+        size = (style.FULL_WIDTH * (1 if board.controlled else 0.56), 0.9 + HEIGHT * len(table))
         canvas = Figure(figsize=(size[0], max(size[1], 2.6)), layout="constrained")
-        axes = canvas.subplots(1, 2 if known else 1, squeeze=False)[0]
+        axes = canvas.subplots(1, 2 if board.controlled else 1, squeeze=False)[0]
         _ranks(axes[0], board)
-        if known:
+        if board.controlled:
             _profiles(axes[1], board)
         return canvas
 

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from analysis.outcomes import SIZES, outcomes, share_left
 from analysis.quantities import EPOCHS_TO_THRESHOLD, FINAL_ACCURACY, LOSS_AFTER_CUT
@@ -89,7 +89,7 @@ def cost(frames: Frames) -> Figure | None:
         ax.set(xlabel=label, ylabel="")
         if key in SIZES:
             ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+            ax.set_xticks(round_ticks(*ax.get_xlim()))
             ax.xaxis.set_major_formatter("{x:g}")
             ax.xaxis.set_minor_locator(NullLocator())
     blocks[0][0].set_ylabel(FINAL_ACCURACY.axis)
