@@ -17,7 +17,8 @@ def chip(activation):
 
         q_f(t) = 1 - sum_i U_fi^2 s_i^2 / (s_i^2 + t^2),
 
-    and the difference is -1/pi times the integral of log q_f(t) over t from 0 to infinity.
+    and the difference is -1/pi times the integral of log q_f(t) over t from 0 to infinity. The CPU
+    decomposes, because a GPU takes one matrix after another.
     """
     import math
 
@@ -26,7 +27,8 @@ def chip(activation):
     maps = activation.flatten(2).double()
     if not maps.isfinite().all():
         return activation.mean(dim=(0, 2, 3)) * math.nan
-    left, singular, _ = torch.linalg.svd(maps, full_matrices=False)
+    found = torch.linalg.svd(maps.cpu(), full_matrices=False)
+    left, singular = found.U.to(maps), found.S.to(maps)
     largest = singular[:, :1]
     ratios = (singular / largest.where(largest > 0, largest + 1)).square()
     t = torch.arange(START, END + STEP, STEP, device=maps.device, dtype=maps.dtype).exp()
