@@ -400,7 +400,8 @@ def _engine(visit: Visit, kind: str, way: str) -> dict[str, object]:
             sys.executable, "-m", "sweeps", "run", "grid.yaml", "--device", device, *workers,
             flag[way], str(size.runs), "--wandb", "disabled",
         ]  # fmt: skip
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         limit = max(visit.left, 30.0)
         done = subprocess.run(
             command, cwd=place, env=environment, capture_output=True, text=True, timeout=limit,

@@ -7,6 +7,7 @@ are of the probe set; batch-norm statistics are those that `score_bn` chooses, a
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -59,19 +60,22 @@ def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict]
         {"epoch": state.epoch, "a": a, "b": b, "rho": rho}
         for (a, b), rho in ((pair.split("|"), rho) for pair, rho in agreed.items())
     ]
-    rows = []
+    rows, device = [], seen.images.device
+    # a cut asks for some 200 numbers, and a GPU that other processes use answers each of them late
+    held = copy.deepcopy(model).cpu()
     for name, share, draw, layers in _cuts(scores, model, config, state.epoch):
-        shrunk = shrink(model, select(model, layers, share))
-        after = _after(shrunk.net, problem, config, name, share, draw)
+        shrunk = shrink(held, select(held, layers, share))
+        kept_macs = cost(shrunk.net, problem.size)["net/macs"] / whole
+        after = _after(shrunk.net.to(device), problem, config, name, share, draw)
         row = {
             "epoch": state.epoch,
             "measure": name,
             "share": share,
             "draw": draw,
-            "kept_macs": cost(shrunk.net, problem.size)["net/macs"] / whole,
+            "kept_macs": kept_macs,
             "before": {key: before.numbers[key] for key in PROBE_KEYS},
             "after": after,
-            "predicted": predicted_changes(model, shrunk.masked, before),
+            "predicted": predicted_changes(model, shrunk.masked.to(device), before),
             "actual": _changes(before.numbers, after),
             "seconds": time.perf_counter() - start,
         }

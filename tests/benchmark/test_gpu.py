@@ -98,6 +98,25 @@ def test_replayed_steps_have_the_numbers_of_eager_ones(options, tmp_path, monkey
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("arch", ["vgg13", "resnet20"])
+def test_probes_are_those_of_the_cpu(options, tmp_path, arch):
+    """Of the initial net and by scores that need no images, so that the cuts are the same."""
+    config = tiny_run(measure="none", probe_epochs="0", epochs=1, arch=arch)
+    found = []
+    for device in ("cuda", "cpu"):
+        there = dataclasses.replace(options, device=device, runs=tmp_path / device)
+        run(config, there)
+        rows, _ = Record(there.runs / config.run_id).probes()
+        found.append([row for row in rows if row["measure"] in ("magnitude", "l1", "random")])
+    for gpu, cpu in zip(*found, strict=True):
+        assert gpu["kept_macs"] == cpu["kept_macs"]
+        for part in ("predicted", "actual"):
+            known = {key: number for key, number in cpu[part].items() if number is not None}
+            assert {key: gpu[part][key] for key in known} == pytest.approx(
+                known, rel=1e-2, abs=1e-4
+            )
+
+
 def test_what_a_run_takes_is_measured(options):
     used, free = in_new_process(
         memory, [tiny_run(batch_size=16)], dataclasses.replace(options, device="cuda")

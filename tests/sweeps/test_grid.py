@@ -23,12 +23,11 @@ PAPER = {name for name, measure in MEASURES.items() if measure.paper}
 """The measures of the paper."""
 CONTROLS = {"none", "random", "grasp_t1"}
 OTHER_SEEDS = {
-    "evidence-gpu-raised": {0, 1, 2, 4},
     "evidence-probes-more": {5, 6, 7, 8, 9},
     "evidence-probes-more-resnet20": {5, 6, 7, 8, 9},
 }
 """Seeds of grids that go on where others end."""
-FEWER = {"ablations": 3, "evidence-gpu-raised": 4}
+FEWER = {"ablations": 3}
 """Seeds of grids that have fewer than five."""
 
 
