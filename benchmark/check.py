@@ -55,18 +55,15 @@ def kinds(component: str) -> dict[str, str]:
         found = registry.declared_in(Path(head))
         if not found:
             raise UserError(
-                f"file {head} must declare a measure {Path(head).stem}, or {_declared('models')} "
-                f"(an architecture), or {_declared('data')} (a data set)"
+                f"file {head} must declare a measure {Path(head).stem}, or "
+                f"{registry.DECLARED['models']} (an architecture), or {registry.DECLARED['data']} "
+                "(a data set)"
             )
     else:
         found = [kind for kind in registry.KINDS if registry.known(kind, head)]
         if not found:
             raise UserError(f"component must be a file {outside.ENDING} or a name, got {head!r}")
     return {kind: registry.resolve(kind, component) for kind in found}
-
-
-def _declared(kind: str) -> str:
-    return " and ".join(registry.DECLARED[kind])
 
 
 def checker(kind: str, name: str, root: Path) -> Callable[[], list[str]]:

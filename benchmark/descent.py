@@ -91,8 +91,7 @@ def execute(command: Descent) -> None:
     config.check_components()
     command.out.mkdir(parents=True, exist_ok=True)
     options.prepare()
-    with options.applied():
-        record = measured(command, config)
+    record = measured(command, config)
     write_json(command.out / FILE, record)
     last = record["followed"][-1]["error"]
     print(

@@ -9,7 +9,7 @@ section 3). Nothing here touches `.grad`, the BN statistics, the mode or the ran
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,6 +22,7 @@ from benchmark.data._batches import normalise
 from benchmark.devices import wide
 from benchmark.errors import UserError
 from benchmark.models._autograd import graph_alone
+from benchmark.models._net import Net, modes_kept
 
 M = TypeVar("M", bound=nn.Module)
 Vectors = dict[str, torch.Tensor]
@@ -53,14 +54,9 @@ def tf32(allowed: bool) -> Iterator[None]:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without TF32, for a block; each module then has its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with tf32(False):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with modes_kept(model), tf32(False):
+        model.eval()
+        yield
 
 
 def parameters(model: nn.Module) -> Vectors:
@@ -72,6 +68,15 @@ def dot(a: Vectors, b: Vectors) -> torch.Tensor:
     """Inner product over all parameters, accumulated in float64 (on MPS in float32)."""
     kind = wide(next(iter(a.values())).device)
     return sum((a[name].to(kind) * b[name].to(kind)).sum() for name in a)
+
+
+def by_filter(net: Net, vectors: Vectors) -> dict[str, torch.Tensor]:
+    """{conv name: the inner product of the weights and a vector for each filter [filters]}."""
+    weights = {name: net.get_submodule(name).weight.detach() for name in net.convs}
+    return {
+        name: (weight * vectors[f"{name}.weight"]).flatten(1).sum(dim=1)
+        for name, weight in weights.items()
+    }
 
 
 @torch.no_grad()
@@ -245,7 +250,7 @@ def measure_flow(
 
 @torch.no_grad()
 def evaluate(
-    model: Callable[[torch.Tensor], torch.Tensor],
+    model: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
     temperature: float,

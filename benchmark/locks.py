@@ -45,8 +45,8 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock. Where it is POSIX's, permission to read the file is
-    enough."""
+    """Whether a process holds the lock. On POSIX systems, permission to read the file
+    is enough."""
     try:
         if not fcntl and path.exists():
             with held(path, wait=False):

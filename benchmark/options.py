@@ -52,7 +52,8 @@ class Options:
     keep_model: bool = False
     """Also keep the final net in the record (model.pt)."""
     checkpoint_seconds: float = 30.0
-    """A run that is killed loses at most so many seconds of training (0: no finished epoch)."""
+    """A run that is killed loses at most this many seconds of training (0: it loses no finished
+    epoch)."""
 
     def __post_init__(self) -> None:
         for name in ("runs", "data"):  # a text will do
@@ -72,7 +73,7 @@ class Options:
 
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        valid = re.fullmatch(r"(cpu|cuda)(:(0|[1-9]\d?))?|mps", self.device)
+        valid = re.fullmatch(r"cpu|cuda(:(0|[1-9]\d?))?|mps", self.device)
         require(bool(valid), "device", self.device, "auto, cpu, cuda[:N] or mps")
         device, there = torch.device(self.device), torch.cuda.device_count()
         if device.type == "cuda" and (device.index or 0) >= there:

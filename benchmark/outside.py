@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -160,11 +161,9 @@ def module(component: Component) -> ModuleType:
 
 def _line(error: BaseException, path: str) -> str:
     """The line of the file at which an error was raised."""
-    number, step = None, error.__traceback__
-    while step:
-        number = step.tb_lineno if step.tb_frame.f_code.co_filename == path else number
-        step = step.tb_next
-    return f" (line {number})" if number else ""
+    steps = traceback.walk_tb(error.__traceback__)
+    lines = [number for frame, number in steps if frame.f_code.co_filename == path]
+    return f" (line {lines[-1]})" if lines else ""
 
 
 def _read(kind: str, path: Path, module: str | None = None, stem: str = "") -> Component:

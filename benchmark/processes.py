@@ -16,8 +16,8 @@ _starting = Lock()
 
 
 class _Process(SpawnProcess):
-    """A new process. No file of the working folder hides one of Python's own modules: until it has
-    the path of this process, it would look there first."""
+    """A new process. No file of the working folder hides one of Python's own modules: a new Python
+    would look there first until it has the path of this process."""
 
     def start(self) -> None:
         with _starting:

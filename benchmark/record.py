@@ -158,7 +158,7 @@ class Record:
         """The rows of all cut probes and of their rank correlations, of the epochs that are
         complete."""
         files = (self.probes_file, self.probe_ranks_file)
-        rows, ranks = (read_lines(file) if file.exists() else [] for file in files)
+        rows, ranks = map(read_lines, files)
         complete = {row["epoch"] for row in rows}
         return rows, [row for row in ranks if row["epoch"] in complete]
 
@@ -253,9 +253,8 @@ class DenseFolder:
 
     def nearest(self, epoch: int) -> Path | None:
         """The latest state that is not after `epoch`."""
-        return max(
-            (p for p in self.folder.glob("epoch-*.pt") if p <= self.state_file(epoch)), default=None
-        )
+        states = [(_epoch(path), path) for path in self.folder.glob("epoch-*.pt")]
+        return max((state for state in states if state[0] <= epoch), default=(0, None))[1]
 
     def want(self, epoch: int) -> None:
         """Ask the process that trains to keep the state after `epoch` epochs."""
@@ -269,11 +268,15 @@ class DenseFolder:
     def drop_before(self, epoch: int) -> None:
         """Remove the earlier states that no run starts from."""
         for path in self.folder.glob("epoch-*.pt"):
-            if path < self.state_file(epoch) and not path.with_suffix(".wanted").exists():
+            if _epoch(path) < epoch and not path.with_suffix(".wanted").exists():
                 remove(path)
 
     def _mark(self, epoch: int) -> Path:
         return self.state_file(epoch).with_suffix(".wanted")
+
+
+def _epoch(state: Path) -> int:
+    return int(state.stem.removeprefix("epoch-"))
 
 
 def run_folders(runs: Path) -> list[Path]:

@@ -30,7 +30,7 @@ NEEDS = (
 """What a measure may have as parameters; `benchmark.measures._scoring` says what each one is."""
 TORCHVISION = "torchvision"
 """The architecture `torchvision:NAME` is a net of torchvision."""
-DECLARED = {"models": ("build",), "data": ("load",)}
+DECLARED = {"models": "build", "data": "load"}
 """What the file of a component declares."""
 
 
@@ -89,7 +89,7 @@ def declared_in(path: Path) -> list[str]:
     """The kinds of components that a file of a user declares."""
     module = outside.module(outside.add("measures", path))
     found = ["measures"] if isinstance(getattr(module, path.stem, None), Measure) else []
-    return found + [kind for kind, declared in DECLARED.items() if hasattr(module, declared[-1])]
+    return found + [kind for kind, declared in DECLARED.items() if hasattr(module, declared)]
 
 
 def check(field: str, kind: str, name: str) -> None:
@@ -116,9 +116,8 @@ def load(kind: str, name: str) -> ModuleType:
     module = outside.module(component)
     if kind == "measures":
         _check_measure(component, getattr(module, component.stem, None))
-    for declared in DECLARED.get(kind, ()):
-        if not hasattr(module, declared):
-            raise UserError(f"{component} must declare {declared}")
+    elif not hasattr(module, DECLARED[kind]):
+        raise UserError(f"{component} must declare {DECLARED[kind]}")
     if kind == "models":
         _check_build(component, module.build)
     return module

@@ -1,4 +1,4 @@
-"""Data sets, one file each, as plain arrays in memory. Nothing here imports torch.
+"""Data sets, one file each, as plain arrays in memory. Their files import no torch.
 
 A file declares `load(root, path)`, which returns an `Images`, and `files(root, path)`, the files
 that it reads (omitted if it reads none). `path` is the part of the data set's name after the colon

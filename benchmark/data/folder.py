@@ -25,7 +25,7 @@ def load(root: Path, path: str) -> Images:
     test_classes = [child.name for child in _seen(folder / "test") if child.is_dir()]
     if unknown := [name for name in test_classes if name not in classes]:
         raise UserError(
-            f"data folder {folder / 'test'} has classes that train has not: {', '.join(unknown)}"
+            f"data folder {folder / 'test'} has classes that are not in train: {', '.join(unknown)}"
         )
     _require_read(folder)
     train, test = (_split(folder / split, classes) for split in ("train", "test"))

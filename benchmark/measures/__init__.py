@@ -1,6 +1,6 @@
 """Importance measures, one file each: a function from what it needs to one score per filter.
 
-The lowest score is pruned first, for every measure. This module and the files beside it import no
+The lowest score is pruned first, for every measure. This module and the measures' files import no
 torch, so that the measures' names, orders and needs are known without it.
 """
 
@@ -46,10 +46,10 @@ def score(
     [N, C, H, W]; labels: int64 [N]. temperature: None for the measure's own. initial: {conv name:
     weight at initialisation}, for measures that need it. accumulated: {conv name: sum of the norms
     of the filters' gradients over the steps of training [filters]}, for measures that need it; None
-    takes the gradient of the images as the only step. batch_size: only the scores of `fisher*`
-    depend on it; for the others it bounds memory. generator: a CPU generator, for the random
-    measures. bn: batch-norm statistics, `running` (those of the model) or `fresh` (those of the
-    images, on a copy).
+    takes the gradient of the images as the only step. batch_size: only the scores of `fisher*` and
+    `taylor_gate` depend on it; for the others it bounds memory. generator: a CPU generator, for the
+    random measures. bn: batch-norm statistics, `running` (those of the model) or `fresh` (those of
+    the images, on a copy).
 
     Returns {conv name: scores [filters]} in the order of `named_modules`. Weights, gradients,
     batch-norm statistics and mode of the model, and the global random state, do not change. Raises

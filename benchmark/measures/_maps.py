@@ -22,6 +22,7 @@ from benchmark.flow import (
     limited,
 )
 from benchmark.models import Net
+from benchmark.models._net import hooked
 
 Layers = dict[str, torch.Tensor]
 """One tensor per conv, by name."""
@@ -225,7 +226,7 @@ def _watching(
     """Evaluation mode in which `see` gets the name of each conv and its z, for a block."""
     with evaluating(model):
         sources = _sources(model, images)
-        with _hooked(model, sources, lambda conv, _, z: see(conv, z)):
+        with hooked(model, sources, lambda conv, _, z: see(conv, z)):
             yield
 
 
@@ -239,25 +240,8 @@ def _ends_of_convs(
         ends[conv] = read, out
         return out.clone()  # what follows may change it in place
 
-    with _hooked(model, {conv: conv for conv in model.convs}, see):
+    with hooked(model, {conv: conv for conv in model.convs}, see):
         yield
-
-
-@contextmanager
-def _hooked(model: Net, modules: dict[str, str], see: Callable) -> Iterator[None]:
-    """Call `see(conv, input, output)` after these modules {conv: name}; what it returns, if
-    anything, takes the place of the output."""
-    hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _, args, out, conv=conv: see(conv, args[0], out)
-        )
-        for conv, name in modules.items()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()
@@ -276,6 +260,6 @@ def _sources(model: Net, images: torch.Tensor) -> dict[str, str]:
 
     norms = {conv: entry.norm for conv, entry in model.convs.items() if entry.norm}
     x = next(batches(model, images[:1], images[:1], 1))[0]
-    with _hooked(model, dict(sources), note), _hooked(model, norms, compare):
+    with hooked(model, dict(sources), note), hooked(model, norms, compare):
         model(x)
     return sources

@@ -20,12 +20,10 @@ def synflow(net):
     import torch
 
     from benchmark.data._batches import normalise
-    from benchmark.devices import wide
     from benchmark.pruning import select
     from benchmark.pruning.masks import mask_filters
 
-    device = net.images.device
-    place = torch.device("cpu") if wide(device) != torch.float64 else device
+    device, place = net.images.device, net.place
     model = copy.deepcopy(net.model).to(place).double().eval()
     for name, tensor in model.state_dict().items():
         tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()

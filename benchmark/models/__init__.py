@@ -33,7 +33,7 @@ from benchmark.models._weights import FORMAT, fill, is_model, read, read_weights
 
 __all__ = [
     "IMAGE_CHANNELS", "BatchNorm2d", "Conv", "Net", "Plan", "build", "check_entries",
-    "LAYOUT", "default_plan", "load", "load_authors", "multiple", "packed", "scaled",
+    "LAYOUT", "default_plan", "load", "load_authors", "multiple", "packed", "rebuilt", "scaled",
     "takes_width", "trace",
 ]  # fmt: skip
 
@@ -166,6 +166,16 @@ def load_authors(arch: str, path: Path) -> Net:
     return net
 
 
+def rebuilt(arch: str, saved: dict, width: float = 1.0) -> Net:
+    """The net that a `model.pt` or a checkpoint holds, without its weights: with its plan, its
+    numbers of filters before any cut, and its masks."""
+    net = build(arch, saved["num_classes"], width, saved["plan"] | saved["written"])
+    net.original = dict(saved["original"])
+    for name, mask in saved["masks"].items():
+        net.set_mask(name, mask)
+    return net
+
+
 def packed(net: Net, classes: Sequence[str], image_size: tuple[int, int]) -> bytes:
     """A net as the content of a file that `load` reads (`model.pt` of a record).
 
@@ -211,11 +221,8 @@ def load(path: Path | str) -> Net:
     if outside.is_outside(arch):
         outside.look_in(path.absolute().parents[1])
     try:
-        net = build(arch, content["num_classes"], plan=content["plan"] | content["written"])
+        net = rebuilt(arch, content)
         fill(net, content["weights"], what, arch, finite=False)
-        net.original = dict(content["original"])
-        for name, mask in content["masks"].items():
-            net.set_mask(name, mask)
         net.classes, net.image_size = tuple(content["classes"]), tuple(content["image_size"])
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise UserError(f"{what} does not fit {arch} ({one_line(error)})") from None

@@ -10,7 +10,8 @@ compaction and costs use that table alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -48,9 +49,6 @@ class Conv:
     gate: bool = False
     """Whether its outputs scale the channels that other convs write (squeeze-and-excitation)."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "prunable", self.prunable and not self.follows)
-
     @property
     def depthwise(self) -> bool:
         """Whether the conv is depthwise: it reads and writes one stream, channel by channel, and
@@ -73,8 +71,6 @@ class Reader:
     reads: str
     features: int = 1
     """Features per channel: the pixels of a map that is flattened."""
-    linear: bool = True
-    """Whether it is a linear layer."""
 
 
 class Conv2d(nn.Conv2d):
@@ -261,7 +257,8 @@ class Net(nn.Module):
                 _resize_norm(module, inputs)
                 _place(module, inputs, None)
                 continue
-            setattr(module, "in_features" if reader.linear else "in_channels", inputs)
+            linear = isinstance(module, nn.Linear)
+            setattr(module, "in_features" if linear else "in_channels", inputs)
             _resize(module, "weight", len(module.weight), inputs)
         return self
 
@@ -367,8 +364,8 @@ class Net(nn.Module):
         )
 
     def ranking(self, name: str, layers: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The entry [filters] of `layers`, {conv name: [filters]}, that ranks a conv: its own, or
-        for one that follows others that of the last of these."""
+        """The entry [filters] of `layers`, {conv name: [filters]}, that ranks a conv: its own.
+        For a conv that follows others, it is that of the last conv that it follows."""
         conv = self.convs[name]
         if not conv.follows:
             return layers[name]
@@ -419,27 +416,45 @@ def _resize_norm(norm: nn.Module, channels: int) -> None:
         _resize(norm, name, channels)
 
 
+@contextmanager
+def modes_kept(net: nn.Module) -> Iterator[None]:
+    """Give each module its mode back after a block."""
+    modes = [(module, module.training) for module in net.modules()]
+    try:
+        yield
+    finally:
+        net.train(modes[0][1])  # a `Net` has a root, which is none of its modules
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def hooked(net: nn.Module, modules: dict[str, str], see: Callable) -> Iterator[None]:
+    """Call `see(key, input, output)` after these modules {key: name}; what it returns, if anything,
+    takes the place of the output."""
+    hooks = [
+        net.get_submodule(name).register_forward_hook(
+            lambda _, args, out, key=key: see(key, args[0], out)
+        )
+        for key, name in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.no_grad()
 def _pixels(net: Net, size: tuple[int, int]) -> dict[str, int]:
     found, weight = {}, next(net.parameters())
-    layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    modes = [(module, module.training) for module in net.modules()]
-    hooks = [
-        layer.register_forward_hook(
-            lambda layer, _, out, name=name: found.update(
-                {name: out[0].numel() // (out.shape[1] if out.ndim == 4 else out.shape[-1])}
-            )
-        )
-        for name, layer in layers.items()
-    ]
-    try:
+    layers = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+    def see(name: str, _: torch.Tensor, out: torch.Tensor) -> None:
+        found[name] = out[0].numel() // (out.shape[1] if out.ndim == 4 else out.shape[-1])
+
+    with modes_kept(net), hooked(net, {name: name for name in layers}, see):
         net.eval()(weight.new_zeros(1, net.channels[IMAGE], *size))
-    finally:
-        net.train(modes[0][1])
-        for module, training in modes:
-            module.training = training
-        for hook in hooks:
-            hook.remove()
     return found
 
 

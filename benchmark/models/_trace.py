@@ -27,6 +27,7 @@ from benchmark.models._net import (
     Reader,
     Table,
     has_statistics,
+    modes_kept,
 )
 
 ZERO_STAYS = {
@@ -69,13 +70,9 @@ def trace(module: nn.Module, images: torch.Tensor) -> Net:
 
 def table_of(root: nn.Module, images: torch.Tensor) -> Table:
     """The table of a net, which does not change; see `trace`."""
-    modes = [(part, part.training) for part in root.modules()]
-    try:
+    with modes_kept(root):
         graphs = [_graph(root.train(training)) for training in (False, True)]
         tables = [_Analysis(root.eval(), graph, images).table() for graph in graphs]
-    finally:
-        for part, training in modes:
-            part.training = training
     one, other = ([vars(t)[name] for name in _READ] for t in tables)
     if one != other:
         raise UserError(f"{type(root).__name__} must have the same convs in training and not")
@@ -359,25 +356,21 @@ class _Analysis:
             depthwise = self._depthwise(name)
             if root(out) in fixed:
                 if not depthwise and not self._fixed(reads):
-                    readers.append(Reader(name=name, reads=self._name(reads), linear=False))
+                    readers.append(Reader(name=name, reads=self._name(reads)))
                 continue
             read = stream if depthwise else self._name(reads, stream)
             stem = read == IMAGE and len(writers[root(out)]) > 1
+            gate = name in self.gates and not depthwise
             convs.append(
                 Conv(
                     name=name, norm=self.norms.get(name), reads=read, writes=stream,
-                    filters=self.modules[name].out_channels, prunable=not stem,
-                    gate=name in self.gates and not depthwise,
+                    filters=self.modules[name].out_channels,
+                    prunable=not (stem or depthwise or gate), gate=gate,
                 )
             )  # fmt: skip
         for name, reads in self._in_order(self.readers):
             if not self._fixed(reads):
-                linear = isinstance(self.modules[name], nn.Linear)
-                readers.append(
-                    Reader(
-                        name=name, reads=self._name(reads), features=reads.features, linear=linear
-                    )
-                )
+                readers.append(Reader(name=name, reads=self._name(reads), features=reads.features))
         if not convs:
             raise UserError(self._nothing())
         read = {part for entry in (*convs, *readers) for part in self._parts(entry.reads)}

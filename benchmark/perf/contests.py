@@ -1,4 +1,5 @@
-"""What `benchmark.perf.speed` times: training, evaluation and scoring, in turn with another way."""
+"""What `benchmark.perf.speed` times, in turn with another way: training, evaluation, scoring, cut
+probes and single measures."""
 
 from __future__ import annotations
 

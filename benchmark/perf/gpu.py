@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from benchmark.cli import guarded, parse
-from benchmark.errors import UserError, is_out_of_memory, require
+from benchmark.errors import UserError, is_out_of_memory, one_line, require
 from benchmark.options import Options
 from benchmark.provenance import ROOT
 
@@ -187,7 +187,7 @@ def execute(command: Gpu) -> int:
         )  # fmt: skip
         for section in command.sections:
             _section(visit, section, command.out)
-    failed = any(row["section"] == "tests" and row["status"] != 0 for row in visit.rows)
+    failed = any(row["section"] == "tests" and row.get("status") != 0 for row in visit.rows)
     return int(failed)
 
 
@@ -203,10 +203,10 @@ def _section(visit: Visit, section: str, out: Path) -> None:
         except UserError:
             raise
         except Exception as error:  # the next measurement may work
-            found = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+            found = {"error": f"{type(error).__name__}: {one_line(error)}"[:300]}
             if "CUDA error" in str(error) and not is_out_of_memory(error):
                 visit.note(section=section, **row, **found)
-                raise UserError(f"the GPU answers no more: {found['error']}") from None
+                raise UserError(f"the GPU no longer responds: {found['error']}") from None
         visit.note(section=section, **row, **found, took=round(time.monotonic() - start, 2))
         _free(visit)
         (out / "gpu.md").write_text(tables(visit.rows), encoding="utf-8")

@@ -7,6 +7,7 @@ filters that write them. A *layer* is what its units belong to: a conv, or a str
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -169,14 +170,8 @@ class _Cut:
             }
             return self.per_layer(units, counts)
 
-        low, high = -1, len(shares) - 1  # at(shares[low]) meets the target; -1: the floors
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.left(at(shares[middle])) <= self.target:
-                low = middle
-            else:
-                high = middle - 1
-        return at(shares[low] if low >= 0 else Fraction(0))
+        met = bisect_right(shares, self.target, key=lambda share: self.left(at(share)))
+        return at(shares[met - 1] if met else Fraction(0))  # or the floors
 
     def warn(self, removal: Removal) -> None:
         """Say so if the target is not met."""

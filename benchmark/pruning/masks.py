@@ -77,10 +77,9 @@ def shrink(model: Net, keep: Keep, *, multiple: int = 1) -> Shrunk:
     """Mask and compact a net; `model` is left as it is. Raises `UserError` as `masked` does.
 
     A masked filter is removed; its channel of the stream is removed when no conv writes it any
-    more, and until then the others write it alone. multiple: some of the removed channels and
-    filters stay, masked, so that the number of channels of each stream and, as far as such channels
-    stay, the number of filters of each conv is a multiple of this (or all of them stay); some GPU
-    kernels are faster for such numbers.
+    more, and until then the others write it alone. multiple: keep some removed channels and
+    filters, masked, so that the number of channels of each stream is a multiple of this, and the
+    number of filters of each conv where its channels allow it. Some GPU kernels are faster then.
     """
     source = masked(model, keep)
     live = source.masks()

@@ -246,7 +246,7 @@ def require_key() -> None:
 
 
 def _set_up() -> None:
-    """Start wandb's service, which inherits stderr, with a file that nobody reads in its place.
+    """Start wandb's service with a temporary file as its stderr.
 
     Else the service would print there where it found the API key, and the stacks of its threads
     when it fails. What this process itself prints meanwhile is passed on.

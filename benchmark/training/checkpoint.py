@@ -21,7 +21,7 @@ from benchmark.config import RunConfig
 from benchmark.data import check_data
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
-from benchmark.models import build
+from benchmark.models import rebuilt
 from benchmark.training.state import State, prepared
 from benchmark.training.step import make_optimizer
 
@@ -53,8 +53,8 @@ class _Copy:
     """When the copies from the GPU are complete (None on a CPU)."""
 
     def write(self) -> _Copy:
-        """Write it; returns it, so that its pinned memory is given back by the main thread: another
-        one must not while a graph is captured."""
+        """Write the copy and return it. The main thread must free its pinned memory: no other
+        thread may do so while a graph is captured."""
         if self.arrived:
             self.arrived.synchronize()
         buffer = io.BytesIO()
@@ -176,7 +176,7 @@ def load(path: Path, config: RunConfig, device: torch.device, data: str) -> Stat
         content = _read(path)
         if content["format"] > FORMAT:
             raise UserError(
-                f"checkpoint {path} has format {content['format']}, this version reads up to "
+                f"checkpoint {path} has format {content['format']}, this version reads "
                 f"{FORMAT}: update flowprune, or remove the file to begin the run anew"
             )
         state = _restored(content, config, device)
@@ -212,27 +212,21 @@ def _read(path: Path) -> dict:
 def _restored(content: dict, config: RunConfig, device: torch.device) -> State:
     if content["run_id"] != config.run_id:
         raise _UnusableError(f"it belongs to run {content['run_id']}")
-    plan = content["plan"] | content.get("written", {})  # formats up to 3 have whole streams
-    net = build(config.arch, content["num_classes"], config.width, plan)
-    model = prepared(net, device)
-    model.original = dict(content["original"])
+    if content["format"] < FORMAT:
+        raise _UnusableError(f"it has format {content['format']}, this version reads {FORMAT}")
+    model = prepared(rebuilt(config.arch, content, config.width), device)
     model.load_state_dict(content["model"])
-    for name, mask in content["masks"].items():
-        model.set_mask(name, mask.to(device))
     optimizer = make_optimizer(model, config)
     optimizer.load_state_dict(content["optimizer"])
-    origin = content["origin"]
-    if content["format"] < 4:  # {conv: index of each filter}
-        origin = {stream: origin[writers[0]] for stream, writers in model.writers.items()}
     return State(
         model,
         optimizer,
-        origin,
+        content["origin"],
         content["seconds"],
         content["history"],
         content["cuts"],
-        eager=content.get("eager", ""),
-        accumulated=_on(device, content.get("accumulated")),
+        eager=content["eager"],
+        accumulated=_on(device, content["accumulated"]),
     )
 
 

@@ -61,7 +61,7 @@ def has_norms(model: Net) -> bool:
 
 
 def scorable(state: State) -> list[Measure]:
-    """The measures of the suite that a state has all needs of: batch norms, and gradients of
+    """The measures of the suite whose needs this state can meet: batch norms, and gradients of
     training."""
     norms, accumulated = has_norms(state.model), state.accumulated is not None
     return [

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmark.flow import Flow, Vectors, evaluate, measure_flow, parameters
+from benchmark.flow import Flow, Vectors, by_filter, evaluate, measure_flow, parameters
 from benchmark.models import Net
 from benchmark.training.problem import Subset
 
@@ -34,8 +34,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Followed:
     """Gradient descent from one net, over `time` in `steps` equal steps.
 
-    Errors are relative to the change: |change - predicted| / |change|; of all filters, the root
-    mean square of the one over that of the other.
+    Errors are relative to the change: |change - predicted| / |change|; for all filters
+    together the root mean square of the errors over that of the changes.
     """
 
     time: float
@@ -69,10 +69,7 @@ def follow(
 
 def filter_products(net: Net, vectors: Vectors) -> torch.Tensor:
     """The inner product of weights and a vector for each filter, in the order of `net.convs`."""
-    weights = {name: net.get_submodule(name).weight.detach().double() for name in net.convs}
-    return torch.cat(
-        [(w * vectors[f"{name}.weight"]).flatten(1).sum(dim=1) for name, w in weights.items()]
-    )
+    return torch.cat(list(by_filter(net, vectors).values()))
 
 
 def _followed(

@@ -29,7 +29,7 @@ WAIT_SECONDS = 0.0002
 
 
 class Report(Protocol):
-    """What is told how far training is."""
+    """Receives the progress of training."""
 
     def epoch(self, state: State) -> None:
         """Get the state after an epoch."""

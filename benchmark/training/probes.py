@@ -17,7 +17,7 @@ import torch
 from benchmark.config import RunConfig, stream_seed
 from benchmark.cost import cost, dense_cost
 from benchmark.data._batches import generator
-from benchmark.flow import Flow, evaluate, measure_flow
+from benchmark.flow import Flow, by_filter, evaluate, measure_flow
 from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net
 from benchmark.pruning import select, shrink
@@ -99,14 +99,7 @@ def _cuts(
 
 def _products(model: Net, before: Flow) -> dict[str, Scores]:
     """theta.g and theta.Hg of each filter."""
-    weights = {name: model.get_submodule(name).weight.detach() for name in model.convs}
-    return {
-        key: {
-            name: (weight * vectors[f"{name}.weight"]).flatten(1).sum(dim=1)
-            for name, weight in weights.items()
-        }
-        for key, vectors in (("theta_g", before.g), ("theta_hg", before.hg))
-    }
+    return {"theta_g": by_filter(model, before.g), "theta_hg": by_filter(model, before.hg)}
 
 
 def _after(

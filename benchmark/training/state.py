@@ -16,9 +16,6 @@ from benchmark.models._weights import digest, fill, read_weights
 from benchmark.pruning import Shrunk
 from benchmark.training.step import Step, make_optimizer
 
-INIT = "init"
-"""The random stream of initial weights."""
-
 
 @dataclass
 class State:
@@ -69,18 +66,18 @@ def no_gradients(model: Net) -> dict[str, torch.Tensor]:
 
 
 def initial_net(
-    config: RunConfig, num_classes: int, plan: Plan | None = None, salt: str = INIT
+    config: RunConfig, num_classes: int, plan: Plan | None = None, salt: str = "init"
 ) -> Net:
     """A net as the run begins: with torch's default initialisation, drawn from a named stream of
     the run, or with the weights that `init` names.
 
-    With a plan or another stream it is always drawn. Raises `UserError` for weights that are not
-    there, or do not fit.
+    With a plan it is always drawn. salt: the name of the stream. Raises `UserError` for weights
+    that are not there, or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(salt, config, "arch", "width", "dataset"))
         net = build(config.arch, num_classes, config.width, plan)
-    if config.init and salt == INIT and plan is None:
+    if config.init and plan is None:
         path = initial.find(config.init)
         fill(net, _weights(path, config.init), initial.what(path), config.arch)
     return net

@@ -101,7 +101,7 @@ class ReplayedStep(Step):
     place each time, a counter on the device says where the next batch begins, and the graph
     advances it. So a replay has no arguments, and the processor only launches it. The rest of an
     epoch, which is smaller than a batch, is trained on eagerly. If CUDA refuses to capture a step,
-    all batches are, after a warning, and the record says so. A GPU that is full raises.
+    all batches are trained on eagerly; a warning and the record say so. A GPU that is full raises.
     """
 
     lr: float | None = None

@@ -1,4 +1,4 @@
-"""Work in steps: a generator that gives way to others where it would wait, and in between.
+"""Work in steps: a generator that lets other work run while it waits, and between its steps.
 
 It yields the seconds after which it has something to do again (0: at once), and returns a result.
 There is no `yield` where a block holds a switch that other work would see: a precision, a mode, a

@@ -87,6 +87,11 @@ def test_scores_of_synflow_without_float64_on_the_device(monkeypatch):
     assert all(torch.equal(found[name], layer) for name, layer in exact.items())
 
 
+def test_a_processor_has_no_number():
+    with pytest.raises(UserError, match=r"device must be auto, cpu, cuda\[:N\] or mps, got .cpu:0"):
+        Options(device="cpu:0", wandb="disabled").torch_device()
+
+
 def test_mps_is_taken_where_torch_has_it(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match="got 'mps': torch has no MPS here"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, dropout
 
 from benchmark.data._batches import normalise
 from benchmark.flow import (
@@ -15,6 +15,7 @@ from benchmark.flow import (
     measure_flow,
     parameters,
 )
+from benchmark.models import trace
 from tests.conftest import tiny_images, tiny_net
 
 
@@ -122,6 +123,27 @@ def test_passes_leave_the_net_untouched():
     assert net.training
     assert not net.bn1.training
     assert net.layers[0].bn1.training
+
+
+def test_passes_leave_the_mode_of_the_traced_net_itself():
+    """What its own code asks for, as a functional dropout does."""
+
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.head(dropout(self.conv(x).mean((2, 3)), 0.5, self.training))
+
+    images, labels = tiny_images(6)
+    net = trace(Dropping(), torch.zeros(2, 3, 32, 32))
+    for training in (True, False):
+        net.train(training)
+        evaluate(net, images, labels, 5.0)
+        torch.manual_seed(0)
+        one, other = net(torch.ones(2, 3, 32, 32)), net(torch.ones(2, 3, 32, 32))
+        assert torch.equal(one, other) != training
 
 
 def test_evaluate_agrees_with_the_gradient_pass():

@@ -67,7 +67,7 @@ def test_an_error_does_not_end_the_visit_but_a_broken_gpu_does(tmp_path, monkeyp
     assert errors == ["ValueError: odd", "RuntimeError: CUDA error: out of memory"]
     broken = RuntimeError("CUDA error: an illegal memory access was encountered")
     monkeypatch.setitem(gpu.MEASUREMENTS, "rates", lambda _: sections(broken, full))
-    with pytest.raises(UserError, match="the GPU answers no more"):
+    with pytest.raises(UserError, match="the GPU no longer responds"):
         execute(command)
     assert len(rows_of(tmp_path)) == 2
 

@@ -365,6 +365,20 @@ def test_a_dense_phase_in_other_hands_is_busy(options, monkeypatch):
     assert run(config, options, wait=False)["outcome"] == "finished"
 
 
+def test_states_of_a_dense_phase_are_ordered_by_their_epochs(tmp_path):
+    """Also those whose numbers have more digits."""
+    folder = DenseFolder(tmp_path, tiny_run(measure="loss", prune_epoch=1))
+    folder.want(2)
+    for epoch in (2, 800, 9_000, 10_000):
+        folder.state_file(epoch).touch()
+    assert folder.nearest(1) is None
+    for epoch, latest in {799: 2, 9_999: 9_000, 10_000: 10_000, 50_000: 10_000}.items():
+        assert folder.nearest(epoch) == folder.state_file(latest)
+    folder.drop_before(9_500)
+    states = {folder.state_file(epoch) for epoch in (2, 10_000)}
+    assert set(folder.folder.glob("*.pt")) == states
+
+
 def test_a_folder_that_holds_another_run_is_not_touched(options):
     config = tiny_run(epochs=1)
     record = record_of(config, options)
