@@ -88,8 +88,8 @@ class Dashboard:
 @dataclass(frozen=True)
 class Compare:
     sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="A B ...")]
-    """Sources of runs, as for a report. Of two, every difference is A minus B; of more, each minus
-    the last. One source is compared with itself, measure by measure."""
+    """Sources of runs, as for a report. With two, every difference is A minus B; with more, each
+    minus the last. One source is compared with itself, measure by measure."""
     measures: tuple[str, ...] = ()
     """Measures to compare: x, or x=y for x of A against y of B (default: each that both have). Of
     one source, two or more: x y z, each minus the last."""

@@ -97,7 +97,7 @@ def _measure(name: str) -> Row:
 
 
 def _sentence(text: str | None) -> str:
-    """The first line of a docstring, or its first sentence if that is longer."""
+    """The first sentence of a docstring's first paragraph."""
     first = one_line((text or "").strip().partition("\n\n")[0])
     return re.split(r"(?<! al)\. ", first)[0].rstrip(".")
 

@@ -231,18 +231,18 @@ def biased_loss(tables: Tables) -> Evidence:
             ),
         )
 
-    def correlation(one: str, other: str, rows: pd.Series, when: str) -> Criterion:
+    def correlation(one: str, other: str, ranks: pd.DataFrame, when: str) -> Criterion:
         label = f"rank correlation of {one} and {other}, {when}"
-        return Criterion(label, RHO, _rank_pairs(tables.ranks[rows], one, other))
+        return Criterion(label, RHO, _rank_pairs(ranks, one, other))
 
     return Evidence(
         both(whole, "loss_biased", -1),
         both(last, "magnitude", -1, " late in training"),
         (
             *both(first, "magnitude", None, " early in training"),
-            correlation("loss", "loss_biased", ranks_late | ~ranks_late, "all epochs"),
-            correlation("loss", "magnitude", ~ranks_late, "early"),
-            correlation("loss", "magnitude", ranks_late, "late"),
+            correlation("loss", "loss_biased", tables.ranks, "all epochs"),
+            correlation("loss", "magnitude", tables.ranks[~ranks_late], "early"),
+            correlation("loss", "magnitude", tables.ranks[ranks_late], "late"),
         ),
     )
 
@@ -365,14 +365,7 @@ def _rank_pairs(ranks: pd.DataFrame, one: str, other: str) -> Pairs:
     return pair(averaged(ranks), "rho", ["|".join(sorted((one, other)))])
 
 
-def tables_of(frames: Frames) -> Tables:
-    """What claims are decided on, of a source."""
-    return Tables(outcomes(frames), probed(frames), ranked(frames))
-
-
-def judge_all(
-    frames: Frames, seed: int = 0, claims: Sequence[Claim] | None = None
-) -> list[Judgement]:
-    """Decide every claim on the finished runs. The same frames and seed give the same numbers."""
-    tables = tables_of(frames)
-    return corrected([judge(claim, tables, seed) for claim in claims or CLAIMS.values()])
+def judge_all(frames: Frames, claims: Sequence[Claim] | None = None) -> list[Judgement]:
+    """Decide every claim on the finished runs. The same frames give the same numbers."""
+    tables = Tables(outcomes(frames), probed(frames), ranked(frames))
+    return corrected([judge(claim, tables) for claim in claims or CLAIMS.values()])

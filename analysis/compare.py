@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from analysis.outcomes import outcomes
 from analysis.pairs import INDEX, Pairs, with_enough_seeds
 from analysis.quantities import SUMMARISED, Quantity
 from analysis.report import style
-from analysis.report.page import make_folders, render
+from analysis.report.page import ESCAPED, make_folders, write_page
 from analysis.report.text import difference_text
 from analysis.runs.frames import Frames, dense_controls
 from analysis.runs.load import load
@@ -52,7 +53,7 @@ class Row:
     outcomes: str
     """Pairs that did not both finish, in words; empty if all did."""
     differences: dict[str, Number]
-    """By the keys of `SUMMARISED`. Of settings that share their dense controls, `n` counts
+    """By the keys of `SUMMARISED`. Where settings share their dense controls, `n` is the number of
     seeds."""
 
     def to_dict(self) -> dict:
@@ -227,6 +228,11 @@ def _run_pairs(left: pd.DataFrame, right: pd.DataFrame, one: str, other: str) ->
     pairs = ours.merge(
         theirs, on=["dense_id"] if control else ["task", "seed"], suffixes=("/a", "/b")
     )
+    if not control and pairs.duplicated(["task", "seed"]).any():
+        raise UserError(
+            f"fields must tell runs of {other} apart: several in B differ in retrain alone; add "
+            "retrain=X=Y"
+        )
     side = "b" if one == DENSE else "a"
     keys = {name: pairs[f"{name}/{side}"] for name in INDEX if name not in pairs}
     return pairs.assign(**keys, shared=control)
@@ -291,35 +297,35 @@ def write(comparison: Comparison, out: Path) -> Path:
     """Write compare.html, compare.json and compare.csv into the folder `out`; returns the page."""
     make_folders(out)
     write_json(out / "compare.json", comparison.to_dict())
-    comparison.table().to_csv(out / "compare.csv", index=False)
-    page = out / "compare.html"
-    text = render("compare.html", comparison=comparison, quantities=SUMMARISED)
-    page.write_text(text, encoding="utf-8")
-    return page
+    comparison.table().to_csv(out / "compare.csv", index=False, errors=ESCAPED)
+    content = {"comparison": comparison, "quantities": SUMMARISED}
+    return write_page(out / "compare.html", "compare.html", **content)
 
 
 def show(comparison: Comparison) -> None:
     """Print the differences, one table per setting, and how many runs have no partner."""
     console = Console()
-    console.print("A: {}\nB: {}".format(*comparison.names))
+    console.print("A: {}\nB: {}".format(*comparison.names), markup=False)
     console.print("A minus B, mean over seeds [95 % interval]")
     settings = list(dict.fromkeys(row.setting for row in comparison.rows))
     for setting in settings if len(settings) <= PRINTED else [EVERYWHERE]:
-        table = Table("measure", "pairs", *(item.label for item in SUMMARISED), title=setting)
+        table = Table(
+            "measure", "pairs", *(item.label for item in SUMMARISED), title=escape(setting)
+        )
         table.title_justify, table.columns[0].overflow = "left", "fold"
         for row in (row for row in comparison.rows if row.setting == setting):
-            table.add_row(row.measure, _count(row), *map(_cell, row.differences.values()))
+            table.add_row(escape(row.measure), _count(row), *map(_cell, row.differences.values()))
         console.print(table)
     if len(settings) > PRINTED:
         console.print(f"--out FOLDER writes each of the {len(settings) - 1} settings alone")
     for source, rows in comparison.only.groupby("source"):
         counts = rows["measure"].value_counts().items()
         text = ", ".join(f"{count} {name}" for name, count in counts)
-        console.print(f"only in {source}: {len(rows)} finished runs ({text})")
+        console.print(f"only in {source}: {len(rows)} finished runs ({text})", markup=False)
 
 
 def _cell(item: Number) -> str:
-    text = difference_text(item).replace(" [", "\n\\[", 1)
+    text = difference_text(item).replace(" [", "\n[", 1)
     return f"[bold]{text}[/]" if item.differs else text
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 from benchmark import __version__
 from benchmark.cli import fail
@@ -24,20 +25,13 @@ class Entry:
     text: str
 
 
-def _run(argv: Sequence[str], prog: str) -> None:
-    from benchmark.__main__ import main as execute
-
-    execute(argv, prog)
-
-
-def _sweep(argv: Sequence[str], prog: str) -> None:
-    from sweeps.__main__ import main as execute
-
-    execute(argv, prog)
+def _main(module: str) -> Callable[[Sequence[str], str], None]:
+    """The command of a module, which is imported when it is executed."""
+    return lambda argv, prog: import_module(module).main(argv, prog)
 
 
 def _push(argv: Sequence[str], prog: str) -> None:
-    _sweep(["push", *argv], prog.removesuffix(" push"))
+    _main("sweeps.__main__")(["push", *argv], prog.removesuffix(" push"))
 
 
 def _reports(argv: Sequence[str], prog: str) -> None:
@@ -46,36 +40,20 @@ def _reports(argv: Sequence[str], prog: str) -> None:
     execute_named(prog.rpartition(" ")[2], argv, prog)
 
 
-def _catalogue(argv: Sequence[str], prog: str) -> None:
-    from analysis.catalogue import main as execute
-
-    execute(argv, prog)
-
-
-def _check(argv: Sequence[str], prog: str) -> None:
-    from benchmark.check import main as execute
-
-    execute(argv, prog)
-
-
-def _export(argv: Sequence[str], prog: str) -> None:
-    from benchmark.export import main as execute
-
-    execute(argv, prog)
-
-
 COMMANDS = {
-    "run": Entry(_run, "one run: train, prune, train on"),
-    "sweep": Entry(_sweep, "a grid of runs: plan, run, status or push"),
+    "run": Entry(_main("benchmark.__main__"), "one run: train, prune, train on"),
+    "sweep": Entry(_main("sweeps.__main__"), "a grid of runs: plan, run, status or push"),
     "report": Entry(_reports, "the report of runs: verdicts, figures, tables"),
     "compare": Entry(_reports, "two sources of runs side by side"),
     "publish": Entry(_reports, "the finished runs of a study as a few files"),
     "push": Entry(_push, "upload finished runs to W&B"),
     "dashboard": Entry(_reports, "a W&B workspace that compares the measures of a project"),
     "descent": Entry(_reports, "the figures of the check of gradient flow"),
-    "export": Entry(_export, "the final net of a run as an ONNX file"),
-    "list": Entry(_catalogue, "measures, archs, datasets or grids, as a table"),
-    "check": Entry(_check, "test a measure, an architecture or a data set of your own"),
+    "export": Entry(_main("benchmark.export"), "the final net of a run as an ONNX file"),
+    "list": Entry(_main("analysis.catalogue"), "measures, archs, datasets or grids, as a table"),
+    "check": Entry(
+        _main("benchmark.check"), "test a measure, an architecture or a data set of your own"
+    ),
 }
 
 

@@ -188,12 +188,12 @@ def _colors() -> dict[str, str]:
 
 
 def _by_epoch(quantities: Sequence[Quantity]) -> list[wr.LinePlot]:
-    return [_line(item.label, [item.key], item, "epoch") for item in quantities]
+    return [_line(item.label, item, "epoch") for item in quantities]
 
 
-def _line(title: str, keys: list[str], quantity: Quantity, x: str) -> wr.LinePlot:
+def _line(title: str, quantity: Quantity, x: str) -> wr.LinePlot:
     titles = {"title": title, "title_x": x.rpartition("/")[2], "title_y": quantity.label}
-    return wr.LinePlot(x=x, y=keys, log_y=quantity.log or None, **titles, **MEANS)
+    return wr.LinePlot(x=x, y=[quantity.key], log_y=quantity.log or None, **titles, **MEANS)
 
 
 def _cuts() -> list[wr.LinePlot | wr.BarPlot | wr.ScatterPlot]:
@@ -203,7 +203,7 @@ def _cuts() -> list[wr.LinePlot | wr.BarPlot | wr.ScatterPlot]:
     for item in LOGGED_CUTS:
         panels += [
             wr.BarPlot(title=f"{item.label}, last round", metrics=[item.key], **MEANS),
-            _line(f"{item.label}, each round", [item.key], item, "cut/round"),
+            _line(f"{item.label}, each round", item, "cut/round"),
         ]
     change, kept = (wr.SummaryMetric(item.key) for item in LOGGED_CUTS)
     title = f"{LOGGED_CUTS[0].label} against {LOGGED_CUTS[1].label}"

@@ -30,10 +30,10 @@ class Board:
     """A row per measure, the best rank first: `measure`, `outside` (not of the suite), `rank` (mean
     over seeds, then settings), `wins_<rival>`, `ties_<rival>`, `losses_<rival>` (settings, for each
     of `RIVALS`; NaN if it is not ranked), `accuracy` (final, on the test images), `loss` (mean
-    training loss after the last cut, nats; NaN if a run lacks it), `collapsed` (share of the runs),
-    `score_seconds` (median over cuts; NaN if unknown), `macs` (share left, mean), `speedup` (of a
-    batch, median; NaN if unknown). `rank`, `accuracy` and `loss` have their
-    95 % interval in `<name>_low` and `<name>_high`."""
+    training loss after the last cut, nats, of the runs that have one; NaN if a setting has none),
+    `collapsed` (share of the runs), `score_seconds` (median over cuts; NaN if unknown), `macs`
+    (share left, mean), `speedup` (of a batch, median; NaN if unknown). `rank`, `accuracy` and
+    `loss` have their 95 % interval in `<name>_low` and `<name>_high`."""
     settings: tuple[str, ...]
     """The settings that all these measures have."""
     scales: tuple[str, ...]

@@ -16,6 +16,16 @@ SIZES = ("params", "macs")
 AT_CUTS = ("loss_change", "grad_norm_change")
 
 
+def lost_counts(outcomes: pd.Series) -> dict[str, int]:
+    """{outcome: number of runs} of the finished runs that collapsed or diverged."""
+    return outcomes[outcomes != FINISHED].value_counts().sort_index().to_dict()
+
+
+def lost_text(outcomes: pd.Series) -> str:
+    """These numbers in words, such as `3 collapsed and 1 diverged`."""
+    return " and ".join(f"{count} {name}" for name, count in lost_counts(outcomes).items())
+
+
 @lru_cache(maxsize=2)  # claims, tables and many figures ask for the same
 def outcomes(frames: Frames) -> pd.DataFrame:
     """A row per finished run: its row of `named(frames).runs` and the numbers that claims are

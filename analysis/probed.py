@@ -72,11 +72,7 @@ def _runs(frames: Frames) -> pd.DataFrame:
 def averaged(table: pd.DataFrame) -> pd.DataFrame:
     """A row per run and measure: the means over epochs and shares, of a part of `probed` or
     `ranked`. NaN where an epoch or a share lacks the number."""
-    values = [
-        name
-        for name in table
-        if name not in (*KEYS, *PAIR, "epochs") and table[name].dtype.kind == "f"
-    ]
+    values = [name for name in table if name not in (*KEYS, *PAIR, "epochs")]
     groups = table.groupby(["run_id", *PAIR, "measure"], sort=False)
     means = groups[values].mean().where(groups[values].count().eq(groups.size(), axis=0))
     return means.reset_index()

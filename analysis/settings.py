@@ -1,4 +1,4 @@
-"""The settings of runs: how they are called, and which runs are missing.
+"""The settings of runs: what they are called, and which runs are missing.
 
 A *group* is an architecture and a data set; a *setting* is when and how runs are cut, told by the
 fields that vary in their group. A *task* is a group and a setting: runs of one task and seed differ
@@ -62,7 +62,8 @@ def completeness(frames: Frames, grid: Sequence[RunConfig] | None = None) -> Com
         against = "the grid"
     expected = {config.run_id: config.canonical() for config in grid}
     probed = dense_controls(frames.finished())
-    outcomes |= {id: outcomes[run_id] for id, run_id in probed.items() if id in expected}
+    used = {id: run_id for id, run_id in probed.items() if id in expected}
+    outcomes |= {id: outcomes[run_id] for id, run_id in used.items()}
     rows = [
         {
             **config.to_dict(),
@@ -73,7 +74,8 @@ def completeness(frames: Frames, grid: Sequence[RunConfig] | None = None) -> Com
         for run_id, config in expected.items()
         if outcomes.get(run_id, UNFINISHED) == UNFINISHED
     ]
-    extra = sum(outcomes[run_id] != UNFINISHED for run_id in outcomes.keys() - expected.keys())
+    others = outcomes.keys() - expected.keys() - set(used.values())
+    extra = sum(outcomes[run_id] != UNFINISHED for run_id in others)
     return Completeness(len(expected), pd.DataFrame(rows, columns=MISSING), extra, against)
 
 
@@ -115,7 +117,8 @@ def name_settings(runs: pd.DataFrame) -> pd.DataFrame:
     for _, part in named.groupby(["group", dense]):
         for name in SHARED:
             if name not in NAMED and part[name].nunique() > 1:
-                settings.loc[part.index] += f", {name.replace('_', ' ')} " + part[name].astype(str)
+                values = part[name].astype(str).replace("", "none")
+                settings.loc[part.index] += f", {name.replace('_', ' ')} " + values
     return named.assign(setting=settings, task=named["group"] + ", " + settings)
 
 

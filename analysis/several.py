@@ -3,7 +3,6 @@ paired run by run as `compare` does."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from analysis.compare import EVERYWHERE, Comparison, Row, compare_frames
@@ -20,7 +20,7 @@ from analysis.outcomes import outcomes
 from analysis.quantities import SUMMARISED
 from analysis.report import style
 from analysis.report.figures.plot import save
-from analysis.report.page import make_folders, render
+from analysis.report.page import ESCAPED, make_folders, write_page
 from analysis.report.text import difference_text
 from analysis.runs.frames import Frames
 from analysis.runs.load import load
@@ -157,19 +157,17 @@ def write(several: Several, out: Path) -> Path:
     `out`; returns the page."""
     make_folders(out)
     write_json(out / "compare.json", several.to_dict())
-    several.table().to_csv(out / "compare.csv", index=False)
+    several.table().to_csv(out / "compare.csv", index=False, errors=ESCAPED)
     canvas = plot(several)
-    picture = None if canvas is None else base64.b64encode(save(canvas, out / "compare")).decode()
-    page = out / "compare.html"
-    text = render("several.html", several=several, quantities=SUMMARISED, picture=picture)
-    page.write_text(text, encoding="utf-8")
-    return page
+    picture = None if canvas is None else save(canvas, out / "compare")
+    content = {"several": several, "quantities": SUMMARISED, "picture": picture}
+    return write_page(out / "compare.html", "several.html", **content)
 
 
 def show(several: Several) -> None:
     """Print the differences over all settings."""
     console = Console()
-    console.print(f"Each minus {several.base}: mean over seeds \\[95 % interval]")
+    console.print(f"Each minus {several.base}: mean over seeds [95 % interval]", markup=False)
     names = ["source"] * (several.kind == "source")
     table = Table(*names, "measure", "pairs", *(item.label for item in SUMMARISED))
     for column in table.columns[:-5]:
@@ -179,5 +177,5 @@ def show(several: Several) -> None:
         if row.setting == EVERYWHERE or EVERYWHERE not in settings:
             cells = (difference_text(item) for item in row.differences.values())
             shown = [name] * len(names) + [row.measure, str(row.pairs)]
-            table.add_row(*shown, *(text.replace("[", "\\[") for text in cells))
+            table.add_row(*map(escape, (*shown, *cells)))
     console.print(table)

@@ -38,11 +38,11 @@ class Estimate(NamedTuple):
     freedom: int
     """Degrees of freedom of the error."""
 
-    def interval(self, level: float = LEVEL) -> Interval | None:
+    def interval(self) -> Interval | None:
         """The t interval; None without an error."""
         if np.isnan(self.error):
             return None
-        half = float(special.stdtrit(self.freedom, (1 + level) / 2)) * self.error
+        half = float(special.stdtrit(self.freedom, (1 + LEVEL) / 2)) * self.error
         return self.effect - half, self.effect + half
 
     def p(self) -> float | None:
@@ -103,16 +103,14 @@ def estimate(differences: np.ndarray) -> Estimate:
     return Estimate(float(means.mean()), float(np.sqrt((scores**2).sum())), int(seeds.min() - 1))
 
 
-def mean_interval(
-    sample: np.ndarray, *, level: float = LEVEL
-) -> tuple[np.ndarray, np.ndarray] | None:
+def mean_interval(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Student's interval of the mean over seeds of [seeds, ...]: (low, high), each [...]; None with
     fewer than two seeds."""
     sample = np.asarray(sample, dtype=float)
     seeds = len(sample)
     if seeds < 2:
         return None
-    half = stats.t.ppf((1 + level) / 2, seeds - 1) * sample.std(axis=0, ddof=1) / np.sqrt(seeds)
+    half = stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * sample.std(axis=0, ddof=1) / np.sqrt(seeds)
     return sample.mean(axis=0) - half, sample.mean(axis=0) + half
 
 
@@ -181,9 +179,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in multipletests(p, method="holm")[1]] if len(p) else []
 
 
-def win_probability(
-    differences: np.ndarray, sign: int, *, level: float = LEVEL
-) -> tuple[float, Interval]:
+def win_probability(differences: np.ndarray, sign: int) -> tuple[float, Interval]:
     """Probability of improvement: how often a pair's difference [n] has this sign (+1 or -1); ties
     count half.
 
@@ -192,7 +188,7 @@ def win_probability(
     """
     differences = np.asarray(differences, dtype=float)
     n, wins = len(differences), np.sum(np.sign(differences) == sign) + np.sum(differences == 0) / 2
-    low, high = stats.beta.interval(level, wins + 0.5, n - wins + 0.5)
+    low, high = stats.beta.interval(LEVEL, wins + 0.5, n - wins + 0.5)
     return float(wins / n), (float(low), float(high))
 
 

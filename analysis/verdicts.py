@@ -213,20 +213,19 @@ class Judgement:
         }
 
 
-def judge(claim: Claim, tables: Tables, seed: int = 0) -> Judgement:
+def judge(claim: Claim, tables: Tables) -> Judgement:
     """Decide one claim."""
     evidence = claim.evidence(tables)
     criteria = (*evidence.primary, *evidence.checks)
     primary, checks, beside = (
-        [measured(one, seed) for one in part]
-        for part in (evidence.primary, evidence.checks, evidence.beside)
+        list(map(measured, part)) for part in (evidence.primary, evidence.checks, evidence.beside)
     )
     whole = conclude(primary, checks)
     settings, blocks = [], []
     for one in criteria:
-        settings += _parts(one, one.pairs.by_task(), seed)
+        settings += _parts(one, one.pairs.by_task())
         together = {_seeds_text(block): block for block in one.pairs.blocks()}
-        blocks += _parts(one, together, seed) if len(together) > 1 else []
+        blocks += _parts(one, together) if len(together) > 1 else []
     return Judgement(
         claim,
         whole.verdict,
@@ -234,7 +233,7 @@ def judge(claim: Claim, tables: Tables, seed: int = 0) -> Judgement:
         primary,
         checks,
         [number for number in beside if number.n],
-        _by_group(evidence, seed),
+        _by_group(evidence),
         settings,
         blocks,
         _message(claim, criteria, [*primary, *checks]),
@@ -244,21 +243,21 @@ def judge(claim: Claim, tables: Tables, seed: int = 0) -> Judgement:
     )
 
 
-def _parts(one: Criterion, parts: dict[str, Pairs], seed: int) -> list[Number]:
+def _parts(one: Criterion, parts: dict[str, Pairs]) -> list[Number]:
     """The number of a criterion in each of several parts of its pairs."""
     return [
-        measured(replace(one, label=f"{name}: {one.label}", pairs=pairs), seed)
+        measured(replace(one, label=f"{name}: {one.label}", pairs=pairs))
         for name, pairs in parts.items()
     ]
 
 
-def _by_group(evidence: Evidence, seed: int) -> list[Part]:
+def _by_group(evidence: Evidence) -> list[Part]:
     """The claim in each architecture and data set alone."""
     groups = {group for one in evidence.primary for group in one.pairs.groups()}
     parts = []
     for group in sorted(groups):
         primary, checks = (
-            [measured(replace(one, pairs=one.pairs.of(group)), seed) for one in criteria]
+            [measured(replace(one, pairs=one.pairs.of(group))) for one in criteria]
             for criteria in (evidence.primary, evidence.checks)
         )
         conclusion = conclude(primary, checks)
@@ -298,11 +297,11 @@ def corrected(judgements: Sequence[Judgement]) -> list[Judgement]:
     return result
 
 
-def measured(one: Criterion, seed: int = 0) -> Number:
+def measured(one: Criterion) -> Number:
     """The number that the pairs of a criterion give."""
     if one.pairs.table.empty:
         return Number(one.label, one.unit, None, None, 0, sign=one.sign)
-    differences, rng = one.pairs.differences(), np.random.default_rng(seed)
+    differences, rng = one.pairs.differences(), np.random.default_rng(0)
     number = estimated(one, differences)
     values = differences[np.isfinite(differences)]
     chance = stats.win_probability(values, one.sign) if one.sign else (None, None)

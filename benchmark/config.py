@@ -36,6 +36,11 @@ MOST = 2**31 - 1
 """The largest whole number of a field that has no entry in `LARGEST`."""
 MOST_BYTES = 4096
 """The longest name; a path is at most that long."""
+LABELLED = (
+    "measure", "arch", "dataset", "ratio", "budget", "allocation", "grouping", "sampling",
+    "removal", "prune_epoch", "rounds", "probe_epochs", "seed",
+)  # fmt: skip
+"""Fields that `RunConfig.label` shows."""
 FORMS = {
     "measure": r"[A-Za-z_]\w*(@[0-9a-f]{12})?",
     "arch": r"[A-Za-z_]\w*(:\w+)?(@[0-9a-f]{12})?",

@@ -83,8 +83,8 @@ class Push:
     figures: Annotated[Path | None, tyro.conf.arg(metavar="REPORT")] = None
     """Folder of a report: upload its figures as one more run."""
     suffix: str = ""
-    """Upload runs as <run_id>-<suffix>, where ids were deleted on the server, which takes none
-    again."""
+    """Upload runs as <run_id>-<suffix>. Needed if runs were deleted on the server, which does not
+    accept a deleted id again."""
 
 
 Command = (

@@ -18,11 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.config import DEFAULTS, RunConfig
+from benchmark.config import DEFAULTS, LABELLED, RunConfig
 from benchmark.errors import UserError
 from benchmark.locks import is_held
 from benchmark.options import Options
-from benchmark.record import COLLAPSED, DIVERGED, FINISHED, Record
+from benchmark.record import FINISHED, OUTCOMES, Record
 from benchmark.schedule import schedule
 from benchmark.tracking.api import address, asking, connect
 from benchmark.tracking.tracker import PROJECT, require_key
@@ -42,8 +42,6 @@ NAMED = 4
 """Runs at work that the display names."""
 LOGS_SHOWN = 5
 """Failed runs whose logs are printed below the table."""
-LABEL_FIELDS = ("measure", "arch", "dataset", "ratio", "prune_epoch", "rounds", "seed")
-"""Fields that `RunConfig.label` shows."""
 
 
 def plan(grid: Grid, options: Options, workers: int) -> int:
@@ -187,7 +185,7 @@ class RunState:
     @property
     def ended(self) -> bool:
         """Whether there is nothing left to do."""
-        return self.state in (FINISHED, DIVERGED, COLLAPSED)
+        return self.state in OUTCOMES
 
 
 def state(config: RunConfig, runs: Path) -> RunState:
@@ -228,7 +226,7 @@ def _print_table(grid: Grid, found: list[RunState]) -> None:
         epochs = f"{sum(run.epoch for run in members)}/{sum(run.total for run in members)}"
         error = next((run.error for run in reversed(members) if run.error), "")
         states = _counted(Counter(run.state for run in members))
-        table.add_row(name, states, epochs, escape(error), cell)
+        table.add_row(escape(name), states, epochs, escape(error), cell)
     console.print(table)
     failed = [run for run in found if run.state == "failed"]
     for run in failed[:LOGS_SHOWN]:
@@ -249,7 +247,7 @@ def _cell_names(grid: Grid) -> dict[str, str]:
     free = [
         name
         for name in DEFAULTS
-        if name not in LABEL_FIELDS
+        if name not in LABELLED
         and any(len({getattr(c, name) for c in group}) > 1 for group in groups)
     ]
     names = {}

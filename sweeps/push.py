@@ -17,14 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from benchmark.config import RunConfig
 from benchmark.errors import UserError, require
 from benchmark.files import read_json
 from benchmark.record import Record, run_folders
-from benchmark.tracking.api import THREADS, address, asking, connect, listed, told
+from benchmark.tracking.api import THREADS, address, asking, bar, connect, listed, told
 from benchmark.tracking.rows import LINES, sent_files, sent_summary
 from benchmark.tracking.tracker import WandbTracker, has_files, lean_settings, replay
 
@@ -206,21 +203,12 @@ def _push_figures(
 def _work(tasks: Tasks, place: str) -> int:
     """Execute the tasks, with a progress bar and a line for each that failed; returns the exit
     status."""
-    console = Console(stderr=True)
     counts = Counter({PUSHED: 0, THERE: 0, "failed": 0})
-    with Progress(
-        TextColumn("pushing runs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    with bar("pushing runs") as progress:
         for name, outcome in progress.track(outcomes(tasks), total=len(tasks)):
             if isinstance(outcome, Exception):
                 line = f"failed: {name}: {told(outcome)}"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
                 outcome = "failed"
             counts[outcome] += 1
     numbers = ", ".join(f"{count} {name}" for name, count in counts.items())

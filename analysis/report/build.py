@@ -3,7 +3,6 @@ claims.json."""
 
 from __future__ import annotations
 
-import base64
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +17,11 @@ from matplotlib.figure import Figure
 from analysis import stats
 from analysis.claims import judge_all
 from analysis.leaderboard import Board, leaderboards
+from analysis.outcomes import lost_counts
 from analysis.quantities import SUMMARISED
 from analysis.report import style, tables
 from analysis.report.figures import FIGURES, Plot, ranks, save
-from analysis.report.page import make_folders, render
+from analysis.report.page import make_folders, write_page
 from analysis.report.page.explorer import compressed, explorer_data
 from analysis.runs.frames import UNFINISHED, Frames, dense_controls
 from analysis.runs.load import load
@@ -106,7 +106,8 @@ def _write(
     }
     for name, table in files.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
-    page = render(
+    index = write_page(
+        out / "index.html",
         "report.html",
         judgements=judgements,
         boards=[(board, _rank_plot(board, out / "figures")) for board in boards],
@@ -124,14 +125,12 @@ def _write(
         provenance=facts,
         files=sorted(files),
     )
-    index = out / "index.html"
-    index.write_text(page, encoding="utf-8", errors="backslashreplace")
     return Report(index, boards, judgements, whole)
 
 
 def _rank_plot(board: Board, folder: Path) -> str:
     """Draw and write the figure of a leaderboard; returns it as a data URI."""
-    return _uri(save(ranks.rank_plot(board), folder / f"leaderboard-{board.budget}"))
+    return save(ranks.rank_plot(board), folder / f"leaderboard-{board.budget}")
 
 
 def provenance(frames: Frames) -> dict:
@@ -175,8 +174,8 @@ def what_was_run(frames: Frames) -> dict[str, str]:
     """What the runs are, in words: the header of the page."""
     runs = frames.finished()
     pruned = runs[runs["measure"] != DENSE]
-    lost = runs.loc[runs["outcome"] != FINISHED, "outcome"].value_counts().sort_index()
-    counts = [f"{len(runs)} finished", *(f"{count} of them {name}" for name, count in lost.items())]
+    lost = lost_counts(runs["outcome"]).items()
+    counts = [f"{len(runs)} finished", *(f"{count} of them {name}" for name, count in lost)]
     if waiting := len(frames.runs) - len(runs):
         counts.append(f"{waiting} unfinished")
     values = {name: sorted(set(pruned[name].tolist())) for name in FIELDS}
@@ -243,12 +242,8 @@ def _draw_group(frames: Frames, place: Path) -> list[Drawing]:
 
 def _save(plot: Plot, canvas: Figure, frames: Frames, place: Path) -> Drawing:
     anchor = f"{plot.name}-{place.name}"
-    image = _uri(save(canvas, place.with_name(anchor)))
+    image = save(canvas, place.with_name(anchor))
     return Drawing(plot.name, anchor, plot.title, plot.caption_for(frames), image)
-
-
-def _uri(picture: bytes) -> str:
-    return "data:image/webp;base64," + base64.b64encode(picture).decode()
 
 
 def file_names(groups: Sequence[str]) -> list[str]:

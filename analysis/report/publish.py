@@ -28,8 +28,7 @@ def publish(
     with tempfile.TemporaryDirectory() as folder:
         report = build(str(out), Path(folder), grid)
         shutil.rmtree(out / "figures", ignore_errors=True)
-        (out / "figures").mkdir()
-        for figure in sorted(Path(folder).glob("figures/*.png")):
-            shutil.copy(figure, out / "figures")
+        pictures = shutil.ignore_patterns("*.svg")
+        shutil.copytree(Path(folder, "figures"), out / "figures", ignore=pictures)
         shutil.copy(Path(folder) / "claims.json", out)
     return report

@@ -21,7 +21,7 @@ def _unit(number: Number) -> tuple[float, str]:
 def smallest_text(number: Number) -> str:
     """The smallest detectable effect, with its unit; a dash if it is not known."""
     scale, unit = _unit(number)
-    return maybe(None) if number.smallest is None else f"{short(scale * number.smallest)} {unit}"
+    return short(None) if number.smallest is None else f"{short(scale * number.smallest)} {unit}"
 
 
 def number_text(number: Number) -> str:
@@ -109,13 +109,15 @@ def signed(value: float) -> str:
     return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def short(value: float) -> str:
-    """Three significant digits; a dash for NaN."""
-    return "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+def short(value: float | None) -> str:
+    """Three significant digits; a dash for None and NaN."""
+    if value is None or np.isnan(value):
+        return "\N{EN DASH}"
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def source_name(source: str) -> str:
-    """The name of a source without the folders that it lies in; of a folder `runs`, with one."""
+    """The last part of a source's path; for a folder called `runs`, the folder above it too."""
     parts = [name.removeprefix("wandb:").rstrip("/").split("/") for name in source.split(" + ")]
     short = (part[-2:] if part[-1] == "runs" or "wandb:" in source else part[-1:] for part in parts)
     return " + ".join("/".join(filter(None, names)) for names in short)
@@ -126,11 +128,6 @@ def plain(value: float | None) -> str:
     return "" if value is None or np.isnan(value) else f"{value:.6g}"
 
 
-def maybe(value: float | None) -> str:
-    """Three significant digits; a dash for None."""
-    return short(np.nan if value is None else value)
-
-
 FILTERS = {
     "answer": answer,
     "board_sentence": board_sentence,
@@ -138,12 +135,10 @@ FILTERS = {
     "number": number_text,
     "difference": difference_text,
     "finding": finding,
-    "signed": signed,
     "mean": mean_text,
     "short": short,
     "shortfall": shortfall,
     "smallest": smallest_text,
-    "maybe": maybe,
     "slug": lambda text: text.replace(" ", "-"),
     "plain": plain,
     "source_name": source_name,

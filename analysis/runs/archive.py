@@ -171,7 +171,7 @@ def _as_stored(runs: pd.DataFrame, file: Path) -> pd.DataFrame:
     runs = runs.assign(**{key: np.nan for key in LATENCY_KEYS if key not in runs})
     if "rules" not in runs:
         return runs.assign(**{name: value for name, value in FIRST.items() if name not in runs})
-    for rules in runs["rules"].unique().tolist():
+    for rules in set(runs["rules"]) - {FIRST["rules"]}:
         check_rules(f"archive file {file}", rules)
     later = {field: value for field, value in DEFAULTS.items() if field not in runs}
     if not later:

@@ -11,9 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from analysis.runs.cache import PullCache
 from analysis.runs.frames import Run
 from analysis.runs.pull import PREFIX, Pull
@@ -23,6 +20,7 @@ from benchmark.tracking.api import (
     PATIENCE_SECONDS,
     THREADS,
     asking,
+    bar,
     connect,
     listed,
     server,
@@ -77,16 +75,7 @@ def _fetch(place: str, conditions: dict, cache: PullCache) -> list[Mirror]:
             found = listed(api, place, conditions)
         except ValueError:
             raise UserError(f"W&B project {place} does not exist, or is not yours to see") from None
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("pulling runs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    with bar("pulling runs") as progress:
         mirrors: list[Mirror] = []
         try:
             for mirror in progress.track(_in_threads(found, cache), total=len(found)):

@@ -12,6 +12,7 @@ from benchmark.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import wandb
+    from rich.progress import Progress
     from wandb.apis.public import Run
 
 PAGE = 100
@@ -25,6 +26,24 @@ TEARDOWN_SECONDS = 5
 """Longest wait for the client's service process to end."""
 THREADS = 8
 """Runs that are read or written at the same time."""
+
+
+def bar(text: str) -> Progress:
+    """A progress bar on stderr, which counts runs; none where nobody looks at a terminal."""
+    from rich.console import Console  # here, because runs need no bar
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
 
 
 def server() -> str:

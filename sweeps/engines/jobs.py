@@ -13,7 +13,7 @@ from benchmark.config import RunConfig
 from benchmark.locks import BusyError, held
 from benchmark.record import Record
 from benchmark.schedule import schedule
-from sweeps.engines.worker import Failed
+from sweeps.engines.events import Failed
 
 TICK_SECONDS = 0.5
 """Longest wait for events."""

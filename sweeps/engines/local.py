@@ -29,8 +29,8 @@ class LocalEngine:
     `per_gpu` 0 means as many as fit. `packed`: each process executes so many runs, which take turns
     (0: one), or fewer if memory holds no more; there is then one process on each GPU, unless
     `workers` says more. A worker that dies, or in which a run finishes no epoch within
-    `epoch_limit` seconds (0: no limit), is replaced. One that runs out of memory gets one run less
-    at once, or if that is none, is not replaced while another one is left on its device.
+    `epoch_limit` seconds (0: no limit), is replaced. One that runs out of memory takes one run
+    fewer at once. If it took only one, it is removed, unless it is the last on its device.
     """
 
     ahead = 0

@@ -3,7 +3,6 @@ that take turns."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -42,8 +41,9 @@ def work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver too, which decides
     signal.signal(signal.SIGTERM, _stop)
     options.prepare()
-    # torch, which the driver does without
-    slots = importlib.import_module("sweeps.engines.slots").Slots(options, pipe.send)
+    from sweeps.engines.slots import Slots  # here, so that the driver needs no torch
+
+    slots = Slots(options, pipe.send)
     try:
         with options.applied():
             pipe.send(Ready())

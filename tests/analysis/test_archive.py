@@ -193,6 +193,11 @@ def spoilt(table, run, column, value):
     return rows
 
 
+def test_an_archive_of_0_1_is_published_and_read_again(tmp_path):
+    publish(str(ROOT / "tests" / "analysis" / "archive-0.1"), tmp_path)
+    assert set(load(str(tmp_path)).runs["rules"]) == {1}
+
+
 def test_an_archive_of_0_1_is_read(capsys):
     frames = load(str(ROOT / "tests" / "analysis" / "archive-0.1"))
     assert set(frames.runs["rules"]) == {1}  # their ids are not those that these fields have now

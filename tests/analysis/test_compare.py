@@ -1,12 +1,15 @@
 """Two sources side by side: pairs, planted differences, what only one has, and the command."""
 
 import json
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.compare import EVERYWHERE, compare
+from analysis.compare import EVERYWHERE, compare, show, write
 from analysis.outcomes import outcomes
 from analysis.runs.load import load
 from benchmark.errors import UserError
@@ -243,6 +246,28 @@ def test_runs_after_training_are_compared_with_earlier_ones(tmp_path):
     )
     effect = left["final_accuracy"].mean() - right["final_accuracy"].mean()
     assert found.differences["final_accuracy"].effect == pytest.approx(effect)
+
+
+def test_runs_that_differ_in_retrain_alone_are_told_apart_by_it(tmp_path):
+    restarted = simulate.grid(measures=["loss"], timings=[4, "trained"], dense=False)
+    more = [replace(c, retrain="restart") for c in restarted if c.prune_epoch == 4]
+    simulate.simulate(tmp_path, [*restarted, *more])
+    fields = ["prune_epoch=trained=4"]
+    with pytest.raises(UserError, match="add retrain=X=Y"):
+        compare(str(tmp_path), str(tmp_path), fields=fields)
+    fields.append("retrain=restart=budget")
+    (found,) = compare(str(tmp_path), str(tmp_path), fields=fields).rows
+    assert found.pairs == 3
+
+
+def test_any_name_of_a_folder_is_printed_and_written(tmp_path, capsys):
+    """Brackets are no markup, and what is no UTF-8 is escaped."""
+    small = {"measures": ["loss"], "timings": [4], "seeds": [0, 1]}
+    a = simulated(tmp_path / "runs[" / "v1]", **small)
+    show(compare(a, a))
+    assert f"B: {a}" in capsys.readouterr().out.replace("\n", "").replace("B:  ", "B: ")
+    odd = simulated(Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff")), **small)
+    assert "odd\\udcff" in write(compare(odd, odd), tmp_path / "out").read_text()
 
 
 @pytest.mark.parametrize(("measures", "sign"), [("loss=none", 1), ("none=loss", -1)])

@@ -1,5 +1,6 @@
 """Every figure draws every kind of grid, and a measure looks the same everywhere."""
 
+import base64
 import io
 import itertools
 from dataclasses import replace
@@ -16,7 +17,7 @@ from PIL import Image
 
 from analysis.report import style
 from analysis.report.figures import FIGURES, layer_densities, results, sample_size, save
-from analysis.report.figures.scale import round_ticks
+from analysis.report.figures.scale import round_ticks, signed_scale
 from analysis.runs.load import load
 from analysis.settings import named, settings_of
 from benchmark.config import RunConfig
@@ -378,6 +379,9 @@ def test_probes_at_other_epochs_and_of_other_nets(tmp_path):
     assert titles == ["after 1 epoch", "after 3 epochs", "after 10 epochs"]
     (ax,) = FIGURES["probe_correlations"].draw(both).axes
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "3", "10"]
+    drawn = curves(ax).values()
+    assert len(drawn) == len(RHO)
+    assert all(np.isfinite(y).all() and len(y) == 3 for _, y in drawn)
     wide = probed_frames(tmp_path / "c", width=0.5, epochs=(1, 3))
     parts = {
         name: pd.concat([getattr(one, name), getattr(wide, name)], ignore_index=True)
@@ -387,6 +391,32 @@ def test_probes_at_other_epochs_and_of_other_nets(tmp_path):
     assert len(canvas.axes) >= 4
     titles = {ax.get_title().replace("\N{NO-BREAK SPACE}", " ") for ax in canvas.axes}
     assert "after 3 epochs, width 0.5" in {" ".join(title.split()) for title in titles}
+
+
+def test_panels_of_probed_losses_have_one_scale(tmp_path):
+    """Also in a second row."""
+    frames = probed_frames(tmp_path / "runs", epochs=(1, 3, 6, 8, 10))
+    axes = [ax for ax in FIGURES["probe_losses"].draw(frames).axes if ax.has_data()]
+    assert len(axes) == 5
+    assert len({ax.get_ylim() for ax in axes}) == 1
+
+
+def test_a_seed_that_is_probed_in_two_runs_counts_once(tmp_path):
+    one, other = (
+        probed_frames(tmp_path / name, seeds=(0, 1), epochs=epochs)
+        for name, epochs in (("a", (1, 3)), ("b", (1, 10)))
+    )
+    both = {
+        name: pd.concat([getattr(one, name), getattr(other, name)], ignore_index=True)
+        for name in ("runs", "history", "probes", "probe_ranks")
+    }
+    caption = FIGURES["probe_correlations"].caption_for(named(replace(one, **both)))
+    assert "n = 2 seeds (4 probed runs)." in caption
+
+
+@pytest.mark.parametrize("values", [[1.5], [1.2, 3, 5], [1500, 4000]])
+def test_a_signed_axis_has_a_tick_beside_0(values):
+    assert len(signed_scale(np.array(values)).ticks) >= 3
 
 
 def test_one_seed_of_probes_has_no_band(tmp_path):
@@ -455,7 +485,8 @@ def test_the_front_has_no_row_that_another_beats():
 def test_the_picture_of_the_page_keeps_the_colours_of_measures(tmp_path):
     frames = frames_of(tmp_path / "runs", simulate.grid(timings=[4]))
     page = save(FIGURES["convergence"].draw(frames), tmp_path / "figure")
-    shown = np.asarray(Image.open(io.BytesIO(page)).convert("RGB")).reshape(-1, 3).astype(int)
+    picture = base64.b64decode(page.removeprefix("data:image/webp;base64,"))
+    shown = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).reshape(-1, 3).astype(int)
     shown = np.unique(shown, axis=0)
     for measure in simulate.MEASURES:
         color = 255 * np.array(to_rgb(style.look(measure).color))

@@ -6,6 +6,7 @@ import pytest
 from analysis.outcomes import outcomes
 from analysis.runs.load import load
 from analysis.settings import completeness, named
+from benchmark.config import RunConfig
 from tests.support import simulate
 from tests.support.simulate import World
 
@@ -50,6 +51,13 @@ def test_runs_outside_the_grid_are_counted(tmp_path):
     frames = frames_of(tmp_path, configs)
     whole = completeness(frames, [c for c in configs if c.measure != "random"])
     assert (whole.extra, len(whole.missing)) == (6, 0)
+
+
+def test_a_probed_run_that_is_a_control_of_the_grid_is_not_outside_it(tmp_path):
+    probed = RunConfig(measure="none", probe_epochs="1", epochs=10)
+    frames = frames_of(tmp_path, [probed])
+    whole = completeness(frames, [RunConfig(measure="none", epochs=10)])
+    assert (whole.expected, whole.extra, len(whole.missing)) == (1, 0, 0)
 
 
 def test_settings_are_named_by_what_varies(tmp_path):

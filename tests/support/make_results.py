@@ -15,7 +15,6 @@ from analysis.quantities import SUMMARISED
 from analysis.report import tables
 from analysis.report.text import (
     answer,
-    maybe,
     mean_text,
     number_text,
     short,
@@ -55,7 +54,7 @@ def claims(study: str) -> str:
             if number.n:
                 claimed = "above 0" if number.sign > 0 else "below 0"
                 row = (said, f"{number.label} ({role}, claimed {claimed})", number_text(number))
-                rows.append((*row, number.n, smallest_text(number), maybe(number.power)))
+                rows.append((*row, number.n, smallest_text(number), short(number.power)))
                 said = ""
     columns = (
         "claim", "number", "effect [95 % interval]", "pairs", "smallest detectable effect",

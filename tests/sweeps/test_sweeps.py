@@ -186,11 +186,14 @@ def test_the_table_names_what_tells_cells_apart(tmp_path, monkeypatch):
         tmp_path / "g.yaml",
         measure={"values": ["none", "loss"]},
         ablation={"values": ["none", "invert"]},
+        budget={"values": ["filters", "macs"]},
     )
     monkeypatch.setenv("COLUMNS", "160")
     result = command("sweeps", "status", path, "--runs", tmp_path / "runs")
     assert "loss vgg13 digits p0.5 @0x1 ablation=invert" in result.stdout
-    assert result.stdout.count("ablation") == 1
+    assert "loss vgg13 digits p0.5 of macs @0x1 ablation=invert" in result.stdout
+    assert result.stdout.count("ablation") == 2
+    assert "budget=" not in result.stdout
 
 
 def test_status_is_complete_when_every_run_has_ended(states):

@@ -40,7 +40,8 @@ def cut_changes(frames: Frames) -> Figure | None:
     cuts = frames.cuts.merge(runs[["run_id", "setting", "measure"]], on="run_id")
     if cuts.empty:
         return None
-    panels, measures = settings_of(runs), style.in_order(set(cuts["measure"]))
+    panels = [setting for setting in settings_of(runs) if setting in set(cuts["setting"])]
+    measures = style.in_order(set(cuts["measure"]))
     canvas, blocks = new_canvas(panels, len(CHANGES), height=2.2, sharey=False)
     for panel, axes in zip(panels, blocks, strict=True):
         here = cuts[cuts["setting"] == panel]
@@ -174,8 +175,7 @@ def agreement(frames: Frames) -> Figure | None:
     "Second order against first",
     (
         "θ·Hg against θ·g on the probe set in dense training, a dot per seed and epoch, "
-        "coloured by the epoch. Axes are linear inside the shaded band around 0 and logarithmic "
-        "outside."
+        "coloured by the epoch. Axes are linear near 0 and logarithmic beyond."
     ),
     size=lambda frames: f"n = {_dense_runs(frames)['run_id'].nunique()} dense runs.",
 )

@@ -16,9 +16,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from scipy.stats import spearmanr
 
 from analysis.report import style
-from analysis.report.figures.dots import WIDE
 from analysis.report.figures.plot import add_colorbar, new_canvas
-from analysis.report.figures.scale import signed_scale
+from analysis.report.figures.scale import signed_axis
 
 QUANTITIES = {
     "loss": ("L: -|g|²", "#D55E00", "^"),
@@ -62,7 +61,7 @@ def errors(record: dict) -> Sheet:
                     steps[mask], found[mask], marker, color=color, markerfacecolor=face, zorder=3
                 )
         _log_axes(ax)
-        _slope(ax, 1)
+        _slope(ax)
         ax.set_xlabel("step")
     left.set_xticks(ticks := [row["time"] / row["steps"] for row in followed])
     left.set_xticklabels([f"{tick:.3g}" for tick in ticks])
@@ -127,11 +126,7 @@ def filters(record: dict) -> Sheet:
     table = pd.DataFrame(record["filters"])
     canvas, ((ax,),) = new_canvas(["filters"], 1, height=2.6)
     for key, axis in (("theta_g", ax.xaxis), ("theta_hg", ax.yaxis)):
-        sizes = table[key].abs()
-        if sizes.max() > WIDE * sizes.quantile(0.1):
-            signed_scale(sizes.to_numpy(dtype=float)).along(axis)
-        else:
-            axis.set_major_locator(MaxNLocator(5))
+        signed_axis(axis, table[key].to_numpy(dtype=float), ticks=5)
     drawn = ax.scatter(
         table["theta_g"], table["theta_hg"], c=table["layer"] + 1, cmap="viridis", s=9, linewidth=0,
         alpha=0.85,
@@ -182,9 +177,9 @@ def _log_axes(ax: Axes) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def _slope(ax: Axes, power: float) -> None:
-    """A reference line through the lower right of a panel with log axes."""
+def _slope(ax: Axes) -> None:
+    """A reference line of slope 1 through the lower right of a panel with log axes."""
     (left, right), (low, _) = ax.get_xlim(), ax.get_ylim()
     ax.autoscale(False)
     ends = np.array([left, right])
-    ax.plot(ends, 2 * low * (ends / left) ** power, color=GREY, linestyle="--", zorder=1)
+    ax.plot(ends, 2 * low * ends / left, color=GREY, linestyle="--", zorder=1)

@@ -14,14 +14,12 @@ from analysis.outcomes import outcomes
 from analysis.quantities import Quantity
 from analysis.report import style
 from analysis.report.figures.plot import COLUMNS, new_canvas
-from analysis.report.figures.scale import signed_scale
+from analysis.report.figures.scale import signed_axis
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, settings_of
 from analysis.stats import bounded_interval
 
 DOTS = "Small dots are runs, markers means over seeds, bars their 95 % t intervals"
-WIDE = 100
-"""Ratio of the largest to the smallest numbers from which an axis is logarithmic."""
 
 
 def dots(
@@ -50,11 +48,10 @@ def dots(
             ax.axvline(0, color="#555555", linewidth=0.9, zorder=1)
         ax.set(xlabel=textwrap.fill(quantity.axis, 30), ylabel="")
         ax.grid(visible=False, axis="y")
-        sizes = here["value"].abs()
-        if signed and sizes.max() > WIDE * sizes.quantile(0.1):
-            signed_scale(sizes.to_numpy()).along(ax.xaxis)
+        if signed:
+            signed_axis(ax.xaxis, here["value"].to_numpy(), ticks=4)
         else:
-            ax.xaxis.set_major_locator(MaxNLocator(4 if signed else 6))
+            ax.xaxis.set_major_locator(MaxNLocator(6))
     for (ax,) in blocks[::COLUMNS]:
         ax.set(ylim=(len(measures) - 0.5, -0.5), yticks=range(len(measures)))
         ax.set_yticklabels([style.name(measure) for measure in measures])

@@ -26,7 +26,9 @@ def densities(frames: Frames) -> Figure | None:
     table = layer_densities(frames)
     if table.empty:
         return None
-    panels, measures = settings_of(frames.drawn()), style.in_order(set(table["measure"]))
+    cut = set(table["setting"])
+    panels = [setting for setting in settings_of(frames.drawn()) if setting in cut]
+    measures = style.in_order(set(table["measure"]))
     canvas, blocks = new_canvas(panels, 1, height=0.75 + 0.22 * len(measures))
     for panel, (ax,) in zip(panels, blocks, strict=True):
         here = table[table["setting"] == panel].assign(layer=lambda rows: rows["layer"] + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import textwrap
 from collections.abc import Callable
@@ -19,12 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from analysis.outcomes import outcomes
+from analysis.outcomes import lost_text, outcomes
 from analysis.quantities import Quantity
 from analysis.report import style
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE
-from benchmark.record import FINISHED
 
 matplotlib.use("Agg")
 
@@ -66,8 +66,7 @@ def sample_size(frames: Frames, quantity: Quantity | None = None) -> str:
     if pruned.empty:
         return "No pruned run."
     seeds = pruned.groupby(["setting", "measure"], sort=False).size()
-    lost = runs.loc[runs["outcome"] != FINISHED, "outcome"].value_counts().sort_index()
-    lost = " and ".join(f"{count} {outcome}" for outcome, count in lost.items())
+    lost = lost_text(runs["outcome"])
     return seeds_text(
         seeds, f"{len(runs)} runs{', of which ' * bool(lost)}{lost}", " per measure and panel"
     )
@@ -113,9 +112,10 @@ def figure(
     return declare
 
 
-def save(canvas: Figure, stem: Path) -> bytes:
+def save(canvas: Figure, stem: Path) -> str:
     """Write `<stem>.png` (256 colours, a third of the size) and `<stem>.svg`, reproducibly; returns
-    the picture for the page (lossless WebP of fewer colours, half the size of the PNG)."""
+    the picture for the page, as a data URI (lossless WebP of fewer colours, half the size of the
+    PNG)."""
     picture = io.BytesIO()
     with matplotlib.rc_context(style.RC):
         canvas.get_layout_engine().execute(canvas)
@@ -131,7 +131,7 @@ def save(canvas: Figure, stem: Path) -> bytes:
         PAGE_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
     )  # which keeps the colours of thin lines
     page.convert("RGB").save(picture, format="webp", lossless=True, method=2)
-    return picture.getvalue()
+    return "data:image/webp;base64," + base64.b64encode(picture.getvalue()).decode()
 
 
 def new_canvas(

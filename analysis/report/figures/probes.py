@@ -17,7 +17,7 @@ from analysis.report import style
 from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas, seeds_text
 from analysis.report.figures.scale import signed_scale
 from analysis.runs.frames import Frames
-from analysis.stats import mean_interval
+from analysis.stats import bounded_interval, mean_interval
 
 PAIRS = {
     ("theta_g", "theta_hg"): ("θ·Hg with θ·g", "#1A1A1A", "o"),
@@ -34,7 +34,7 @@ def probe_size(frames: Frames) -> str:
     """How many probed runs stand behind each mean, in words."""
     runs = _probed(frames)
     rows = frames.probes[["run_id", "epoch"]].drop_duplicates().merge(runs, on="run_id")
-    seeds = rows.groupby(["setting", "epoch"], sort=False).size()
+    seeds = rows.groupby(["setting", "epoch"], sort=False)["seed"].nunique()
     seeds.index = pd.Index(_titles(seeds.index), name="panel")
     return seeds_text(seeds, f"{len(runs)} probed runs")
 
@@ -44,8 +44,8 @@ def probe_size(frames: Frames) -> str:
     "Change of the probe loss when a share of the filters is removed from a copy of the dense net, "
     "which is not trained afterwards, by the epoch of the dense training (a panel each). "
     "Batch-norm statistics are held. 0 means that the loss is preserved. The vertical axis is "
-    "linear near 0 and logarithmic beyond. Lines are means over seeds (of `random`, of its draws "
-    f"first), bands {BAND}.",
+    "linear near 0 and logarithmic beyond. Lines are means over seeds (for `random`, first "
+    f"averaged over its draws), bands {BAND}.",
     size=probe_size,
 )
 def probe_losses(frames: Frames) -> Figure | None:
@@ -70,8 +70,8 @@ def probe_losses(frames: Frames) -> Figure | None:
         ax.set_xlabel("filters removed (%)")
     means = change.mean(axis=1)
     low, high = means.min(), means.max()
-    blocks[0][0].set_ylim(min(0.0, 1.3 * low) - scale.linear / 2, max(1.5 * high, scale.linear))
-    for (ax,) in blocks[::COLUMNS]:
+    for (ax,) in blocks[::COLUMNS]:  # the others of a row share its axis
+        ax.set_ylim(min(0.0, 1.3 * low) - scale.linear / 2, max(1.5 * high, scale.linear))
         ax.set_ylabel(PROBE_LOSS.axis)
     legend(canvas, measures)
     return canvas
@@ -127,7 +127,7 @@ def _probed(frames: Frames) -> pd.DataFrame:
 
 def _setting(setting: str) -> str:
     """A dense run's setting without the words that all of them have."""
-    found = re.sub(r", probe epochs( \d[\d,]*)?", "", setting.removeprefix("never cut"))
+    found = re.sub(r", probe epochs (\d[\d,]*|none)", "", setting.removeprefix("never cut"))
     return found.removeprefix(", ") or "dense training"
 
 
@@ -153,15 +153,11 @@ def _line(ax: Axes, rows: pd.DataFrame, curve: dict) -> None:
 
 
 def _bars(ax: Axes, places: np.ndarray, rows: pd.DataFrame, color: str, marker: str) -> None:
-    """Means over seeds at some places, with bars from band to band."""
-    values = rows.dropna(axis=1).to_numpy().T
-    if not len(values):
-        return
+    """Means over the seeds of each place, with bars from band to band."""
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
-    ax.plot(places, values.mean(axis=0), color=color, marker=marker, linewidth=1.1, **edge)
-    if interval := mean_interval(values):
-        low, high = np.clip(interval, *RANK_CORRELATION.bounds)
-        ax.vlines(places, low, high, color=color, linewidth=0.8)
+    ax.plot(places, rows.mean(axis=1), color=color, marker=marker, linewidth=1.1, **edge)
+    bars = [bounded_interval(row.dropna(), *RANK_CORRELATION.bounds) for _, row in rows.iterrows()]
+    ax.vlines(places, *np.transpose(bars), color=color, linewidth=0.8)
 
 
 def _shares(ax: Axes, shares: Sequence[float]) -> None:

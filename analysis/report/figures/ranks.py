@@ -47,9 +47,7 @@ def _ranks(ax: Axes, board: Board) -> None:
         look = style.look(row.measure)
         bar = None if np.isnan(row.rank_low) else [[row.rank - row.rank_low],
                                                    [row.rank_high - row.rank]]  # fmt: skip
-        ax.errorbar(
-            row.rank, place, xerr=bar, color=look.color, marker=look.marker or "x", markersize=5
-        )
+        ax.errorbar(row.rank, place, xerr=bar, color=look.color, marker=look.marker, markersize=5)
     names = [style.name(name) for name in board.table["measure"]]
     ax.set(ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)), xlabel="mean rank")
     ax.set_yticklabels(names)

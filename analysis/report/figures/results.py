@@ -9,14 +9,13 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from analysis.outcomes import SIZES, outcomes, share_left
 from analysis.quantities import EPOCHS_TO_THRESHOLD, FINAL_ACCURACY, LOSS_AFTER_CUT
 from analysis.report import style
 from analysis.report.figures.dots import DOTS, dots
 from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas, size_of
-from analysis.report.figures.scale import round_ticks
+from analysis.report.figures.scale import log_axis
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, SHARED
 from analysis.stats import bounded_interval
@@ -60,10 +59,10 @@ def epochs_to_threshold(frames: Frames) -> Figure | None:
     "Accuracy against cost",
     "Final test accuracy against what is left of the parameters, of the multiply-accumulates of a "
     "forward pass, and against the time that training takes per image (median over the epochs "
-    "after the last cut, on the machine of the run and beside whatever else it did). A marker per "
-    "measure and setting, a mean over seeds (intervals: the figure of final accuracy); the dense "
-    "control is a cross. Panels are costs (parameters and MACs on log scales), and hold all "
-    "settings.",
+    "after the last cut, measured during the run, so other work on the machine counts too). A "
+    "marker per measure and setting, a mean over seeds (intervals: the figure of final accuracy); "
+    "the dense control is a cross. Panels are costs (parameters and MACs on log scales), and hold "
+    "all settings.",
 )
 def cost(frames: Frames) -> Figure | None:
     """Final accuracy against parameters, MACs and training time."""
@@ -88,10 +87,7 @@ def cost(frames: Frames) -> Figure | None:
         ax.scatter(means.loc[dense, key], means.loc[dense, "accuracy"], **style.CROSS)
         ax.set(xlabel=label, ylabel="")
         if key in SIZES:
-            ax.set_xscale("log")
-            ax.set_xticks(round_ticks(*ax.get_xlim()))
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_locator(NullLocator())
+            log_axis(ax.xaxis, ax.get_xlim())
     blocks[0][0].set_ylabel(FINAL_ACCURACY.axis)
     legend(canvas, measures, line=False)
     return canvas
@@ -111,7 +107,8 @@ COSTS = {
     "parameters, and of the time per image (in batches, measured at the end of each run on its "
     "device), log scales; a line per measure over the ratios of one budget, a column per setting "
     f"that has several ratios. Markers are means over seeds, bars {BAND}. Rings mark the front: no "
-    "other mean is as accurate at so low a cost. The dashed line is the dense control.",
+    "other mean is at least as accurate at the same or a lower cost. The dashed line is the dense "
+    "control.",
 )
 def accuracy_by_cost(frames: Frames) -> Figure | None:
     """Final accuracy against the costs of the net, over several ratios of one budget."""
@@ -152,10 +149,8 @@ def accuracy_by_cost(frames: Frames) -> Figure | None:
 def _cost_axis(ax: Axes, cost: str, values: pd.Series) -> None:
     """A logarithmic axis, the same for all panels."""
     low, high = 0.95 * values.min(), 1.05 * values.max()
-    ax.set(xscale="log", xlim=(low, high), xlabel=COSTS[cost])
-    ax.set_xticks(round_ticks(low, high))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlim=(low, high), xlabel=COSTS[cost])
+    log_axis(ax.xaxis, (low, high))
 
 
 def _without_ratio(setting: str) -> str:

@@ -10,6 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+WIDE = 100
+"""Sizes differ widely if the largest is so many times the smallest tenth."""
+
 
 @dataclass(frozen=True)
 class SignedScale:
@@ -48,8 +51,27 @@ def signed_scale(values: np.ndarray) -> SignedScale:
     low = max(high - 4, min(int(np.floor(np.log10(np.quantile(sizes, 0.1)))), high - 1))
     every = 1 if high - low < 3 and abs(high) < 3 else 2  # so that numbers do not touch
     decades = [10.0**power for power in range(int(np.floor(np.log10(sizes.max()))), low, -every)]
+    decades = decades or [10.0**low]
     ticks = [*(-tick for tick in decades), 0.0, *reversed(decades)]
     return SignedScale(10.0**low, 1.6 * 10.0**high, ticks)
+
+
+def signed_axis(axis: Axis, values: np.ndarray, *, ticks: int) -> None:
+    """Give an axis the scale of `signed_scale` if sizes differ widely; else a linear one with at
+    most so many ticks."""
+    sizes = np.abs(values[np.isfinite(values)])
+    if len(sizes) and sizes.max() > WIDE * np.quantile(sizes, 0.1):
+        signed_scale(values).along(axis)
+    else:
+        axis.set_major_locator(MaxNLocator(ticks))
+
+
+def log_axis(axis: Axis, limits: tuple[float, float]) -> None:
+    """Give a horizontal axis with these limits a logarithmic scale and few round ticks."""
+    axis.axes.set_xscale("log")
+    axis.set_ticks(round_ticks(*limits))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _tick(value: float, _: int) -> str:

@@ -11,6 +11,9 @@ from analysis.report.page.glossary import GLOSSARY
 from analysis.report.text import FILTERS
 from benchmark.errors import UserError
 
+ESCAPED = "backslashreplace"
+"""How names that are not UTF-8, as those of folders can be, are written."""
+
 
 def make_folders(*folders: Path) -> None:
     """Make folders, and those that they lie in. Raises `UserError` for one that cannot be made."""
@@ -18,7 +21,13 @@ def make_folders(*folders: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"report folder {folder} cannot be made ({error.strerror})") from None
+            raise UserError(f"folder {folder} cannot be made ({error.strerror})") from None
+
+
+def write_page(path: Path, template: str, **content: object) -> Path:
+    """Write the page of a template; returns its path. Names that are not UTF-8 are escaped."""
+    path.write_text(render(template, **content), encoding="utf-8", errors=ESCAPED)
+    return path
 
 
 def render(name: str, **content: object) -> str:

@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.markers import MarkerStyle
 
+from analysis.outcomes import lost_text
 from analysis.quantities import CONVERGENCE, GRADIENT_NORM, NORM, SECOND_ORDER, SPEED, Quantity
 from analysis.report import style
 from analysis.report.lines import Line, cut_epochs, lines
 from analysis.runs.frames import Frames
 from analysis.settings import DENSE, settings_of
 from analysis.stats import mean_interval
-from benchmark.record import FINISHED
 
 QUANTITIES = (*CONVERGENCE, GRADIENT_NORM, SPEED, SECOND_ORDER, NORM)
 """What the reader can choose."""
@@ -54,7 +54,7 @@ def explorer_data(frames: Frames) -> dict:
                     measures.index(line.measure),
                     kept.setdefault(line, len(kept)),
                     len(line.run_ids),
-                    _lost(outcomes[list(line.run_ids)]),
+                    lost_text(outcomes[list(line.run_ids)]),
                 ]
                 for line in lines(part, setting)
             ]
@@ -72,12 +72,6 @@ def explorer_data(frames: Frames) -> dict:
         "band": BAND_STEPS,
         "groups": groups,
     }
-
-
-def _lost(outcomes: pd.Series) -> str:
-    """How many runs did not finish well, in words."""
-    counts = outcomes[outcomes != FINISHED].value_counts().sort_index()
-    return " and ".join(f"{count} {outcome}" for outcome, count in counts.items())
 
 
 def _curves(
