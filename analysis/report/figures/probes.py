@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from analysis.quantities import PROBE_LOSS, RANK_CORRELATION
 from analysis.report import style
 from analysis.report.figures.plot import BAND, COLUMNS, figure, legend, new_canvas, seeds_text
-from analysis.report.figures.scale import signed_scale
+from analysis.report.figures.scale import signed_axis
 from analysis.runs.frames import Frames
 from analysis.stats import bounded_interval, mean_interval
 
@@ -28,6 +28,12 @@ PAIRS = {
     ("grad_preservation", "loss"): ("grad_preservation with loss", "#2BB38A", "X"),
 }
 """The pairs of scores that are drawn: label, colour and marker."""
+
+
+CLAIMED = (
+    "magnitude", "loss", "loss_biased", "grasp", "grasp_t1", "grad_preservation", "random"
+)  # fmt: skip
+"""Measures that claims are about."""
 
 
 def probe_size(frames: Frames) -> str:
@@ -43,9 +49,10 @@ def probe_size(frames: Frames) -> str:
     "Change of the loss against the share cut",
     "Change of the probe loss when a share of the filters is removed from a copy of the dense net, "
     "which is not trained afterwards, by the epoch of the dense training (a panel each). "
-    "Batch-norm statistics are held. 0 means that the loss is preserved. The vertical axis is "
-    "linear near 0 and logarithmic beyond. Lines are means over seeds (for `random`, first "
-    f"averaged over its draws), bands {BAND}.",
+    "Batch-norm statistics are held. 0 means that the loss is preserved. Where the changes differ "
+    "widely, the vertical axis is linear near 0 and logarithmic beyond. Lines are means over seeds "
+    f"(for `random`, first averaged over its draws), bands {BAND} (of the measures that claims are "
+    "about).",
     size=probe_size,
 )
 def probe_losses(frames: Frames) -> Figure | None:
@@ -59,19 +66,21 @@ def probe_losses(frames: Frames) -> Figure | None:
     panels = change.index.droplevel(["measure", "share"]).unique()
     measures = style.in_order(set(probes["measure"]))
     canvas, blocks = new_canvas(_titles(panels), 1, height=2.6, sharex=True)
-    scale = signed_scale(change.mean(axis=1).to_numpy())
+    means = change.mean(axis=1).to_numpy()
     for panel, (ax,) in zip(panels, blocks, strict=True):
         here = change.loc[panel]
         for measure in here.index.unique("measure"):
-            _line(ax, here.loc[measure], style.look(measure).curve())
+            _line(ax, here.loc[measure], style.look(measure).curve(), band=measure in CLAIMED)
         _shares(ax, change.index.unique("share"))
-        scale.along(ax.yaxis)
+        linear = signed_axis(ax.yaxis, means, ticks=6)
         ax.axhline(0, color="#555555", linewidth=0.9, zorder=1)
         ax.set_xlabel("filters removed (%)")
-    means = change.mean(axis=1)
-    low, high = means.min(), means.max()
+    low, high = min(0.0, np.nanmin(means)), max(0.0, np.nanmax(means))
+    margin = (0.06 * (high - low), 0.06 * (high - low))
+    if linear:
+        margin = (0.3 * -low + linear / 2, max(0.5 * high, linear))
     for (ax,) in blocks[::COLUMNS]:  # the others of a row share its axis
-        ax.set_ylim(min(0.0, 1.3 * low) - scale.linear / 2, max(1.5 * high, scale.linear))
+        ax.set_ylim(low - margin[0], high + margin[1])
         ax.set_ylabel(PROBE_LOSS.axis)
     legend(canvas, measures)
     return canvas
@@ -140,15 +149,16 @@ def _titles(panels: Sequence[tuple[str, int]]) -> list[str]:
     ]
 
 
-def _line(ax: Axes, rows: pd.DataFrame, curve: dict) -> None:
-    """The mean over seeds [shares, seeds] with its band; seeds that lack a share do not count."""
+def _line(ax: Axes, rows: pd.DataFrame, curve: dict, *, band: bool) -> None:
+    """The mean over seeds [shares, seeds] and perhaps its band; seeds that lack a share do not
+    count."""
     rows = rows.dropna(axis=1)
     if rows.empty:
         return
     shares = 100 * rows.index.to_numpy(dtype=float)
     values = rows.to_numpy().T
     ax.plot(shares, values.mean(axis=0), **curve)
-    if interval := mean_interval(values):
+    if band and (interval := mean_interval(values)):
         ax.fill_between(shares, *interval, color=curve["color"], alpha=0.1, linewidth=0)
 
 

@@ -50,20 +50,25 @@ def signed_scale(values: np.ndarray) -> SignedScale:
     high = int(np.ceil(np.log10(sizes.max())))
     low = max(high - 4, min(int(np.floor(np.log10(np.quantile(sizes, 0.1)))), high - 1))
     every = 1 if high - low < 3 and abs(high) < 3 else 2  # so that numbers do not touch
-    decades = [10.0**power for power in range(int(np.floor(np.log10(sizes.max()))), low, -every)]
-    decades = decades or [10.0**low]
+    top = int(np.floor(np.log10(sizes.max())))
+    powers = list(range(top, low, -every))
+    if len(powers) < 2:
+        powers = sorted({top, low}, reverse=True)
+    decades = [10.0**power for power in powers]
     ticks = [*(-tick for tick in decades), 0.0, *reversed(decades)]
     return SignedScale(10.0**low, 1.6 * 10.0**high, ticks)
 
 
-def signed_axis(axis: Axis, values: np.ndarray, *, ticks: int) -> None:
-    """Give an axis the scale of `signed_scale` if sizes differ widely; else a linear one with at
-    most so many ticks."""
+def signed_axis(axis: Axis, values: np.ndarray, *, ticks: int) -> float | None:
+    """Give an axis the scale of `signed_scale` if sizes differ widely, and return its linear part;
+    else a linear scale with at most so many ticks."""
     sizes = np.abs(values[np.isfinite(values)])
     if len(sizes) and sizes.max() > WIDE * np.quantile(sizes, 0.1):
-        signed_scale(values).along(axis)
-    else:
-        axis.set_major_locator(MaxNLocator(ticks))
+        scale = signed_scale(values)
+        scale.along(axis)
+        return scale.linear
+    axis.set_major_locator(MaxNLocator(ticks))
+    return None
 
 
 def log_axis(axis: Axis, limits: tuple[float, float]) -> None:
