@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 MOST_SHOWN = 200
 """Characters of a bad value that a message shows."""
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "unable to find an engine")
+"""What errors of torch say when memory ran out; the last two are those of cuBLAS and cuDNN."""
 
 
 class UserError(ValueError):
@@ -19,9 +21,11 @@ class ShortageError(UserError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out; torch raises RuntimeErrors, which only say so in
-    their text."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
+    their text, and an error of a capture may hide the one that ended it."""
+    hidden = error.__context__
+    if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
+        return True
+    return hidden is not None and is_out_of_memory(hidden)
 
 
 def first_line(error: BaseException) -> str:

@@ -29,11 +29,12 @@ Vectors = dict[str, torch.Tensor]
 """One tensor per trainable parameter, by name."""
 
 TEST_BATCH, TEST_BATCH_CPU = 2500, 256
-"""Number of images tested on at once."""
+"""Number of images tested on at once; on a GPU fewer if they are larger than `PIXELS`."""
 STATISTICS_BATCH = 128
 """Images per batch for fresh batch-norm statistics."""
 FLOW_BATCH = 512
-"""Images at once for the gradient flow on a GPU."""
+"""Images at once for the gradient flow on a GPU; fewer if they are larger than `PIXELS`."""
+PIXELS = 32 * 32
 GRADIENT_BATCH, HESSIAN_BATCH = 64, 32
 """Most images at once on a CPU, so that graphs stay in the cache and below 1.3 GB. A GPU computes
 whole batches."""
@@ -230,7 +231,7 @@ def measure_flow(
 
     second_order: False leaves Hg out, and with it theta_hg and g_hg.
     """
-    batch_size = 128 if images.device.type == "cpu" else FLOW_BATCH
+    batch_size = 128 if images.device.type == "cpu" else fitting(FLOW_BATCH, images)
     passed = gradients(model, images, labels, (temperature,), batch_size=batch_size)
     g = passed.mean[temperature]
     theta = {name: p.detach() for name, p in parameters(model).items()}
@@ -261,7 +262,8 @@ def evaluate(
 
     batch_size: None takes what is fast on the device.
     """
-    batch_size = batch_size or (TEST_BATCH_CPU if images.device.type == "cpu" else TEST_BATCH)
+    on_cpu = images.device.type == "cpu"
+    batch_size = batch_size or (TEST_BATCH_CPU if on_cpu else fitting(TEST_BATCH, images))
     loss_sum = correct = torch.zeros((), device=images.device, dtype=wide(images.device))
     with evaluating(model):
         for x, y, share in batches(model, images, labels, batch_size):
@@ -274,6 +276,12 @@ def evaluate(
 
 def _zeros(theta: Vectors) -> Vectors:
     return {name: torch.zeros_like(p) for name, p in theta.items()}
+
+
+def fitting(batch_size: int, images: torch.Tensor) -> int:
+    """`batch_size`, or fewer images if they are larger than `PIXELS`."""
+    pixels = images.shape[1:3].numel()
+    return max(1, batch_size * PIXELS // max(pixels, PIXELS))
 
 
 def limited(batch_size: int, limit: int, images: torch.Tensor) -> int:

@@ -72,7 +72,8 @@ def _estimate(grid: Grid, options: Options, workers: int) -> str:
     workers = len(placement(options, workers, per_gpu=1))
     options.prepare()
     try:
-        seconds = seconds_to_train(grid.epochs_to_train, options) / workers
+        with options.applied():
+            seconds = seconds_to_train(grid.epochs_to_train, options) / workers
         operations = operations_to_train(grid.epochs_to_train, options)
     except UserError as error:
         return f"none ({error})"

@@ -73,9 +73,10 @@ def memory(configs: Sequence[RunConfig], options: Options) -> tuple[int, int]:
 
     device = options.torch_device()
     distinct = {(c.arch, c.width, c.batch_size, c.precision, c.dataset): c for c in configs}
-    for config in distinct.values():
-        size = train_size(config.dataset, options.data)
-        try_out(config, device, size.height, size.width)
+    with options.applied():
+        for config in distinct.values():
+            size = train_size(config.dataset, options.data)
+            try_out(config, device, size.height, size.width)
     used = torch.cuda.max_memory_reserved(device) + BESIDE
     torch.cuda.empty_cache()
     return used, torch.cuda.mem_get_info(device)[0]
@@ -86,7 +87,7 @@ def try_out(config: RunConfig, device: torch.device, height: int = 32, width: in
     Hessian products."""
     import torch
 
-    from benchmark.flow import evaluate, measure_flow
+    from benchmark.flow import FLOW_BATCH, TEST_BATCH, evaluate, fitting, measure_flow
     from benchmark.training.epoch import train_epoch
     from benchmark.training.problem import Problem, Subset, check_fits
     from benchmark.training.state import fresh
@@ -106,5 +107,6 @@ def try_out(config: RunConfig, device: torch.device, height: int = 32, width: in
         digest="",
     )
     finished(train_epoch(state, problem, config, config.lr))
-    for probe in (measure_flow, evaluate):
-        probe(state.model, part.images, part.labels, config.temperature)
+    for probe, batch in ((measure_flow, FLOW_BATCH), (evaluate, TEST_BATCH)):
+        again = torch.arange(fitting(batch, images) if device.type == "cuda" else count) % count
+        probe(state.model, images[again], part.labels[again], config.temperature)

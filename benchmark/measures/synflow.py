@@ -27,27 +27,34 @@ def synflow(net):
     model = copy.deepcopy(net.model).to(place).double().eval()
     for name, tensor in model.state_dict().items():
         tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
+    ranked = copy.deepcopy(model).cpu()  # whose masks are read without waiting for a GPU
     ones = torch.ones_like(normalise(net.images[:1].to(place), torch.float64))
     removed = {name: torch.zeros(filters) for name, filters in model.plan.items()}
     for step in range(1, ITERATIONS + 1):
         weights = {name: model.get_submodule(name).weight for name in model.convs}
         with torch.enable_grad():
             slopes = torch.autograd.grad(model(ones).sum(), list(weights.values()))
-        saliency = {
-            name: (weight * slope).detach().abs().flatten(1).sum(dim=1)
-            for (name, weight), slope in zip(weights.items(), slopes, strict=True)
-        }
-        if not all(layer.isfinite().all() for layer in saliency.values()):
+        sums = [
+            (weight * slope).detach().abs().flatten(1).sum(dim=1)
+            for weight, slope in zip(weights.values(), slopes, strict=True)
+        ]
+        read = torch.cat(sums).cpu()
+        saliency = dict(zip(weights, read.split([len(layer) for layer in sums]), strict=True))
+        if not read.isfinite().all():
             return {name: layer.float().to(device) * torch.nan for name, layer in saliency.items()}
-        before = model.masks()
+        before = ranked.masks()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the floors may forbid the last, small budgets
-            keep = select(model, saliency, 1 - FINAL_KEPT ** (step / ITERATIONS))
-        mask_filters(model, keep)
-        largest = max(float(layer.max()) for layer in saliency.values())
+            keep = select(ranked, saliency, 1 - FINAL_KEPT ** (step / ITERATIONS))
+        mask_filters(ranked, keep)
+        gone = ~torch.cat(list(ranked.masks().values())).to(place)
+        for name, part in zip(weights, gone.split([len(layer) for layer in sums]), strict=True):
+            for parameter in model.filter_parameters(name):
+                parameter.detach()[part] = 0
+        largest = float(read.max())
         for name, mask in before.items():
-            inside, left = (saliency[name] / largest).cpu().float(), keep[name].cpu()
-            going = mask.cpu() & ~left
+            inside, left = (saliency[name] / largest).float(), keep[name]
+            going = mask & ~left
             removed[name][going] = (step - 1 + inside[going]) / (ITERATIONS + 1)
             removed[name][left] = (ITERATIONS + inside[left]) / (ITERATIONS + 1)
     return {name: scores.to(device) for name, scores in removed.items()}

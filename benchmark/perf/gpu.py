@@ -185,8 +185,9 @@ def execute(command: Gpu) -> int:
             cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(), tiny=command.tiny,
             date=time.strftime("%Y-%m-%d"),
         )  # fmt: skip
-        for section in command.sections:
-            _section(visit, section, command.out)
+        with options.applied():
+            for section in command.sections:
+                _section(visit, section, command.out)
     failed = any(row["section"] == "tests" and row.get("status") != 0 for row in visit.rows)
     return int(failed)
 

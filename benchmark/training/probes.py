@@ -25,7 +25,7 @@ from benchmark.pruning.ranks import agreement
 from benchmark.record import PROBE_KEYS, PROBE_SHARES
 from benchmark.training.cut import predicted_changes, scorable, scored_net
 from benchmark.training.problem import Problem
-from benchmark.training.state import State, initial_weights
+from benchmark.training.state import State, initial_weights, sent
 
 SMALL = 0.2
 """Largest share at which theta.Hg is measured after a cut."""
@@ -61,12 +61,12 @@ def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict]
         for (a, b), rho in ((pair.split("|"), rho) for pair, rho in agreed.items())
     ]
     rows, device = [], seen.images.device
-    # a cut asks for some 200 numbers, and a GPU that other processes use answers each of them late
-    held = copy.deepcopy(model).cpu()
+    # a cut reads some 200 numbers, and a GPU that other processes use answers each of them late
+    held, scores = copy.deepcopy(model).cpu(), {name: _read(s) for name, s in scores.items()}
     for name, share, draw, layers in _cuts(scores, model, config, state.epoch):
         shrunk = shrink(held, select(held, layers, share))
         kept_macs = cost(shrunk.net, problem.size)["net/macs"] / whole
-        after = _after(shrunk.net.to(device), problem, config, name, share, draw)
+        after = _after(sent(shrunk.net, device), problem, config, name, share, draw)
         row = {
             "epoch": state.epoch,
             "measure": name,
@@ -75,13 +75,19 @@ def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict]
             "kept_macs": kept_macs,
             "before": {key: before.numbers[key] for key in PROBE_KEYS},
             "after": after,
-            "predicted": predicted_changes(model, shrunk.masked.to(device), before),
+            "predicted": predicted_changes(model, sent(shrunk.masked, device), before),
             "actual": _changes(before.numbers, after),
             "seconds": time.perf_counter() - start,
         }
         rows.append(row)
         start = time.perf_counter()
     return rows, ranks
+
+
+def _read(scores: Scores) -> Scores:
+    """Scores on the CPU, read at once."""
+    read = torch.cat(list(scores.values())).cpu()
+    return dict(zip(scores, read.split([len(s) for s in scores.values()]), strict=True))
 
 
 def _cuts(

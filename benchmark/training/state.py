@@ -122,6 +122,14 @@ def prepared(model: Net, device: torch.device) -> Net:
     return model.to(device).to(memory_format=LAYOUT)
 
 
+def sent(net: Net, device: torch.device) -> Net:
+    """A net of the CPU on another device, without waiting after each of its tensors."""
+    if device.type == "cuda":
+        for tensor in (*net.parameters(), *net.buffers()):
+            tensor.data = tensor.data.pin_memory()
+    return net.to(device, non_blocking=True)
+
+
 def carry_momentum(state: State, shrunk: Shrunk, optimizer: torch.optim.Optimizer) -> None:
     """Give `optimizer`, of `shrunk.net`, the part of the momentum of `state` that remains after the
     cut; masked filters have none."""

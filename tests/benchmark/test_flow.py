@@ -10,6 +10,7 @@ from benchmark.flow import (
     dot,
     evaluate,
     evaluating,
+    fitting,
     gradients,
     hessian_gradients,
     measure_flow,
@@ -153,6 +154,13 @@ def test_evaluate_agrees_with_the_gradient_pass():
     assert (loss, accuracy) == (pytest.approx(numbers["loss"]), numbers["accuracy"])
     g = gradients(net, images, labels, (5.0,)).mean[5.0]
     assert numbers["grad_norm"] == pytest.approx(float(dot(g, g)) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [(8, 2500), (32, 2500), (64, 625), (224, 51), (4096, 1)]
+)
+def test_a_gpu_takes_fewer_images_at_once_if_they_are_large(side, expected):
+    assert fitting(2500, torch.empty(1, side, side, 3)) == expected
 
 
 def test_scoring_is_without_tf32_and_leaves_the_setting():

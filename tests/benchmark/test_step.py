@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 
+from benchmark.errors import is_out_of_memory
 from benchmark.record import Record
 from benchmark.run import run
 from benchmark.training import epoch as train
@@ -101,6 +102,22 @@ def test_a_gpu_that_is_full_is_no_step_that_cannot_be_captured(options, log, mon
     monkeypatch.setattr(steps, "captured", full)
     with pytest.raises(torch.OutOfMemoryError):
         history(options, "full")
+
+
+@pytest.mark.parametrize(
+    ("said", "full"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("GET was unable to find an engine to execute this computation", True),
+        ("CUDA error: operation not permitted when stream is capturing", False),
+    ],
+)
+def test_errors_of_a_full_gpu_are_known_by_their_texts(said, full):
+    """Also where the end of a capture hides them."""
+    error, hiding = RuntimeError(said), RuntimeError("the capture was not ended")
+    hiding.__context__ = error
+    assert [is_out_of_memory(error), is_out_of_memory(hiding)] == [full, full]
 
 
 class Cuda:
