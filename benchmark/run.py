@@ -239,7 +239,7 @@ def _probe(run: _Run, wait: bool) -> Steps[None]:
     for epoch in run.config.probed:
         if epoch not in done:
             state = yield from _dense(run, epoch, wait)
-            run.record.add_probes(*probe(state, run.problem, run.config))
+            run.record.add_probes(*(yield from probe(state, run.problem, run.config)))
 
 
 class _Mirror:

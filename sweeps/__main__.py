@@ -53,7 +53,8 @@ class Run(Plan):
     retries: int = 2
     """Number of further attempts at a run that failed."""
     epoch_limit: float = 0.0
-    """Replace a worker that finishes no epoch within so many seconds (0: no limit)."""
+    """Replace a worker that finishes no epoch, with its cut probe, within so many seconds (0: no
+    limit)."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from benchmark.record import PROBE_KEYS, PROBE_SHARES
 from benchmark.training.cut import predicted_changes, scorable, scored_net
 from benchmark.training.problem import Problem
 from benchmark.training.state import State, initial_weights, sent
+from benchmark.training.steps import Steps
 
 SMALL = 0.2
 """Largest share at which theta.Hg is measured after a cut."""
@@ -37,11 +38,14 @@ NO_PROBE = ("oracle", "none", "random")
 """Measures without scores here; `random` draws its own for each cut."""
 
 
-def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict], list[dict]]:
+def probe(
+    state: State, problem: Problem, config: RunConfig
+) -> Steps[tuple[list[dict], list[dict]]]:
     """The rows of `probes.jsonl` and of `probe_ranks.jsonl` for the epoch that the state is at.
 
-    Scores are computed once, for all measures and shares. Cuts follow the rules `exact`, globally,
-    filter by filter. A net whose loss is NaN or infinite has no rows. The state is left as it is.
+    A step is a cut. Scores are computed once, for all measures and shares. Cuts follow the rules
+    `exact`, globally, filter by filter. A net whose loss is NaN or infinite has no rows. The state
+    is left as it is.
     """
     start = time.perf_counter()
     scoring, seen = problem.scoring, problem.probe
@@ -80,6 +84,7 @@ def probe(state: State, problem: Problem, config: RunConfig) -> tuple[list[dict]
             "seconds": time.perf_counter() - start,
         }
         rows.append(row)
+        yield 0.0
         start = time.perf_counter()
     return rows, ranks
 

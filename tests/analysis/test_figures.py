@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.report import style
 from analysis.report.figures import FIGURES, layer_densities, results, sample_size, save
-from analysis.report.figures.scale import round_ticks, signed_scale
+from analysis.report.figures.scale import log_axis, round_ticks, signed_scale
 from analysis.runs.load import load
 from analysis.settings import named, settings_of
 from benchmark.config import RunConfig
@@ -417,6 +418,15 @@ def test_a_seed_that_is_probed_in_two_runs_counts_once(tmp_path):
 @pytest.mark.parametrize("values", [[1.5], [1.2, 3, 5], [1500, 4000]])
 def test_a_signed_axis_has_a_tick_beside_0(values):
     assert len(signed_scale(np.array(values)).ticks) >= 3
+
+
+def test_a_log_axis_has_room_for_small_shares():
+    """Beside large ones, where a linear axis would begin below 0."""
+    ax = Figure().subplots()
+    ax.scatter([2, 100], [0, 1])
+    log_axis(ax.xaxis)
+    assert ax.get_xlim()[0] > 0
+    assert [tick for tick in ax.get_xticks() if 2 <= tick <= 100] == [2, 5, 10, 20, 50, 100]
 
 
 def test_one_seed_of_probes_has_no_band(tmp_path):

@@ -87,7 +87,7 @@ def cost(frames: Frames) -> Figure | None:
         ax.scatter(means.loc[dense, key], means.loc[dense, "accuracy"], **style.CROSS)
         ax.set(xlabel=label, ylabel="")
         if key in SIZES:
-            log_axis(ax.xaxis, ax.get_xlim())
+            log_axis(ax.xaxis)
     blocks[0][0].set_ylabel(FINAL_ACCURACY.axis)
     legend(canvas, measures, line=False)
     return canvas
@@ -150,7 +150,7 @@ def _cost_axis(ax: Axes, cost: str, values: pd.Series) -> None:
     """A logarithmic axis, the same for all panels."""
     low, high = 0.95 * values.min(), 1.05 * values.max()
     ax.set(xlim=(low, high), xlabel=COSTS[cost])
-    log_axis(ax.xaxis, (low, high))
+    log_axis(ax.xaxis)
 
 
 def _without_ratio(setting: str) -> str:

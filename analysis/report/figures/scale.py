@@ -71,10 +71,10 @@ def signed_axis(axis: Axis, values: np.ndarray, *, ticks: int) -> float | None:
     return None
 
 
-def log_axis(axis: Axis, limits: tuple[float, float]) -> None:
-    """Give a horizontal axis with these limits a logarithmic scale and few round ticks."""
+def log_axis(axis: Axis) -> None:
+    """Give a horizontal axis a logarithmic scale and few round ticks."""
     axis.axes.set_xscale("log")
-    axis.set_ticks(round_ticks(*limits))
+    axis.set_ticks(round_ticks(*axis.axes.get_xlim()))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 
