@@ -35,6 +35,8 @@ STATISTICS_BATCH = 128
 FLOW_BATCH = 512
 """Images at once for the gradient flow on a GPU; fewer if they are larger than `PIXELS`."""
 PIXELS = 32 * 32
+UNUSED = {"allow_unused": True, "materialize_grads": True}
+"""For gradients in parameters that the loss may not depend on: they are 0."""
 GRADIENT_BATCH, HESSIAN_BATCH = 64, 32
 """Most images at once on a CPU, so that graphs stay in the cache and below 1.3 GB. A GPU computes
 whole batches."""
@@ -157,7 +159,7 @@ def gradients(
                 for t in temperatures:
                     loss = cross_entropy(logits / t, y)
                     grads = torch.autograd.grad(
-                        loss, list(theta.values()), retain_graph=t != temperatures[-1]
+                        loss, list(theta.values()), retain_graph=t != temperatures[-1], **UNUSED
                     )
                     for name, grad in zip(theta, grads, strict=True):
                         batch_mean[t][name].add_(grad, alpha=share)
@@ -196,13 +198,15 @@ def hessian_gradients(
             for t in g:
                 loss = cross_entropy(logits / t, y)
                 with graph_alone():
-                    grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+                    grads = torch.autograd.grad(
+                        loss, list(theta.values()), create_graph=True, **UNUSED
+                    )
                 # a sum, because torch imports sympy to check vectors that it gets
                 inner = sum(
                     (grad * g[t][name]).sum() for name, grad in zip(theta, grads, strict=True)
                 )
                 products = torch.autograd.grad(
-                    inner, list(theta.values()), retain_graph=t != list(g)[-1]
+                    inner, list(theta.values()), retain_graph=t != list(g)[-1], **UNUSED
                 )
                 for name, product in zip(theta, products, strict=True):
                     result[t][name].add_(product, alpha=share)

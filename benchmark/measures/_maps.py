@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from benchmark.flow import (
     GRADIENT_BATCH,
+    UNUSED,
     batches,
     evaluating,
     limited,
@@ -96,7 +97,7 @@ def slopes(
             for x, y, share in _parts(model, *batch, batch_size):
                 logits = model(x.requires_grad_())
                 loss = functional.cross_entropy(logits / temperature, y)
-                found = torch.autograd.grad(loss, [*seen.values(), *flat])
+                found = torch.autograd.grad(loss, [*seen.values(), *flat], **UNUSED)
                 of_maps, of_norms = found[: len(seen)], found[len(seen) :]
                 for (conv, z), slope in zip(seen.items(), of_maps, strict=True):
                     product = _own(model, conv, z.detach().relu() * slope)
@@ -143,7 +144,9 @@ def hessian_diagonal(
             outputs = [out for _, out in ends.values()]
             columns = _columns((logits.detach() / temperature).softmax(dim=1), random)
             found = [
-                torch.autograd.grad(logits, outputs, column / temperature, retain_graph=True)
+                torch.autograd.grad(
+                    logits, outputs, column / temperature, retain_graph=True, **UNUSED
+                )
                 for column in columns
             ]
             for (conv, (read, _)), *of_conv in zip(ends.items(), *found, strict=True):

@@ -27,6 +27,7 @@ A measure with a parameter `net` gets the whole `Scoring` instead and returns {c
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -53,6 +54,7 @@ from benchmark.measures._maps import (
     slopes,
 )
 from benchmark.models import Net
+from benchmark.models._net import IMAGE
 from benchmark.registry import Measure
 
 T = TypeVar("T")
@@ -83,8 +85,12 @@ def score_all(
             f"model must be a net of this suite, got {type(model).__name__}: "
             "use benchmark.models.trace(model, images) first"
         )
+    _check_images(model, images, labels)
+    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    good = temperature is None or 0 < temperature < math.inf
+    require(good, "temperature", temperature, "above 0 and finite")
     device = next(model.parameters()).device
-    images, labels = images.to(device), labels.to(device)
+    images, labels = images.to(device), labels.to(device, torch.long)
     if bn == "fresh":
         model = with_statistics_of(model, images)
     generator = generator or torch.Generator().manual_seed(0)
@@ -92,6 +98,21 @@ def score_all(
         model, measures, images, labels, temperature, initial, accumulated, batch_size, generator
     )
     return {measure.name: scoring.scores(measure) for measure in measures}
+
+
+def _check_images(model: Net, images: torch.Tensor, labels: torch.Tensor) -> None:
+    channels = model.channels[IMAGE]
+    floats = images.is_floating_point()
+    good = images.ndim == 4 and len(images) and images.shape[1 if floats else 3] == channels
+    allowed = f"uint8 [N, H, W, {channels}] or float [N, {channels}, H, W], N at least 1"
+    got = f"{images.dtype} {list(images.shape)}"
+    require(bool(good) and (floats or images.dtype == torch.uint8), "images", got, allowed)
+    whole = not labels.is_floating_point() and labels.shape == images.shape[:1]
+    got = f"{labels.dtype} {list(labels.shape)}"
+    require(whole, "labels", got, f"whole numbers [{len(images)}]")
+    low, high = int(labels.min()), int(labels.max())
+    most = model.num_classes or high + 1
+    require(low >= 0 and high < most, "labels", f"{low} to {high}", f"from 0 to {most - 1}")
 
 
 @dataclass
@@ -120,7 +141,11 @@ class Scoring:
                 for name in self.model.convs
             }
         self._check(measure, found)
-        return {name: layer.to(self.images.device) for name, layer in found.items()}
+        dtype = next(self.model.parameters()).dtype
+        return {
+            name: layer.to(self.images.device, None if layer.is_floating_point() else dtype)
+            for name, layer in found.items()
+        }
 
     @property
     def place(self) -> torch.device:
@@ -188,11 +213,13 @@ class Scoring:
     @cached_property
     def gradients(self) -> Gradients:
         """One pass for all temperatures that some measure needs."""
-        for name in self.model.convs:
-            if not self.model.get_submodule(name).weight.requires_grad:
-                raise UserError(
-                    f"weights must require gradients to be scored by them, those of {name} do not"
-                )
+        for name, conv in self.model.convs.items():
+            for part in filter(None, (name, conv.norm)):
+                if not all(p.requires_grad for p in self.model.get_submodule(part).parameters()):
+                    raise UserError(
+                        f"weights must require gradients to be scored by them, those of {part} do "
+                        "not"
+                    )
         squares = self._temperatures("gradient_square", "gamma_square", "beta_square")
         assert len(squares) <= 1, "measures that need squared gradients share one temperature"
         temperatures = tuple(sorted({*self._temperatures(*MEAN_GRADIENTS), *squares}))
@@ -261,6 +288,7 @@ class Scoring:
         for conv, layer in found.items():
             got = list(layer.shape) if torch.is_tensor(layer) else type(layer).__name__
             require(got == [plan[conv]], f"{what} for {conv}", got, f"a tensor [{plan[conv]}]")
+            require(not layer.is_complex(), f"{what} for {conv}", layer.dtype, "real numbers")
 
     def _temperatures(self, *needs: str) -> list[float]:
         """The temperatures of the measures with one of these needs, sorted."""

@@ -2,6 +2,7 @@ from benchmark.registry import measure
 
 ITERATIONS = 100
 FINAL_KEPT = 0.05
+TINY = 2.0**-400
 
 
 @measure(order=0)
@@ -10,7 +11,8 @@ def synflow(net):
     0 (first) to 1 (last).
 
     R is the sum of the outputs of the linearised net (no biases, BN as the scale |gamma| / sd) with
-    the absolute values of its parameters, on an all-ones input. Order 0. Source: Tanaka et al.,
+    the absolute values of its parameters, on an all-ones input, which is scaled by 2^-400: so
+    activations that are bounded or smooth act as their slopes at 0. Order 0. Source: Tanaka et al.,
     NeurIPS 2020 (synaptic flow), summed per filter. Unlike `magnitude` a filter counts for the
     paths through it, and it is iterated, so that no layer is emptied early.
     """
@@ -20,20 +22,23 @@ def synflow(net):
     import torch
 
     from benchmark.data._batches import normalise
+    from benchmark.flow import UNUSED
     from benchmark.pruning import select
     from benchmark.pruning.masks import mask_filters
 
     device, place = net.images.device, net.place
-    model = copy.deepcopy(net.model).to(place).double().eval()
+    dtype = next(net.model.parameters()).dtype
+    model = copy.deepcopy(net.model).to(place).double().eval().requires_grad_()
     for name, tensor in model.state_dict().items():
         tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
     ranked = copy.deepcopy(model).cpu()  # whose masks are read without waiting for a GPU
-    ones = torch.ones_like(normalise(net.images[:1].to(place), torch.float64))
+    ones = torch.full_like(normalise(net.images[:1].to(place), torch.float64), TINY)
     removed = {name: torch.zeros(filters) for name, filters in model.plan.items()}
     for step in range(1, ITERATIONS + 1):
         weights = {name: model.get_submodule(name).weight for name in model.convs}
         with torch.enable_grad():
-            slopes = torch.autograd.grad(model(ones).sum(), list(weights.values()))
+            total = model(ones).sum()
+            slopes = torch.autograd.grad(total, list(weights.values()), **UNUSED)
         sums = [
             (weight * slope).detach().abs().flatten(1).sum(dim=1)
             for weight, slope in zip(weights.values(), slopes, strict=True)
@@ -41,7 +46,7 @@ def synflow(net):
         read = torch.cat(sums).cpu()
         saliency = dict(zip(weights, read.split([len(layer) for layer in sums]), strict=True))
         if not read.isfinite().all():
-            return {name: layer.float().to(device) * torch.nan for name, layer in saliency.items()}
+            return {name: layer.to(device, dtype) * torch.nan for name, layer in saliency.items()}
         before = ranked.masks()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the floors may forbid the last, small budgets
@@ -51,10 +56,10 @@ def synflow(net):
         for name, part in zip(weights, gone.split([len(layer) for layer in sums]), strict=True):
             for parameter in model.filter_parameters(name):
                 parameter.detach()[part] = 0
-        largest = float(read.max())
+        largest = float(read.max()) or 1.0
         for name, mask in before.items():
             inside, left = (saliency[name] / largest).float(), keep[name]
             going = mask & ~left
             removed[name][going] = (step - 1 + inside[going]) / (ITERATIONS + 1)
             removed[name][left] = (ITERATIONS + inside[left]) / (ITERATIONS + 1)
-    return {name: scores.to(device) for name, scores in removed.items()}
+    return {name: scores.to(device, dtype) for name, scores in removed.items()}

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from benchmark.errors import UserError, one_line
 from benchmark.models import _autograd as autograd
@@ -81,12 +82,12 @@ class Conv2d(nn.Conv2d):
         super().__init__(*args, **kwargs)
         _place(self, self.out_channels, None)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight, self.bias
         if self.mask is not None:
             weight = weight * self.mask[:, None, None, None]
             bias = None if bias is None else bias * self.mask
-        y = self._convolved(x, weight)
+        y = self._convolved(input, weight)
         y = y if bias is None else y + bias.to(y.dtype)[:, None, None]
         return y if self.places is None else _spread(y, self.places, self.width)
 
@@ -114,8 +115,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         super().__init__(channels)
         _place(self, channels, written)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self._normalised(x)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        y = self._normalised(input)
         return y if self.places is None else _spread(y, self.places, self.width)
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
@@ -159,6 +160,8 @@ class Table:
     """{stream that no conv of the table writes: number of channels}"""
     size: tuple[int, int]
     """Height and width of the images that the net was traced with."""
+    hardsigmoid: bool = False
+    """Whether the net has one."""
     pixels: dict[tuple[int, int], dict[str, int]] = field(default_factory=dict)
     """What `Net.pixels` found so far."""
 
@@ -212,7 +215,8 @@ class Net(nn.Module):
         """Logits of images [N, C, H, W]."""
         if self._stale:
             self._mask_readers()
-        return self._root(x)
+        with _TwiceDifferentiable() if self._table.hardsigmoid else nullcontext():
+            return self._root(x)
 
     def train(self, mode: bool = True) -> Net:
         """Set the mode, as torch does."""
@@ -329,6 +333,12 @@ class Net(nn.Module):
                 norm.mask = None if bool(live.all()) else live.to(norm.weight)
         self._stale = False
 
+    def masked_readers(self) -> list[BatchNorm2d]:
+        """The batch norms in front of convs that have dead channels."""
+        self._mask_readers()
+        norms = [self.get_submodule(name) for name in self.readers]
+        return [m for m in norms if isinstance(m, BatchNorm2d) and m.mask is not None]
+
     def masks(self) -> dict[str, torch.Tensor]:
         """Which filters are live, for every conv."""
         return {name: self.mask(name) for name in self.convs}
@@ -373,11 +383,15 @@ class Net(nn.Module):
         return self.over_stream(producer, layers[producer])
 
 
-class _Hardsigmoid(nn.Hardsigmoid):
-    """Torch's own cannot be differentiated twice."""
+class _TwiceDifferentiable(TorchFunctionMode):
+    """Computes hardsigmoid by a function that can be differentiated twice; torch's own cannot."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return functional.relu6(input + 3) / 6
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        if function is functional.hardsigmoid:
+            return functional.relu6((args or (kwargs["input"],))[0] + 3) / 6
+        return function(*args, **(kwargs or {}))
 
 
 def _adopt(module: nn.Module) -> None:
@@ -388,8 +402,6 @@ def _adopt(module: nn.Module) -> None:
     elif type(module) is nn.BatchNorm2d and has_statistics(module):
         _place(module, module.num_features, None)
         module.__class__ = BatchNorm2d
-    elif type(module) is nn.Hardsigmoid:
-        module.__class__ = _Hardsigmoid
 
 
 def has_statistics(norm: nn.BatchNorm2d) -> bool:
@@ -434,7 +446,8 @@ def hooked(net: nn.Module, modules: dict[str, str], see: Callable) -> Iterator[N
     takes the place of the output."""
     hooks = [
         net.get_submodule(name).register_forward_hook(
-            lambda _, args, out, key=key: see(key, args[0], out)
+            lambda _, args, named, out, key=key: see(key, [*args, *named.values()][0], out),
+            with_kwargs=True,
         )
         for key, name in modules.items()
     ]

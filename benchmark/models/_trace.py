@@ -31,8 +31,8 @@ from benchmark.models._net import (
 )
 
 ZERO_STAYS = {
-    "relu", "relu6", "leakyrelu", "elu", "selu", "celu", "gelu", "silu", "hardswish", "mish",
-    "tanh", "softsign", "identity", "dropout", "dropout2d", "stochasticdepth", "contiguous",
+    "relu", "relu6", "hardtanh", "leakyrelu", "elu", "selu", "celu", "gelu", "silu", "hardswish",
+    "mish", "tanh", "softsign", "identity", "dropout", "dropout2d", "stochasticdepth", "contiguous",
     "clone",
 }  # fmt: skip
 """Operations on single values that give 0 for 0; names of modules and functions in lower case."""
@@ -61,7 +61,12 @@ def trace(module: nn.Module, images: torch.Tensor) -> Net:
     Raises `UserError` for a net that torch.fx cannot trace, whose output is not one tensor, or in
     which no filter can be removed; it names the module.
     """
-    root = copy.deepcopy(module)
+    try:
+        root = copy.deepcopy(module)
+    except RuntimeError as error:  # of weights that a hook computes
+        raise UserError(
+            f"{type(module).__name__} cannot be copied ({one_line(error).partition('. ')[0]})"
+        ) from None
     if isinstance(root, Net):
         root.image_size = tuple(images.shape[2:])
         return root
@@ -265,7 +270,9 @@ class _Analysis:
             if joined is not None:
                 return joined
         elif kind in ("cat", "concat", "concatenate") and _along_channels(node) and maps:
-            if len(inputs) == len(node.args[0]) and all(axis.features == 1 for axis in inputs):
+            if len(inputs) == len(_argument(node, 0, "tensors", ())) and all(
+                axis.features == 1 for axis in inputs
+            ):
                 streams = tuple(stream for axis in inputs for stream in axis.streams)
                 self.joined.setdefault(streams, f"concat {node.name}")
                 return _Axis(streams, all(axis.zero for axis in inputs))
@@ -278,7 +285,8 @@ class _Analysis:
         """Whether a module is of one of these types exactly, is called once, and shares nothing."""
         module = self.modules[node.target]
         tied = any(id(parameter) in self.tied for parameter in module.parameters())
-        return type(module) in types and self.calls[node.target] == 1 and not tied
+        hooked = "weight" not in module._parameters and not isinstance(module, nn.BatchNorm2d)
+        return type(module) in types and self.calls[node.target] == 1 and not (tied or hooked)
 
     def _zero(self, axis: _Axis) -> bool:
         return axis.zero or all(self.streams.root(s) in self.streams.why for s in axis.streams)
@@ -299,7 +307,7 @@ class _Analysis:
         return _Axis((out,))
 
     def _norm(self, node: fx.Node, axis: _Axis) -> _Axis:
-        before = node.args[0]
+        before = node.all_input_nodes[0]
         while len(before.users) == 1 and before.target not in self.convs:
             kind = _kind(before, self.modules)
             if kind not in ZERO_STAYS | ZERO_CHANGES or len(before.all_input_nodes) != 1:
@@ -371,7 +379,7 @@ class _Analysis:
         for name, reads in self._in_order(self.readers):
             if not self._fixed(reads):
                 readers.append(Reader(name=name, reads=self._name(reads), features=reads.features))
-        if not convs:
+        if not any(conv.prunable for conv in convs):
             raise UserError(self._nothing())
         read = {part for entry in (*convs, *readers) for part in self._parts(entry.reads)}
         widths = {self.names[number]: self.streams.widths[number] for number in fixed}
@@ -379,6 +387,10 @@ class _Analysis:
             convs=tuple(convs), readers=tuple(readers), parts=self.parts,
             fixed={name: width for name, width in widths.items() if name in {IMAGE, *read}},
             size=tuple(self.images.shape[2:]),
+            hardsigmoid=any(
+                _kind(node, self.modules) == "hardsigmoid"
+                for node in self.graph.nodes if node.op != "placeholder" and node.op != "output"
+            ),
         )  # fmt: skip
 
     def _parts(self, name: str) -> tuple[str, ...]:
@@ -427,7 +439,8 @@ class _Analysis:
         """Why no conv is in the table."""
         what = f"{type(self.root).__name__} has no filters that can be removed"
         for name, (_, out) in self.convs.items():
-            return f"{what}: those of {name} are read by {self.streams.why[self.streams.root(out)]}"
+            why = self.streams.why.get(self.streams.root(out))
+            return f"{what}: those of {name} are read by {why}" if why else what
         return what
 
 
@@ -469,7 +482,7 @@ def _flattens(node: fx.Node, kind: str, shape: tuple[int, ...] | None) -> bool:
 
 def _along_channels(node: fx.Node) -> bool:
     axis = _argument(node, 1, "dim", 0)
-    return axis in (1, -3) and isinstance(node.args[0], tuple | list)
+    return axis in (1, -3) and isinstance(_argument(node, 0, "tensors", None), tuple | list)
 
 
 def _asks_pixels(node: fx.Node, kind: str, maps: bool) -> bool:

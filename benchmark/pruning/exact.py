@@ -57,9 +57,11 @@ def select_exactly(model: Net, scores: dict[str, torch.Tensor], budget: Budget) 
     else:
         ranked = units if budget.allocation == "global" else cut.units(_magnitudes(model))
         left = cut.globally(ranked)
-    cut.warn(left)
+    cut.warn(left, f"each layer keeps at least {FLOOR_PERCENT} % of its original filters")
     if budget.allocation == "magnitude":
-        left = cut.per_layer(units, left.layers)
+        met, left = cut.left(left) <= cut.target, cut.per_layer(units, left.layers)
+        if met:
+            cut.warn(left, "other filters of the same layers cost more than those of magnitude")
     keep = {
         name: torch.tensor(left.live[name], device=mask.device) if name in left.live else mask
         for name, mask in model.masks().items()
@@ -173,14 +175,13 @@ class _Cut:
         met = bisect_right(shares, self.target, key=lambda share: self.left(at(share)))
         return at(shares[met - 1] if met else Fraction(0))  # or the floors
 
-    def warn(self, removal: Removal) -> None:
-        """Say so if the target is not met."""
+    def warn(self, removal: Removal, why: str) -> None:
+        """Say so if the target is not met, and why."""
         budget, left = self.budget, self.left(removal)
         if left > self.target:
             warnings.warn(
                 f"cut {budget.round} of {budget.rounds} keeps {left} {budget.kind} instead of "
-                f"{self.target:.10g}: each layer keeps at least {FLOOR_PERCENT} % of its original "
-                "filters",
+                f"{self.target:.10g}: {why}",
                 stacklevel=4,
             )
 

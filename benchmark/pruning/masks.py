@@ -43,8 +43,9 @@ def masked(model: Net, keep: Keep) -> Net:
     """A copy of `model` in which the filters that are not kept are zero, and stay zero in training.
 
     keep: {conv name: bool [filters]}; a depthwise conv's equals its producer's. The channel is
-    zeroed after the conv's batch norm, and the filter's own parameters (conv weights, scale, shift)
-    are set to 0. Raises `UserError` for a `keep` that does not fit the net or empties a layer.
+    zeroed after the conv's batch norm. The filter's own parameters (conv weights, scale, shift) are
+    set to 0, and so are the scale and shift of a batch norm that only reads the channel. Raises
+    `UserError` for a `keep` that does not fit the net or empties a layer.
     """
     _check(model, keep)
     result = copy.deepcopy(model)
@@ -60,6 +61,8 @@ def mask_filters(model: Net, keep: Keep) -> None:
         for parameter in model.filter_parameters(name):
             parameter[~live] = 0
         model.set_mask(name, live)
+    for norm in model.masked_readers():
+        norm.weight[norm.mask == 0] = norm.bias[norm.mask == 0] = 0
 
 
 def compact(model: Net, keep: Keep) -> Net:

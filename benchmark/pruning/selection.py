@@ -55,7 +55,8 @@ def select(
     scores = _checked(model, scores)
     if protocol == "paper":
         return select_as_paper(model, scores, ratio, round, rounds)
-    target = Budget(ratio, round, rounds, budget, allocation, grouping, image_size)
+    size = image_size and tuple(image_size)
+    target = Budget(ratio, round, rounds, budget, allocation, grouping, size)
     return select_exactly(model, scores, target)
 
 

@@ -44,8 +44,8 @@ def probe(
     """The rows of `probes.jsonl` and of `probe_ranks.jsonl` for the epoch that the state is at.
 
     A step is a cut. Scores are computed once, for all measures and shares. Cuts follow the rules
-    `exact`, globally, filter by filter. A net whose loss is NaN or infinite has no rows. The state
-    is left as it is.
+    `exact`, globally, filter by filter. A net whose loss is NaN or infinite has no rows, and
+    neither has a measure whose scores are. The state is left as it is.
     """
     start = time.perf_counter()
     scoring, seen = problem.scoring, problem.probe
@@ -59,6 +59,11 @@ def probe(
         model, measures, scoring.images, scoring.labels,
         initial=initial_weights(config, state), accumulated=state.accumulated,
     )  # fmt: skip
+    scores = {
+        name: layers
+        for name, layers in scores.items()
+        if all(layer.isfinite().all() for layer in layers.values())
+    }
     agreed = agreement(scores, model) | agreement(_products(model, before), model)
     ranks = [
         {"epoch": state.epoch, "a": a, "b": b, "rho": rho}

@@ -11,7 +11,7 @@ import torch
 from benchmark import data
 from benchmark.config import RunConfig, stream_seed
 from benchmark.data._batches import balanced
-from benchmark.errors import UserError, is_out_of_memory
+from benchmark.errors import UserError, is_out_of_memory, require
 from benchmark.models import build
 
 
@@ -110,7 +110,7 @@ def check_fits(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         net = build(arch, num_classes, width)
         try:
-            net(torch.zeros(batch, 3, *size))
+            shape = list(net(torch.zeros(batch, 3, *size)).shape)
         except (RuntimeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
@@ -118,6 +118,9 @@ def check_fits(
                 f"{arch} cannot be trained on images of {size[1]}x{size[0]} in a batch of {batch} "
                 f"({error})"
             ) from None
+        require(
+            shape == [batch, num_classes], f"outputs of {arch}", shape, f"[{batch}, {num_classes}]"
+        )
 
 
 @lru_cache(maxsize=2)

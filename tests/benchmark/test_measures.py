@@ -328,3 +328,32 @@ def test_initial_weights_must_be_given_and_fit():
 def test_unknown_measure():
     with pytest.raises(ValueError, match=r"measure must be one of .*, got 'gravity'"):
         score(tiny_net("vgg13"), "gravity", *tiny_images(2))
+
+
+def test_scores_may_be_whole_numbers_or_truths():
+    net, (x, y) = tiny_net("vgg13"), tiny_images(4)
+    for function in (
+        lambda weight: (weight > 0).sum(dim=1),
+        lambda weight: weight.sum(dim=1) > 0,
+    ):
+        counted = registry.Measure("counted", 0, ("weight",), 1.0, True, function)
+        scores = score(net, counted, x, y)
+        assert {layer.dtype for layer in scores.values()} == {torch.float32}
+        select(net, scores, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "others", "said"),
+    [
+        (torch.zeros(0, 32, 32, 3, dtype=torch.uint8), torch.zeros(0), {}, "images must be uint8"),
+        (torch.zeros(2, 32, 32, 3), torch.zeros(2), {}, "images must be uint8"),
+        (torch.zeros(2, 3, 32, 32), torch.zeros(2), {}, "labels must be whole numbers"),
+        (torch.zeros(2, 3, 32, 32), torch.arange(3), {}, "labels must be whole numbers"),
+        (torch.zeros(2, 3, 32, 32), torch.tensor([0, 10]), {}, "labels must be from 0 to 9"),
+        (torch.zeros(2, 3, 32, 32), torch.arange(2), {"batch_size": 0}, "batch_size must be"),
+        (torch.zeros(2, 3, 32, 32), torch.arange(2), {"temperature": 0.0}, "temperature must be"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(images, labels, others, said):
+    with pytest.raises(UserError, match=said):
+        score(tiny_net("vgg13"), "loss", images, labels, **others)

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.nn.functional import cross_entropy, dropout, relu
+from torch.nn.functional import cross_entropy, dropout, hardsigmoid, relu
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.cost import cost
 from benchmark.errors import UserError
-from benchmark.measures import score
+from benchmark.flow import measure_flow
+from benchmark.measures import MEASURES, score
 from benchmark.models import trace
 from benchmark.pruning import compact, masked, select, shrink
 from tests.benchmark.test_pruning import assert_same, random_keep, train_steps
@@ -285,3 +286,97 @@ def test_nets_that_cannot_be_traced_or_cut_are_refused_with_the_module():
         trace(models.squeezenet1_1(), torch.randn(1, 3, 4, 4))
     with pytest.raises(UserError, match="must return one tensor"):
         trace(models.googlenet(init_weights=False), torch.randn(2, 3, 64, 64))
+
+
+class Unusual(nn.Module):
+    """Convs with batch norms, and what the arguments ask for."""
+
+    def __init__(self, act=None, *, spare=False, gate=False):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+        self.na, self.nb, self.nc = (nn.BatchNorm2d(8) for _ in range(3))
+        self.act, self.fc = act or nn.ReLU(), nn.Linear(8, 10)
+        self.unused = nn.Linear(4, 4) if spare else None
+        self.dropped = nn.Conv2d(8, 8, 1) if spare else None
+        self.gate = nn.Conv2d(8, 8, 1) if gate else None
+
+    def forward(self, x):
+        x = self.act(self.na(self.a(x)))
+        x = self.act(self.nb(input=self.b(input=x)))
+        if self.dropped:
+            self.dropped(x)
+        if self.gate:
+            x = x * hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        return self.fc(self.act(self.nc(self.c(x))).mean((2, 3)))
+
+
+UNUSUAL = {
+    "bounded activations": lambda: Unusual(nn.ReLU6()),
+    "smooth activations": lambda: Unusual(nn.Tanh()),
+    "parameters that nothing depends on": lambda: Unusual(spare=True),
+    "a gate of a functional hardsigmoid": lambda: Unusual(gate=True),
+}
+
+
+@pytest.mark.parametrize("make", UNUSUAL.values(), ids=list(UNUSUAL))
+def test_every_measure_scores_and_cuts_odd_nets(make):
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 3, 16, 16), torch.arange(4)
+    net = trace(make(), x)
+    norms = all(conv.norm for conv in net.convs.values())
+    initial = {name: torch.zeros_like(net.get_submodule(name).weight) for name in net.convs}
+    for name, measure in MEASURES.items():
+        if name not in ("none", "oracle") and (norms or not measure.needs_norm):
+            scores = score(net, name, x, y, initial=initial)
+            assert all(layer.isfinite().all() for layer in scores.values()), name
+    keep = select(net, scores, 0.4)
+    big, small = masked(net, keep).eval(), compact(net, keep).eval()
+    torch.testing.assert_close(big(x), small(x), rtol=1e-4, atol=1e-6)
+    assert measure_flow(small, x, y, 5.0).numbers["theta_hg"] != 0
+
+
+def test_synflow_of_a_bounded_net_is_that_of_a_rectified_one():
+    x, y = torch.randn(2, 3, 16, 16), torch.arange(2)
+    found = []
+    for act in (nn.ReLU(), nn.ReLU6(), nn.Tanh()):
+        torch.manual_seed(0)
+        found.append(score(trace(Unusual(act), x), "synflow", x, y))
+    for conv, layer in found[0].items():
+        for other in found[1:]:
+            torch.testing.assert_close(other[conv], layer)
+
+
+def test_what_removal_takes_away_has_the_parameters_of_a_norm_that_only_reads():
+    """So that the first-order change of the loss is that of removing the channel."""
+
+    class Before(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.pool, self.norm = nn.Conv2d(3, 8, 3), nn.AvgPool2d(2), nn.BatchNorm2d(8)
+            self.b, self.fc = nn.Conv2d(8, 8, 3), nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.fc(relu(self.b(relu(self.norm(self.pool(self.a(x)))))).mean((2, 3)))
+
+    net = trace(Before(), torch.randn(2, 3, 16, 16))
+    keep = {name: torch.arange(8) > 1 for name in net.convs}
+    big = masked(net, keep)
+    assert not big.norm.weight[:2].any()
+    assert not big.norm.bias[:2].any()
+    assert big.norm.weight[2:].all()
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (lambda: nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), "Conv2d cannot be copied"),
+        (
+            lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 8, 3)), nn.Flatten()),
+            "no filters that can be removed",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_that_hooks_compute_stay_or_are_refused(module, said):
+    with pytest.raises(UserError, match=said):
+        trace(module(), torch.zeros(1, 3, 8, 8))
