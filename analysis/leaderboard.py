@@ -56,12 +56,15 @@ def leaderboards(frames: Frames) -> list[Board]:
     """A leaderboard for each budget that has two measures to compare.
 
     A setting is an architecture, a data set and all fields but measure and seed; settings with an
-    ablation or an allocation other than `global` do not count. Shown are the measures that have
-    every seed of every setting shown; of the settings those are shown that make the number of
-    settings times measures largest. Within a setting and seed the final accuracy is ranked (1 is
-    best); equal ones share their ranks, and a run that collapsed or diverged is last. A win is a
-    setting in which the interval of the difference in accuracy lies above 0; a run that collapsed
-    counts as accuracy 0 there, and in the means.
+    ablation or an allocation other than `global` do not count. Of each setting those seeds count
+    that most measures have, if two have them all, or else the most that two measures share;
+    settings of one seed count only where no other is. Shown are the measures that have these seeds
+    of every setting shown; of the settings those are shown that make the number of settings times
+    measures largest.
+    Within a setting and seed the final accuracy is ranked (1 is best); equal ones share their
+    ranks, and a run that collapsed or diverged is last. A win is a setting in which the interval of
+    the difference in accuracy lies above 0; a run that collapsed counts as accuracy 0 there, and in
+    the means.
     """
     table = outcomes(frames).reset_index()
     dense = table["control"].map(table.set_index("run_id")["final_accuracy"])
@@ -84,6 +87,7 @@ def _score_seconds(frames: Frames) -> pd.Series:
 
 
 def _board(budget: str, table: pd.DataFrame) -> Board | None:
+    table = _with_shared_seeds(table)
     seeds = table.groupby("task", sort=False)["seed"].nunique()
     have = table.groupby(["measure", "task"])["seed"].nunique().unstack("task", fill_value=0)
     whole = have[seeds.index].eq(seeds, axis=1)
@@ -98,8 +102,9 @@ def _board(budget: str, table: pd.DataFrame) -> Board | None:
     result = []
     for place, measure in enumerate(measures):
         row = {"measure": measure, "outside": measure not in registry.names("measures")}
-        row |= _mean("rank", ranks[place]) | _mean("accuracy", values["accuracy"][place])
-        row |= _mean("loss", values["loss_after_cut"][place])
+        row |= _mean("rank", ranks[place], 1, len(measures))
+        row |= _mean("accuracy", values["accuracy"][place], 0, 1)
+        row |= _mean("loss", values["loss_after_cut"][place], 0, np.inf)
         row["collapsed"] = float(np.nanmean(values["lost"][place]))
         for rival in RIVALS:
             other = values["accuracy"][measures.index(rival)] if rival in measures else None
@@ -117,6 +122,23 @@ def _board(budget: str, table: pd.DataFrame) -> Board | None:
         (int(counts.min()), int(counts.max())), relative,
         {measure: int(count) for measure, count in others.items()},
     )  # fmt: skip
+
+
+def _with_shared_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs of those seeds of each setting that `leaderboards` describes."""
+    parts = []
+    for _, part in table.groupby("task", sort=False):
+        own = [frozenset(seeds) for _, seeds in part.groupby("measure")["seed"]]
+        together = [one & other for one in own for other in own] + [frozenset.intersection(*own)]
+
+        def size(seeds: frozenset[int], own: list[frozenset[int]] = own) -> tuple:
+            measures = sum(seeds <= others for others in own)
+            return measures > 1, own.count(seeds), measures * len(seeds), measures
+
+        best = max(sorted(filter(None, together), key=sorted), key=size)
+        parts.append(part[part["seed"].isin(best)])
+    several = [part for part in parts if part["seed"].nunique() > 1]
+    return pd.concat(several or parts)
 
 
 def _largest(whole: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -148,10 +170,10 @@ def _ranks(accuracy: np.ndarray, lost: np.ndarray) -> np.ndarray:
     return rankdata(np.where(lost, np.inf, -accuracy), axis=0, nan_policy="propagate")
 
 
-def _mean(name: str, values: np.ndarray) -> dict[str, float]:
-    """The mean of [settings, seeds] and its interval."""
+def _mean(name: str, values: np.ndarray, least: float, most: float) -> dict[str, float]:
+    """The mean of [settings, seeds] and its interval, of numbers between `least` and `most`."""
     found = _estimate(values)
-    low, high = (found and found.interval()) or (np.nan, np.nan)
+    low, high = np.clip((found and found.interval()) or (np.nan, np.nan), least, most)
     return {name: found.effect if found else np.nan, f"{name}_low": low, f"{name}_high": high}
 
 

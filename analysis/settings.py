@@ -96,9 +96,11 @@ def timing(measure: str, prune_epoch: int | str, retrain: str) -> str:
 
 def named(frames: Frames) -> Frames:
     """The frames with new columns in `runs`, which is sorted by setting: those of
-    `name_settings`, and `control` (the run_id of the dense control; NaN without one)."""
+    `name_settings`, and `control` (the run_id of the finished dense control; NaN
+    without one)."""
     runs = frames.runs.sort_values([*SHARED, "measure", "seed"], ignore_index=True)
-    control = runs["dense_id"].map(dense_controls(runs))
+    finished = runs[runs["outcome"] != UNFINISHED]
+    control = runs["dense_id"].map(dense_controls(finished))
     return replace(frames, runs=name_settings(runs.assign(control=control)))
 
 

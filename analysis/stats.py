@@ -180,14 +180,17 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def win_probability(differences: np.ndarray, sign: int) -> tuple[float, Interval]:
-    """Probability of improvement: how often a pair's difference [n] has this sign (+1 or -1); ties
-    count half.
+    """Probability of improvement: how often a pair's difference has this sign (+1 or -1).
 
-    The interval is Jeffreys' (the beta posterior under the prior beta(1/2, 1/2)), which needs no
-    resampling and stays honest when every pair agrees.
+    Ties count half. Of differences [settings, seeds], NaN where a pair is missing, it is the mean
+    over seeds of the share of settings; [seeds] are those of one setting. The interval is Jeffreys'
+    (the beta posterior under the prior beta(1/2, 1/2)) for as many draws as there are seeds, which
+    are the sample: it needs no resampling and stays honest when every pair agrees.
     """
-    differences = np.asarray(differences, dtype=float)
-    n, wins = len(differences), np.sum(np.sign(differences) == sign) + np.sum(differences == 0) / 2
+    table = np.atleast_2d(np.asarray(differences, dtype=float))
+    table = table[:, np.isfinite(table).any(axis=0)]
+    shares = np.where(table == 0, 0.5, np.sign(table) == sign).astype(float)
+    n, wins = table.shape[1], np.nanmean(np.where(np.isfinite(table), shares, np.nan), axis=0).sum()
     low, high = stats.beta.interval(LEVEL, wins + 0.5, n - wins + 0.5)
     return float(wins / n), (float(low), float(high))
 

@@ -303,8 +303,7 @@ def measured(one: Criterion) -> Number:
         return Number(one.label, one.unit, None, None, 0, sign=one.sign)
     differences, rng = one.pairs.differences(), np.random.default_rng(0)
     number = estimated(one, differences)
-    values = differences[np.isfinite(differences)]
-    chance = stats.win_probability(values, one.sign) if one.sign else (None, None)
+    chance = stats.win_probability(differences, one.sign) if one.sign else (None, None)
     return replace(
         number,
         size=_known(stats.effect_size(differences)),

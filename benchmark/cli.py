@@ -27,9 +27,9 @@ UNWRITABLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG,
 )  # fmt: skip
 """Errors of a full disk, or of a folder that cannot be written to."""
-NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.EILSEQ)
-"""Errors of an impossible path: too long, links in a circle, a dangling link instead of a
-folder."""
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.EILSEQ, errno.EISDIR)
+"""Errors of an impossible path: too long, links in a circle, a dangling link instead of a folder,
+a folder instead of a file."""
 
 
 def parse(

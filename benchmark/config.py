@@ -156,7 +156,8 @@ class RunConfig:
         _check_types(self)
         for name, form in FORMS.items():
             value = getattr(self, name)
-            fits = re.fullmatch(form, value) and len(value.encode(errors="replace")) <= MOST_BYTES
+            text = value.encode(errors="replace").decode() == value  # else not all of it is text
+            fits = text and re.fullmatch(form, value) and len(value.encode()) <= MOST_BYTES
             require(bool(fits), name, value, "the name of a component")
         allowed = "a digest of 12 hex digits (benchmark.initial.resolve gives that of a file)"
         require(bool(re.fullmatch(initial.FORM, self.init)), "init", self.init, allowed)

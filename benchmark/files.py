@@ -74,6 +74,8 @@ def read_json(path: Path) -> dict:
         return _parsed(path.read_bytes(), f"record file {path}")
     except FileNotFoundError:
         raise UserError(f"record file {path} is missing") from None
+    except OSError as error:
+        raise UserError(f"record file {path} cannot be read ({error.strerror})") from None
 
 
 def append_line(path: Path, row: dict) -> None:
@@ -122,7 +124,7 @@ def last_line(path: Path) -> dict | None:
 def _parsed(text: bytes, what: str) -> dict:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{what} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{what} must be a JSON object, got {type(value).__name__}")

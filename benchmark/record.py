@@ -159,6 +159,10 @@ class Record:
         complete."""
         files = (self.probes_file, self.probe_ranks_file)
         rows, ranks = map(read_lines, files)
+        for file, part in zip(files, (rows, ranks), strict=True):
+            for number, row in enumerate(part, start=1):
+                where, epoch = f"record file {file}, line {number}: epoch", row.get("epoch")
+                require(type(epoch) in (int, float), where, epoch, "a whole number")
         complete = {row["epoch"] for row in rows}
         return rows, [row for row in ranks if row["epoch"] in complete]
 
@@ -192,7 +196,13 @@ class Record:
 
     def failure(self) -> dict | None:
         """`error` and `log` of the last attempt, if it failed."""
-        return read_json(self.failure_file) if self.failure_file.exists() else None
+        if not self.failure_file.exists():
+            return None
+        failure = read_json(self.failure_file)
+        for key in ("error", "log"):
+            where = f"record file {self.failure_file}: {key}"
+            require(isinstance(failure.get(key), str), where, failure.get(key), "a text")
+        return failure
 
     def finish(self, summary: dict) -> None:
         """Write the summary, which makes the run finished, after everything else is on the disk;
@@ -283,7 +293,8 @@ def run_folders(runs: Path) -> list[Path]:
     """The folders of all runs, finished or not, sorted by name. Raises `UserError` if the folder
     `runs` does not exist."""
     if not Path(runs).is_dir():
-        raise UserError(f"runs folder {runs} does not exist")
+        what = "is not a folder" if Path(runs).exists() else "does not exist"
+        raise UserError(f"runs folder {runs} {what}")
     return sorted(path.parent for path in Path(runs).glob("*/config.json"))
 
 

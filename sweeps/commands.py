@@ -19,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.config import DEFAULTS, LABELLED, RunConfig
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require
 from benchmark.locks import is_held
 from benchmark.options import Options
-from benchmark.record import FINISHED, OUTCOMES, Record
+from benchmark.record import OUTCOMES, Record
 from benchmark.schedule import schedule
 from benchmark.tracking.api import address, asking, connect
 from benchmark.tracking.tracker import PROJECT, require_key
@@ -198,7 +198,11 @@ def state(config: RunConfig, runs: Path) -> RunState:
     else:
         record.checked_config()
         if record.finished:
-            name = record.summary().get("outcome", FINISHED)
+            name = record.summary().get("outcome")
+            allowed = " or ".join(OUTCOMES)
+            require(
+                name in list(OUTCOMES), f"record file {record.summary_file}: outcome", name, allowed
+            )
         elif is_held(record.lock_file):
             name = "running"
         else:

@@ -210,7 +210,8 @@ def training_seconds(frames: Frames) -> float:
 def nets_and_data(frames: Frames) -> list[str]:
     """The scale of the runs: a text for each net, width, data set, number of images and epochs."""
     found = scales(frames.finished())
-    return [f"{scale}, {runs['seed'].nunique()} seeds" for scale, runs in found.items()]
+    counts = {scale: runs["seed"].nunique() for scale, runs in found.items()}
+    return [f"{scale}, {count} seed{'s' * (count != 1)}" for scale, count in counts.items()]
 
 
 def _machine(device: str, processor: str, threads: float) -> str:

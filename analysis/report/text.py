@@ -60,11 +60,13 @@ def shortfall(number: Number) -> str:
 def answer(board: Board) -> str:
     """Which measure is first in a leaderboard, in plain words."""
     first, *_ = board.table.itertuples()
+    best = board.table.loc[board.table["rank"] == first.rank, "measure"].tolist()
+    has = "has" if len(best) == 1 else "share"
     settings = f"{len(board.settings)} setting{'s' * (len(board.settings) > 1)}"
     least, most = board.seeds
     seeds = f"{least}" if least == most else f"{least} to {most}"
     return (
-        f"{first.measure} has the best mean rank of {len(board.table)} measures, "
+        f"{' and '.join(best)} {has} the best mean rank of {len(board.table)} measures, "
         f"{short(first.rank)}{_span(first)}, over {settings} with {seeds} "
         f"seed{'s' * (seeds != '1')} each."
     )

@@ -86,6 +86,8 @@ def _cut(place: str, cut: dict) -> None:
     _numbers(f"{place}, agreement", cut.get("agreement", {}))
     for state in STATES:
         _numbers(f"{place}, {state}", cut.get(state))
+    for state, key in (("before", "grad_norm"), ("after", "grad_norm"), ("actual", "loss_change")):
+        require(key in cut[state], f"{place}, {state}: {key}", None, "a number or null")
 
 
 def _probe(place: str, row: dict) -> None:
@@ -116,6 +118,7 @@ def _summary(place: str, summary: dict) -> None:
     kinds |= dict.fromkeys(("versions", "plan"), (dict, "an object"))
     for key, (kind, words) in kinds.items():
         require(isinstance(summary.get(key), kind), f"{place}: {key}", summary.get(key), words)
+    _counts(place, {"epoch": summary.get("epoch")})
     numbers = ("seconds", "threads", "classes", *LATENCY_KEYS)
     _numbers(place, {key: summary.get(key) for key in numbers})
     _counts(f"{place}, samples", summary.get("samples"))

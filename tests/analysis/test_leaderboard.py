@@ -121,3 +121,34 @@ def test_the_figure_has_a_row_per_measure_and_a_profile_with_controls(tmp_path):
     (board,) = leaderboards(frames_of(tmp_path / "b", configs(dense=False)))
     assert len(ranks.rank_plot(board).axes) == 1
     assert "right panel" not in ranks.caption(board)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shown", "count"),
+    [
+        ({"magnitude": range(5), "random": range(5), "loss": range(10)}, 3, 5),
+        ({"magnitude": range(5), "random": range(6)}, 2, 5),
+        ({"magnitude": (1, 2, 3, 4), "random": (0, 2, 3, 4)}, 2, 3),
+        ({"magnitude": range(5), "random": range(5), "loss": range(2)}, 2, 5),
+    ],
+)
+def test_uneven_seeds_leave_a_board_of_those_that_are_shared(tmp_path, seeds, shown, count):
+    configs = [
+        config
+        for measure, own in seeds.items()
+        for config in grid(measures=[measure], timings=[4], seeds=own, dense=False, budget="macs")
+    ]
+    (board,) = leaderboards(frames_of(tmp_path, configs))
+    assert (len(board.table), board.seeds) == (shown, (count, count))
+    assert board.table["rank_low"].ge(1).all()
+    assert board.table["rank_high"].le(shown).all()
+
+
+def test_a_setting_of_one_seed_takes_no_interval_away(tmp_path):
+    configs = [
+        *grid(measures=["magnitude", "random"], timings=[4], seeds=range(5), budget="macs"),
+        *grid(measures=["magnitude", "random"], timings=[2], seeds=[0], budget="macs"),
+    ]
+    (board,) = leaderboards(frames_of(tmp_path, configs))
+    assert len(board.settings) == 1
+    assert board.table["rank_low"].notna().all()

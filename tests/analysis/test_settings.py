@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.outcomes import outcomes
+from analysis.report.build import build
 from analysis.runs.load import load
 from analysis.settings import completeness, named
 from benchmark.config import RunConfig
@@ -97,3 +98,15 @@ def test_a_probed_run_is_the_dense_control_too(tmp_path):
     plain = simulate.grid(measures=["none"])
     both = frames_of(tmp_path / "both", [*pruned, *probed, *plain])
     assert set(named(both).runs["control"]) == {config.run_id for config in plain}
+
+
+def test_a_control_that_is_not_finished_is_none(tmp_path):
+    configs = simulate.grid(measures=["magnitude", "random"], timings=[4], seeds=[0, 1])
+    pruned = [config for config in configs if config.measure != "none"]
+    waiting = [config for config in configs if config.measure == "none"]
+    frames_of(tmp_path, pruned)
+    simulate.simulate(tmp_path, waiting, finished=False)
+    frames = named(load(str(tmp_path)))
+    assert frames.finished()["control"].isna().all()
+    build(str(tmp_path), tmp_path / "report")
+    assert (tmp_path / "report" / "index.html").exists()

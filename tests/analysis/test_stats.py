@@ -135,3 +135,12 @@ def test_effect_size_pools_the_spread_within_tasks():
     assert stats.effect_size(tasks) == pytest.approx(7 / np.sqrt(2))
     assert np.isnan(stats.effect_size(np.array([[1.0]])))
     assert np.isnan(stats.effect_size(np.array([[1.0, 1.0]])))
+
+
+def test_seeds_are_the_sample_of_a_win_probability():
+    """However many settings there are."""
+    one = stats.win_probability(np.array([1.0, 1.0, 1.0, -1.0]), +1)
+    many = stats.win_probability(np.tile([1.0, 1.0, 1.0, -1.0], (12, 1)), +1)
+    assert one == many
+    uneven = np.array([[1.0, -1.0, np.nan], [1.0, 1.0, np.nan]])
+    assert stats.win_probability(uneven, +1)[0] == 0.75

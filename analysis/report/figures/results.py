@@ -63,6 +63,7 @@ def epochs_to_threshold(frames: Frames) -> Figure | None:
     "marker per measure and setting, a mean over seeds (intervals: the figure of final accuracy); "
     "the dense control is a cross. Panels are costs (parameters and MACs on log scales), and hold "
     "all settings.",
+    size=size_of(FINAL_ACCURACY),
 )
 def cost(frames: Frames) -> Figure | None:
     """Final accuracy against parameters, MACs and training time."""
@@ -109,6 +110,7 @@ COSTS = {
     f"that has several ratios. Markers are means over seeds, bars {BAND}. Rings mark the front: no "
     "other mean is at least as accurate at the same or a lower cost. The dashed line is the dense "
     "control.",
+    size=size_of(FINAL_ACCURACY),
 )
 def accuracy_by_cost(frames: Frames) -> Figure | None:
     """Final accuracy against the costs of the net, over several ratios of one budget."""
