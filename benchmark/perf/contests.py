@@ -139,7 +139,10 @@ class Bench:
             score_all, state.model, measures, *self.images(count),
             initial=initial_weights(config, state),
         )  # fmt: skip
-        whole = partial(probe, state, problem, config)
+
+        def whole() -> None:
+            finished(probe(state, problem, config))
+
         seconds, scoring = alternated((whole, scores), self.command.repeats)
         return {
             "arch": self.arch,

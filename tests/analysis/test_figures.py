@@ -250,6 +250,18 @@ def test_the_change_of_the_norm_leaves_out_what_a_cut_removed(tmp_path):
     assert curves == [[after, before], [after, before], [[*range(6, 11)], [*range(1, 5)]]]
 
 
+def test_the_change_of_the_norm_is_one_between_epochs_that_were_measured(tmp_path):
+    """Divided by the learning rates between them."""
+    whole = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[4], dense=False))
+    seldom = whole.history.copy()
+    seldom.loc[seldom["epoch"] % 2 == 1, "flow/weight_norm_sq"] = np.nan
+    axes = FIGURES["gradient_flow"].draw(replace(whole, history=seldom)).axes
+    drawn = [list(line.get_xdata()) for line in axes[2].lines]
+    assert [8, 10] in drawn
+    assert [2, 4] in drawn
+    assert not any(6 in epochs for epochs in drawn)  # a cut lies before it
+
+
 def test_agreement_draws_what_was_recorded(tmp_path):
     frames = frames_of(tmp_path, simulate.grid(), World(agreement=True))
     ax = next(ax for ax in FIGURES["agreement"].draw(frames).axes if ax.get_title() == "with loss")

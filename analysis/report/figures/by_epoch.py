@@ -42,20 +42,27 @@ def convergence(frames: Frames) -> Figure | None:
 @figure(
     "Gradient-flow trajectories",
     "Gradient norm |g|, speed of the squared parameter norm as gradient flow has it, "
-    "|d|θ|²/dt| = 2|θ·g|, both on the probe set, and its change over an epoch divided by the "
-    "learning rate (which momentum, weight decay and minibatches also move; epochs that began with "
-    "a cut are left out), by epoch (log scales). Lines are geometric means over seeds, bands "
-    f"{BAND}; dotted vertical lines mark cuts. {SHARED}. A value at the epoch of a cut was taken "
-    "before the cut.",
+    "|d|θ|²/dt| = 2|θ·g|, both on the probe set, and its change between epochs at which it is "
+    "measured, divided by the learning rates between them (momentum, weight decay and minibatches "
+    "also move it; where a cut lies between, it is left out), by epoch (log scales). Lines are "
+    f"geometric means over seeds, bands {BAND}; dotted vertical lines mark cuts. {SHARED}. A value "
+    "at the epoch of a cut was taken before the cut.",
 )
 def gradient_flow(frames: Frames) -> Figure | None:
     """|g|, 2 |theta.g| and the discrete change of |theta|^2 by epoch and measure."""
     history = frames.history
-    change = history.groupby("run_id")["flow/weight_norm_sq"].diff().abs() / history["lr"]
     after = frames.cuts[["run_id"]].assign(epoch=frames.cuts["epoch"] + 1, pruned=True)
-    pruned = history[["run_id", "epoch"]].merge(after, how="left")["pruned"].notna()
+    began = history[["run_id", "epoch"]].merge(after, how="left")["pruned"].notna().to_numpy()
+    table = history.assign(
+        lr=history.groupby("run_id")["lr"].cumsum(),
+        cuts=pd.Series(began, history.index).groupby(history["run_id"]).cumsum(),
+    )
+    there = history["flow/weight_norm_sq"].notna()
+    measured = table[there].groupby("run_id")
     # the change over an epoch that began with a cut holds what was cut off
-    history = history.assign(change=change.mask(pruned.to_numpy()))
+    whole = measured["cuts"].diff() == 0
+    change = (measured["flow/weight_norm_sq"].diff().abs() / measured["lr"].diff()).where(whole)
+    history = history.assign(change=change)[there]
     return _by_epoch(replace(frames, history=history), [GRADIENT_NORM, SPEED, CHANGE])
 
 
