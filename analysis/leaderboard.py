@@ -129,16 +129,20 @@ def _with_shared_seeds(table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for _, part in table.groupby("task", sort=False):
         own = [frozenset(seeds) for _, seeds in part.groupby("measure")["seed"]]
-        together = [one & other for one in own for other in own] + [frozenset.intersection(*own)]
-
-        def size(seeds: frozenset[int], own: list[frozenset[int]] = own) -> tuple:
-            measures = sum(seeds <= others for others in own)
-            return measures > 1, own.count(seeds), measures * len(seeds), measures
-
-        best = max(sorted(filter(None, together), key=sorted), key=size)
-        parts.append(part[part["seed"].isin(best)])
+        parts.append(part[part["seed"].isin(_shared(own))])
     several = [part for part in parts if part["seed"].nunique() > 1]
     return pd.concat(several or parts)
+
+
+def _shared(own: list[frozenset[int]]) -> frozenset[int]:
+    """The seeds of a setting that count, of those that its measures have."""
+
+    def size(seeds: frozenset[int]) -> tuple[bool, int, int]:
+        measures = sum(seeds <= others for others in own)
+        return measures > 1, own.count(seeds), measures * len(seeds)
+
+    together = {one & other for one in own for other in own} - {frozenset()}
+    return max(sorted(together, key=sorted), key=size)
 
 
 def _largest(whole: pd.DataFrame) -> tuple[list[str], list[str]]:

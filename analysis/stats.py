@@ -188,9 +188,8 @@ def win_probability(differences: np.ndarray, sign: int) -> tuple[float, Interval
     are the sample: it needs no resampling and stays honest when every pair agrees.
     """
     table = np.atleast_2d(np.asarray(differences, dtype=float))
-    table = table[:, np.isfinite(table).any(axis=0)]
-    shares = np.where(table == 0, 0.5, np.sign(table) == sign).astype(float)
-    n, wins = table.shape[1], np.nanmean(np.where(np.isfinite(table), shares, np.nan), axis=0).sum()
+    shares = (np.sign(table[:, np.isfinite(table).any(axis=0)]) * sign + 1) / 2
+    n, wins = shares.shape[1], np.nanmean(shares, axis=0).sum()
     low, high = stats.beta.interval(LEVEL, wins + 0.5, n - wins + 0.5)
     return float(wins / n), (float(low), float(high))
 

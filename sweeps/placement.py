@@ -27,8 +27,7 @@ def placement(
     options: Options, workers: int, per_gpu: int, configs: Sequence[RunConfig] = ()
 ) -> list[Options]:
     """The options of each worker process: `per_gpu` of them on every GPU, or one per `threads`
-    cores if there is no GPU. On MPS there is one, unless `per_gpu` or `workers`
-    says otherwise.
+    cores if there is no GPU. On MPS there is one, unless `per_gpu` or `workers` says otherwise.
 
     `per_gpu` 0: as many as fit, by the memory that the largest of `configs` takes when it is tried
     out, and by the number of cores. `workers` (0: as many as that) is another number of them, on

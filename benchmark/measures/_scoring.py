@@ -213,13 +213,13 @@ class Scoring:
     @cached_property
     def gradients(self) -> Gradients:
         """One pass for all temperatures that some measure needs."""
-        for name, conv in self.model.convs.items():
-            for part in filter(None, (name, conv.norm)):
-                if not all(p.requires_grad for p in self.model.get_submodule(part).parameters()):
-                    raise UserError(
-                        f"weights must require gradients to be scored by them, those of {part} do "
-                        "not"
-                    )
+        of_norms = bool(self._temperatures("gamma_square", "beta_square"))
+        norms = [conv.norm for conv in self.model.convs.values() if of_norms and conv.norm]
+        for name in (*self.model.convs, *norms):
+            if not self.model.get_submodule(name).weight.requires_grad:
+                raise UserError(
+                    f"weights must require gradients to be scored by them, those of {name} do not"
+                )
         squares = self._temperatures("gradient_square", "gamma_square", "beta_square")
         assert len(squares) <= 1, "measures that need squared gradients share one temperature"
         temperatures = tuple(sorted({*self._temperatures(*MEAN_GRADIENTS), *squares}))

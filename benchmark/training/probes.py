@@ -59,19 +59,20 @@ def probe(
         model, measures, scoring.images, scoring.labels,
         initial=initial_weights(config, state), accumulated=state.accumulated,
     )  # fmt: skip
+    # a cut reads some 200 numbers, and a GPU that other processes use answers each of them late
+    held = copy.deepcopy(model).cpu()
+    scores = {name: _read(layers) for name, layers in scores.items()}
     scores = {
         name: layers
         for name, layers in scores.items()
         if all(layer.isfinite().all() for layer in layers.values())
     }
-    agreed = agreement(scores, model) | agreement(_products(model, before), model)
+    agreed = agreement(scores, held) | agreement(_products(model, before), held)
     ranks = [
         {"epoch": state.epoch, "a": a, "b": b, "rho": rho}
         for (a, b), rho in ((pair.split("|"), rho) for pair, rho in agreed.items())
     ]
     rows, device = [], seen.images.device
-    # a cut reads some 200 numbers, and a GPU that other processes use answers each of them late
-    held, scores = copy.deepcopy(model).cpu(), {name: _read(s) for name, s in scores.items()}
     for name, share, draw, layers in _cuts(scores, model, config, state.epoch):
         shrunk = shrink(held, select(held, layers, share))
         kept_macs = cost(shrunk.net, problem.size)["net/macs"] / whole
@@ -114,8 +115,9 @@ def _cuts(
 
 
 def _products(model: Net, before: Flow) -> dict[str, Scores]:
-    """theta.g and theta.Hg of each filter."""
-    return {"theta_g": by_filter(model, before.g), "theta_hg": by_filter(model, before.hg)}
+    """theta.g and theta.Hg of each filter, on the CPU."""
+    vectors = {"theta_g": before.g, "theta_hg": before.hg}
+    return {key: _read(by_filter(model, vector)) for key, vector in vectors.items()}
 
 
 def _after(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config import DEFAULTS, RunConfig, stream_seed
+from benchmark.config import DEFAULTS, LABELLED, RunConfig, stream_seed
 from benchmark.errors import UserError
 from benchmark.run import run
 
@@ -134,3 +134,20 @@ def test_streams_depend_on_what_they_name_alone():
     others.append(stream_seed("order", RunConfig(seed=1)))
     assert len(set(others)) == 4
     assert all(0 <= seed < 2**63 for seed in others)
+
+
+def test_the_label_shows_the_fields_that_it_is_said_to_show():
+    """The grids' tables add the others."""
+    other = {
+        "measure": "loss", "arch": "resnet20", "dataset": "cifar10", "ratio": 0.5, "budget": "macs",
+        "allocation": "uniform", "grouping": "stream", "sampling": "gibbs", "removal": "soft",
+        "prune_epoch": 3, "rounds": 3, "seed": 1, "epochs": 20, "width": 0.5, "retrain": "restart",
+        "ablation": "invert", "cut_momentum": "carry", "batch_size": 8, "score_bn": "running",
+    }  # fmt: skip
+    base = RunConfig(prune_epoch=2, rounds=2)
+    changing = {
+        f for f, v in other.items() if dataclasses.replace(base, **{f: v}).label != base.label
+    }
+    assert changing | {"probe_epochs"} == set(LABELLED)
+    dense = RunConfig(measure="none")
+    assert dataclasses.replace(dense, probe_epochs="1").label != dense.label

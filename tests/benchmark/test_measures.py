@@ -357,3 +357,12 @@ def test_scores_may_be_whole_numbers_or_truths():
 def test_what_cannot_be_scored_is_named(images, labels, others, said):
     with pytest.raises(UserError, match=said):
         score(tiny_net("vgg13"), "loss", images, labels, **others)
+
+
+def test_a_frozen_batch_norm_matters_to_measures_of_it_alone():
+    net, (x, y) = tiny_net("vgg13"), tiny_images(4)
+    frozen = next(conv.norm for conv in net.convs.values())
+    net.get_submodule(frozen).requires_grad_(False)
+    assert all(layer.isfinite().all() for layer in score(net, "loss", x, y).values())
+    with pytest.raises(UserError, match=f"those of {frozen} do not"):
+        score(net, "fisher_bn", x, y)

@@ -76,11 +76,11 @@ def probe_losses(frames: Frames) -> Figure | None:
         ax.axhline(0, color="#555555", linewidth=0.9, zorder=1)
         ax.set_xlabel("filters removed (%)")
     low, high = min(0.0, np.nanmin(means)), max(0.0, np.nanmax(means))
-    margin = (0.06 * (high - low), 0.06 * (high - low))
+    below = above = 0.06 * (high - low)
     if linear:
-        margin = (0.3 * -low + linear / 2, max(0.5 * high, linear))
+        below, above = 0.3 * -low + linear / 2, max(0.5 * high, linear)
     for (ax,) in blocks[::COLUMNS]:  # the others of a row share its axis
-        ax.set_ylim(low - margin[0], high + margin[1])
+        ax.set_ylim(low - below, high + above)
         ax.set_ylabel(PROBE_LOSS.axis)
     legend(canvas, measures)
     return canvas
