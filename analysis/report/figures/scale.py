@@ -33,10 +33,14 @@ class SignedScale:
             span(-self.linear, self.linear, color="#000000", alpha=0.035, linewidth=0, zorder=0)
 
     def along(self, axis: Axis) -> None:
-        """Give one axis this scale."""
-        set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+        """Give one axis this scale. A vertical one with few ticks gets those at which the scale
+        changes too; side by side their labels would touch."""
+        upright, ticks = axis.axis_name == "y", self.ticks
+        set_scale = axis.axes.set_yscale if upright else axis.axes.set_xscale
         set_scale("symlog", linthresh=self.linear, linscale=0.8)
-        axis.set_major_locator(FixedLocator(self.ticks))
+        if upright and len(ticks) < 5:
+            ticks = sorted({*ticks, -self.linear, self.linear})
+        axis.set_major_locator(FixedLocator(ticks))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(_tick))
 
@@ -50,11 +54,8 @@ def signed_scale(values: np.ndarray) -> SignedScale:
     high = int(np.ceil(np.log10(sizes.max())))
     low = max(high - 4, min(int(np.floor(np.log10(np.quantile(sizes, 0.1)))), high - 1))
     every = 1 if high - low < 3 and abs(high) < 3 else 2  # so that numbers do not touch
-    top = int(np.floor(np.log10(sizes.max())))
-    powers = list(range(top, low, -every))
-    if len(powers) < 2:
-        powers = sorted({top, low}, reverse=True)
-    decades = [10.0**power for power in powers]
+    powers = range(int(np.floor(np.log10(sizes.max()))), low, -every)
+    decades = [10.0**power for power in powers or [low]]
     ticks = [*(-tick for tick in decades), 0.0, *reversed(decades)]
     return SignedScale(10.0**low, 1.6 * 10.0**high, ticks)
 
