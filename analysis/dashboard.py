@@ -30,7 +30,7 @@ from analysis.quantities import (
 from analysis.report import style
 from analysis.runs.pull import filter_value
 from benchmark.config import DEFAULTS
-from benchmark.errors import UserError
+from benchmark.errors import UserError, one_line
 from benchmark.fields import assignment
 from benchmark.measures import MEASURES
 
@@ -145,9 +145,7 @@ def saved(
     except UserError:
         raise
     except Exception as error:  # wandb-workspaces raises many kinds
-        raise UserError(
-            f"W&B did not save the {make.__name__} ({' '.join(str(error).split())})"
-        ) from None
+        raise UserError(f"W&B did not save the {make.__name__} ({one_line(error)})") from None
 
 
 @dataclass(frozen=True)

@@ -73,17 +73,14 @@ def leaderboards(frames: Frames) -> list[Board]:
     lost = (table["outcome"] != FINISHED) | table["final_accuracy"].isna()
     table = table.assign(lost=lost, accuracy=table["final_accuracy"].mask(lost, 0.0))
     table["relative"] = table["accuracy"] / dense
+    seconds = frames.cuts.groupby("run_id")["score_seconds"].median()
     table = table.assign(
-        score_seconds=table["run_id"].map(_score_seconds(frames)),
+        score_seconds=table["run_id"].map(seconds),
         macs=share_left(table, "macs"), speedup=speedup(table),
     )  # fmt: skip
     parts = ((budget, table[table["budget"] == budget]) for budget in BUDGETS)
     boards = (_board(budget, part) for budget, part in parts if len(part))
     return [board for board in boards if board is not None]
-
-
-def _score_seconds(frames: Frames) -> pd.Series:
-    return frames.cuts.groupby("run_id")["score_seconds"].median()
 
 
 def _board(budget: str, table: pd.DataFrame) -> Board | None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.frames import Frames
 from analysis.settings import DENSE, named
 from benchmark.record import FINISHED
 
@@ -44,8 +44,7 @@ def outcomes(frames: Frames) -> pd.DataFrame:
     NaN where the run has no such number: no cut, not every cut made, not every epoch trained to a
     finite loss.
     """
-    runs = named(frames).runs
-    runs = runs[runs["outcome"] != UNFINISHED].set_index("run_id")
+    runs = named(frames).finished().set_index("run_id")
     columns = _after_cut(runs, frames.history) | _at_cuts(runs, frames.cuts)
     return pd.concat(
         [runs, pd.DataFrame({name: x.reindex(runs.index) for name, x in columns.items()})], axis=1

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from analysis.runs.frames import UNFINISHED, Frames
+from analysis.runs.frames import Frames
 from analysis.settings import named
 
 KEYS = ["run_id", "epoch", "measure", "share"]
@@ -33,7 +33,7 @@ def probed(frames: Frames) -> pd.DataFrame:
     `predicted_grad_norm_sq_change` (nats^2). `kept_macs`: share of the MACs that is left. NaN where
     a number was not measured.
     """
-    runs = _runs(frames)
+    runs = named(frames).finished().set_index("run_id")
     table = frames.probes[frames.probes["run_id"].isin(runs.index)]
     table = table.join(runs[[*PAIR, "epochs", "classes"]], on="run_id")
     chance = np.log(table["classes"])
@@ -58,15 +58,10 @@ def probed(frames: Frames) -> pd.DataFrame:
 def ranked(frames: Frames) -> pd.DataFrame:
     """A row per finished run, epoch and pair of scores: `run_id epoch measure` (`<a>|<b>`), `rho`
     and the columns `PAIR` and `epochs` of the run."""
-    runs = _runs(frames)
+    runs = named(frames).finished().set_index("run_id")
     table = frames.probe_ranks[frames.probe_ranks["run_id"].isin(runs.index)]
     table = table.join(runs[[*PAIR, "epochs"]], on="run_id")
     return table.assign(measure=table["a"] + "|" + table["b"]).drop(columns=["a", "b"])
-
-
-def _runs(frames: Frames) -> pd.DataFrame:
-    runs = named(frames).runs
-    return runs[runs["outcome"] != UNFINISHED].set_index("run_id")
 
 
 def averaged(table: pd.DataFrame) -> pd.DataFrame:

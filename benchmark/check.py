@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmark.che
 def execute(command: Check) -> int:
     """Print what is wrong with a component; the exit status."""
     found = kinds(command.component)
-    faults = {kind: checker(kind, name, command.data)() for kind, name in found.items()}
+    faults = {kind: faults_of(kind, name, command.data) for kind, name in found.items()}
     for kind, name in found.items():
         verdict = "is wrong:" if faults[kind] else "is fine"
         print(f"{outside.NOUNS[kind]} {name} {verdict}")
@@ -66,16 +65,16 @@ def kinds(component: str) -> dict[str, str]:
     return {kind: registry.resolve(kind, component) for kind in found}
 
 
-def checker(kind: str, name: str, root: Path) -> Callable[[], list[str]]:
-    """What checks a component."""
+def faults_of(kind: str, name: str, root: Path) -> list[str]:
+    """What is wrong with a component."""
     from benchmark import contracts  # here, because it imports torch
 
     registry.check(outside.NOUNS[kind], kind, name)
     if kind == "measures":
-        return partial(contracts.measure_faults, name)
+        return contracts.measure_faults(name)
     if kind == "models":
-        return partial(contracts.model_faults, name)
-    return partial(contracts.data_faults, name, root)
+        return contracts.model_faults(name)
+    return contracts.data_faults(name, root)
 
 
 if __name__ == "__main__":

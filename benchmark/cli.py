@@ -78,7 +78,7 @@ def guarded(command: Callable[[], int | None]) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")  # a path need not be valid text
     plain_warnings()
     signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         status = command()
         sys.stdout.flush()
@@ -117,7 +117,8 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _terminate(*_: object) -> NoReturn:
+def terminate(*_: object) -> NoReturn:
+    """Handle SIGTERM: end as a process that was stopped, after the clean-up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the clean-up
     sys.exit(128 + signal.SIGTERM)
 

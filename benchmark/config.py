@@ -12,6 +12,7 @@ from math import isfinite
 
 from benchmark import initial, registry
 from benchmark.errors import UserError, require, require_one_of
+from benchmark.files import short_digest
 from benchmark.outside import is_outside
 
 PROTOCOLS = ("exact", "paper")
@@ -34,6 +35,8 @@ EXACT_FIELDS = ("budget", "allocation", "grouping", "sampling", "removal")
 """Fields of the rules `exact`."""
 MOST = 2**31 - 1
 """The largest whole number of a field that has no entry in `LARGEST`."""
+WIDEST = 64
+"""The largest width."""
 MOST_BYTES = 4096
 """The longest name; a path is at most that long."""
 LABELLED = (
@@ -168,6 +171,7 @@ class RunConfig:
             require_one_of(name, getattr(self, name), allowed)
         for name in ("width", "lr", "temperature"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require(self.width <= WIDEST, "width", self.width, f"at most {WIDEST}")
         for name, least in LEAST.items():
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in DEFAULTS:
@@ -269,7 +273,7 @@ class RunConfig:
         fields = self.canonical().to_dict()
         science = {k: v for k, v in fields.items() if k != "seed" and v != DEFAULTS[k]}
         science["rules"] = RULES
-        return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
+        return short_digest(json.dumps(science, sort_keys=True).encode())
 
     @property
     def run_id(self) -> str:

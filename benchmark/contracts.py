@@ -12,11 +12,11 @@ import torch
 
 from benchmark import data
 from benchmark.errors import UserError, one_line
-from benchmark.measures import MEASURES, named
+from benchmark.measures import MEASURES
 from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net, build, takes_width
 from benchmark.pruning import compact, masked, select
-from benchmark.registry import Measure
+from benchmark.registry import Measure, load_measure
 
 ARCHES = {"vgg13": 0.125, "resnet20": 0.0625, "mobilenet_v1": 0.125}
 """{architecture: width} of the nets that a measure is checked on."""
@@ -52,7 +52,7 @@ def random_images(count: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Te
 
 def measure_faults(name: str) -> list[str]:
     """What is wrong with a measure, on three architectures; each fault once."""
-    measure, (images, labels) = named(name), random_images()
+    measure, (images, labels) = load_measure(name), random_images()
     for arch, width in ARCHES.items():
         net = narrow_net(arch, width)
         try:

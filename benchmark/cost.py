@@ -6,11 +6,22 @@ Multiply-accumulates are those of convs and linear layers.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from torch import nn
 
-from benchmark.models import Net
+from benchmark.errors import require
+from benchmark.models import Net, check_net
+from benchmark.models._net import COUNTED
 
 Size = tuple[int, int]
+
+
+def check_size(size: object) -> None:
+    """Raise `UserError` unless a size is None, or height and width of an image."""
+    pair = size is None or (isinstance(size, tuple | list) and len(size) == 2)
+    good = pair and all(isinstance(n, Integral) and n >= 1 for n in size or ())
+    require(good, "image_size", size, "(height, width), whole numbers from 1")
 
 
 class _Prices:
@@ -35,7 +46,7 @@ class _Prices:
             for stream in net.streams(reader.reads):
                 before = self.channel.get(stream, (0, 0))
                 self.channel[stream] = (before[0] + price[0], before[1] + price[1])
-        layers = ((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear))
+        layers = ((n, m) for n, m in net.named_modules() if isinstance(m, COUNTED))
         macs = sum(layer.weight.numel() * pixels.get(name, 0) for name, layer in layers)
         self.rest = (0, 0)
         known = self.whole(net.plan, net.channels)
@@ -134,6 +145,8 @@ def cost(net: Net, size: Size | None = None) -> dict[str, int]:
     image).
 
     size: height and width of the image (None: 32 x 32, or that of the images that the net was
-    traced with).
+    traced with). Raises `UserError` for images that do not suit the net.
     """
+    check_net(net)
+    check_size(size)
     return {f"net/{budget}": value for budget, value in Ledger(net, size).left.items()}

@@ -6,6 +6,7 @@ A file that another one relies on is brought to the disk first (POSIX: fsync, th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -17,6 +18,13 @@ TAIL_BYTES = 65_536
 """More than the longest line of a history."""
 BINARY = getattr(os, "O_BINARY", 0)
 """Without it Windows translates the ends of lines."""
+DIGITS = 12
+"""Hex digits of a digest."""
+
+
+def short_digest(content: bytes) -> str:
+    """The first hex digits of the SHA-256 of a content."""
+    return hashlib.sha256(content).hexdigest()[:DIGITS]
 
 
 def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:

@@ -8,7 +8,6 @@ section 3). Nothing here touches `.grad`, the BN statistics, the mode or the ran
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from benchmark.data._batches import normalise
+from benchmark.data._batches import normalise, pixels_of
 from benchmark.devices import wide
 from benchmark.errors import UserError
 from benchmark.models._autograd import graph_alone
-from benchmark.models._net import Net, modes_kept
+from benchmark.models._net import Net, copied, modes_kept
 
 M = TypeVar("M", bound=nn.Module)
 Vectors = dict[str, torch.Tensor]
@@ -90,7 +90,7 @@ def with_statistics_of(model: M, images: torch.Tensor) -> M:
     as weights; all other modules are in evaluation mode. Raises `UserError` if the last batch has
     one value per channel.
     """
-    result, seen = copy.deepcopy(model), 0
+    result, seen = copied(model), 0
     norms = [m for m in result.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     with evaluating(result):
@@ -104,7 +104,8 @@ def with_statistics_of(model: M, images: torch.Tensor) -> M:
             try:
                 result(x)
             except ValueError:  # raised by batch norm
-                size = f"{images.shape[2]}x{images.shape[1]}"
+                height, width = pixels_of(images)
+                size = f"{width}x{height}"
                 raise UserError(
                     f"batch-norm statistics of {len(images)} images of {size} must not end with a "
                     "batch of one image: choose another number of score_samples or probe_samples "
@@ -192,7 +193,8 @@ def hessian_gradients(
     batch_size = limited(batch_size, HESSIAN_BATCH, images)
     theta = parameters(model)
     result = {t: _zeros(theta) for t in g}
-    with evaluating(model), torch.enable_grad():
+    # torch's other kinds of attention have no second derivative
+    with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         for x, y, share in batches(model, images, labels, batch_size):
             logits = model(x)
             for t in g:

@@ -8,7 +8,6 @@ run records. `benchmark.registry` checks what a file declares.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import re
@@ -21,9 +20,8 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmark.errors import UserError, one_line
+from benchmark.files import DIGITS, short_digest
 
-DIGITS = 12
-"""Hex digits of a digest."""
 ENDING = ".py"
 COPIES = "components"
 """Folder of a record with the files of its components: `components/<kind>/<name>.py`."""
@@ -46,7 +44,7 @@ class Component:
     @property
     def name(self) -> str:
         """`name@digest`."""
-        return f"{self.stem}@{hashlib.sha256(self.content).hexdigest()[:DIGITS]}"
+        return f"{self.stem}@{short_digest(self.content)}"
 
     @property
     def copy(self) -> str:

@@ -80,9 +80,8 @@ def resolve(kind: str, value: str, folders: Sequence[Path] = (Path(),)) -> str:
 
 def known(kind: str, name: str) -> bool:
     """Whether the suite or an installed package has a component of this name."""
-    if kind == "models" and name == TORCHVISION:
-        return True
-    return name in names(kind) or name in outside.declared(kind)
+    ours = name in names(kind) or (kind, name) == ("models", TORCHVISION)
+    return ours or name in outside.declared(kind)
 
 
 def declared_in(path: Path) -> list[str]:

@@ -142,9 +142,9 @@ def engine(command: Run) -> partial:
             "engine 'ray' needs Ray, which is not installed: pip install 'flowprune[ray]'"
         )
     require(not command.packed, "packed with engine=ray", command.packed, "0")
+    more = dict(map(resource, command.resources))
     from sweeps.engines.ray import RayEngine
 
-    more = dict(map(resource, command.resources))
     return partial(RayEngine, **settings, address=command.address, resources=more)
 
 

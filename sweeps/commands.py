@@ -67,19 +67,19 @@ def plan(grid: Grid, options: Options, workers: int) -> int:
 
 
 def _estimate(grid: Grid, options: Options, workers: int) -> str:
-    from sweeps.estimate import operations_to_train, seconds_to_train  # here: they import torch
+    from sweeps.estimate import to_train  # here, because it imports torch
 
     workers = len(placement(options, workers, per_gpu=1))
     options.prepare()
     try:
         with options.applied():
-            seconds = seconds_to_train(grid.epochs_to_train, options) / workers
-        operations = operations_to_train(grid.epochs_to_train, options)
+            seconds, operations = to_train(grid.epochs_to_train, options)
     except UserError as error:
         return f"none ({error})"
     text = (
-        f"{duration(seconds)} with {workers} workers on {options.device_name()}, at the rates of "
-        "the dense nets timed just now, tests and cuts not counted (pruned nets are faster)"
+        f"{duration(seconds / workers)} with {workers} workers on {options.device_name()}, at "
+        "the rates of the dense nets timed just now, tests and cuts not counted (pruned nets are "
+        "faster)"
     )
     if options.torch_device().type == "cuda":
         return text

@@ -31,39 +31,27 @@ REPLAYED = 50
 """Steps that are timed on a GPU."""
 
 
-def operations_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
-    """Multiplications and additions of training these dense nets: a backward pass has twice those
-    of a forward pass. The arguments and errors are those of `seconds_to_train`."""
-    size_of = cache(lambda dataset: train_size(dataset, options.data))
-    macs: dict[tuple, int] = {}
-    total = 0.0
-    for config, count in epochs.items():
-        size = size_of(config.dataset)
-        net = (config.arch, config.width, *size[1:])
-        if net not in macs:
-            drawn = initial_net(replace(config, init=""), size.classes)
-            macs[net] = dense_cost(drawn, (size.height, size.width))["macs"]
-        images = count * min(size.images, config.train_limit or size.images)
-        total += 3 * 2 * macs[net] * images
-    return total
-
-
-def seconds_to_train(epochs: dict[RunConfig, int], options: Options) -> float:
-    """Seconds that one process needs to train these dense nets, without tests and cuts.
+def to_train(epochs: dict[RunConfig, int], options: Options) -> tuple[float, float]:
+    """Seconds that one process needs to train these dense nets, without tests and cuts, and the
+    multiplications and additions of it: a backward pass has twice those of a forward pass.
 
     Raises `UserError` if a data set neither declares its size nor is there to be counted.
     """
     size_of = cache(lambda dataset: train_size(dataset, options.data))
-    per_image: dict[tuple, float] = {}
-    seconds = 0.0
+    per_image: dict[tuple, tuple[float, int]] = {}
+    seconds = operations = 0.0
     for config, count in epochs.items():
         size = size_of(config.dataset)
+        pixels = (size.height, size.width)
         net = (config.arch, config.width, config.batch_size, config.precision, *size[1:])
         if net not in per_image:
-            check_fits(config.arch, config.width, size.classes, (size.height, size.width), FEW)
-            per_image[net] = seconds_per_image(config, size, options.torch_device())
-        seconds += count * min(size.images, config.train_limit or size.images) * per_image[net]
-    return seconds
+            check_fits(config.arch, config.width, size.classes, pixels, FEW)
+            macs = dense_cost(initial_net(replace(config, init=""), size.classes), pixels)["macs"]
+            per_image[net] = seconds_per_image(config, size, options.torch_device()), macs
+        images = count * min(size.images, config.train_limit or size.images)
+        seconds += images * per_image[net][0]
+        operations += images * per_image[net][1] * 3 * 2
+    return seconds, operations
 
 
 class TrainSize(NamedTuple):

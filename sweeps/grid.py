@@ -13,12 +13,11 @@ import yaml
 
 from benchmark import initial
 from benchmark.config import DEFAULTS, RunConfig
-from benchmark.errors import UserError, require
+from benchmark.errors import UserError, one_line, require
 from benchmark.fields import field_value
-from benchmark.measures import named
 from benchmark.options import Options
 from benchmark.outside import NOUNS
-from benchmark.registry import resolve
+from benchmark.registry import load_measure, resolve
 from benchmark.schedule import schedule
 
 FILE_KEYS = (
@@ -132,7 +131,7 @@ def _is_blind(config: RunConfig) -> bool:
     how far they have moved."""
     if config.measure == "none" or config.prune_epoch != 0:
         return False
-    measure = named(config.measure)
+    measure = load_measure(config.measure)
     return not measure.at_init and (not config.init or "initial" in measure.needs)
 
 
@@ -145,8 +144,7 @@ def _read(path: Path) -> dict:
     except OSError as error:
         raise UserError(f"grid file {path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no such date
-        reason = " ".join(str(error).split())
-        raise UserError(f"grid file {path} is not valid YAML ({reason})") from None
+        raise UserError(f"grid file {path} is not valid YAML ({one_line(error)})") from None
     except RecursionError:
         raise UserError(f"grid file {path} is nested too deeply") from None
     if not isinstance(content, dict):

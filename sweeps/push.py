@@ -5,7 +5,6 @@ It skips runs that are already uploaded and finishes partial uploads.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 import threading
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.config import RunConfig
 from benchmark.errors import UserError, require
-from benchmark.files import read_json
+from benchmark.files import read_json, short_digest
 from benchmark.record import Record, run_folders
 from benchmark.tracking.api import THREADS, address, asking, bar, connect, listed, told
 from benchmark.tracking.rows import LINES, sent_files, sent_summary
@@ -170,7 +169,7 @@ def _figures_task(
             f"file {claims} must be a report's, with claims that have id and verdict"
         ) from None
     content = b"".join(path.read_bytes() for path in [claims, *images])
-    name = f"report-{hashlib.sha256(content).hexdigest()[:12]}"
+    name = f"report-{short_digest(content)}"
     known = any(run.id == name and run.state == "finished" for run in there)
     return {name: lambda: THERE if known else _push_figures(name, verdicts, images, target)}
 

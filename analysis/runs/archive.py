@@ -13,7 +13,7 @@ from pandas.api.types import is_numeric_dtype
 from analysis.runs.check import check_values, gap
 from analysis.runs.frames import PROBE_STATES, STATES, TABLES, Frames, Run, least_columns, to_frames
 from benchmark.config import DEFAULTS, RULES, RunConfig
-from benchmark.errors import UserError
+from benchmark.errors import UserError, one_line
 from benchmark.record import FINISHED, LATENCY_KEYS, NET_KEYS, check_rules
 
 TEXTS = {name for name, value in DEFAULTS.items() if type(value) is str} | {
@@ -59,9 +59,7 @@ def read(folder: Path) -> Frames:
         try:
             table = pd.read_parquet(file)
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-            raise UserError(
-                f"archive file {file} cannot be read ({' '.join(str(error).split())})"
-            ) from None
+            raise UserError(f"archive file {file} cannot be read ({one_line(error)})") from None
         if name == "runs":
             table = _as_stored(table, file)
         if name == "cuts" and "score_seconds" not in table:

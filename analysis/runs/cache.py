@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -11,7 +10,7 @@ from urllib.parse import quote
 
 from analysis.runs.wandb_run import Mirror
 from benchmark.errors import UserError
-from benchmark.files import write_atomically
+from benchmark.files import short_digest, write_atomically
 
 PULL = {"filter", "runs"}
 """The keys of a file of a pull."""
@@ -89,8 +88,8 @@ class PullCache:
         return self.folder / "runs" / f"{quote(name, safe='')}.json"
 
     def _pull_file(self, conditions: dict) -> Path:
-        digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:12]
-        return self.folder / "pulls" / f"{digest}.json"
+        name = short_digest(json.dumps(conditions, sort_keys=True).encode())
+        return self.folder / "pulls" / f"{name}.json"
 
 
 def _key(mirror: Mirror) -> tuple:

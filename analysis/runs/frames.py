@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from benchmark.config import DEFAULTS, RULES, RunConfig
 from benchmark.errors import UserError
+from benchmark.files import short_digest
 from benchmark.record import HISTORY_KEYS, LATENCY_KEYS, NET_KEYS, PROBE_KEYS
 from benchmark.schedule import schedule
 
@@ -123,9 +123,7 @@ class Frames:
 
     def digest(self) -> str:
         """A digest (12 hex digits) of the finished runs' ids: equal for equal sets of runs."""
-        return hashlib.sha256("\n".join(sorted(self.finished()["run_id"])).encode()).hexdigest()[
-            :12
-        ]
+        return short_digest("\n".join(sorted(self.finished()["run_id"])).encode())
 
 
 def dense_controls(runs: pd.DataFrame) -> pd.Series:

@@ -19,13 +19,10 @@ import numpy as np
 
 from benchmark import registry
 from benchmark.errors import UserError, require
-from benchmark.files import write_atomically
+from benchmark.files import DIGITS, write_atomically
 
 if TYPE_CHECKING:
     from benchmark.record import Record
-
-DIGITS = 12
-"""Hex digits of a digest."""
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,19 @@ PADDING = 4
 
 def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """uint8 [N, H, W, 3] -> (images / 255 - 0.5) / 0.5, [N, 3, H, W], channels last in memory;
-    float [N, C, H, W] are taken as they are.
+    of float [N, C, H, W] a copy, because a net may change its input.
 
     Computed in float32 (the same bits as torchvision's ToTensor and Normalize), then converted to
     `dtype`.
     """
     if images.is_floating_point():
-        return images.to(dtype)
+        return images.to(dtype, copy=True)
     return images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5).div_(0.5).to(dtype)
+
+
+def pixels_of(images: torch.Tensor) -> tuple[int, int]:
+    """Height and width of images, uint8 [N, H, W, C] or float [N, C, H, W]."""
+    return tuple(images.shape[2:] if images.is_floating_point() else images.shape[1:3])
 
 
 def generator(seed: int) -> torch.Generator:

@@ -20,12 +20,6 @@ MEASURES: dict[str, registry.Measure] = {
 """The measures of the suite."""
 
 
-def named(measure: str) -> registry.Measure:
-    """The measure that a run names: one of `MEASURES`, or `name@digest`. Raises `UserError` if
-    there is none."""
-    return MEASURES[measure] if measure in MEASURES else registry.load_measure(measure)
-
-
 def score(
     model: torch.nn.Module,
     measure: str | Path | registry.Measure,
@@ -61,7 +55,7 @@ def score(
     if not isinstance(measure, registry.Measure):
         name = registry.resolve("measures", str(measure))
         registry.check("measure", "measures", name)
-        measure = named(name)
+        measure = registry.load_measure(name)
     return score_all(
         model, [measure], images, labels,
         temperature=temperature, initial=initial, accumulated=accumulated, batch_size=batch_size,

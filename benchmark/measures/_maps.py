@@ -91,11 +91,16 @@ def slopes(
     result = Slopes(dict.fromkeys(model.convs, 0.0), dict.fromkeys(norms, 0.0))
     flat = [parameter for pair in scales.values() for parameter in pair]
     seen: Layers = {}
-    with _watching(model, images, seen.__setitem__), _trained(model, flat), torch.enable_grad():
+
+    def see(conv: str, z: torch.Tensor) -> torch.Tensor:
+        seen[conv] = z
+        return z.clone()  # what follows may change it in place
+
+    with _watching(model, images, see), _trained(model, flat), torch.enable_grad():
         for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             gates = dict.fromkeys(norms, 0.0)
             for x, y, share in _parts(model, *batch, batch_size):
-                logits = model(x.requires_grad_())
+                logits = model(x.requires_grad_().clone())
                 loss = functional.cross_entropy(logits / temperature, y)
                 found = torch.autograd.grad(loss, [*seen.values(), *flat], **UNUSED)
                 of_maps, of_norms = found[: len(seen)], found[len(seen) :]
@@ -140,7 +145,7 @@ def hessian_diagonal(
         for x, _, _ in batches(model, images, labels, size):
             ends: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
             with _ends_of_convs(model, ends):
-                logits = model(x.requires_grad_())
+                logits = model(x.requires_grad_().clone())
             outputs = [out for _, out in ends.values()]
             columns = _columns((logits.detach() / temperature).softmax(dim=1), random)
             found = [

@@ -26,16 +26,17 @@ A measure with a parameter `net` gets the whole `Scoring` instead and returns {c
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from numbers import Integral, Real
 from typing import TypeVar
 
 import torch
 
 from benchmark.config import STATISTICS
+from benchmark.data._batches import pixels_of
 from benchmark.devices import wide
 from benchmark.errors import UserError, require, require_one_of
 from benchmark.flow import (
@@ -53,7 +54,7 @@ from benchmark.measures._maps import (
     mean_over_images,
     slopes,
 )
-from benchmark.models import Net
+from benchmark.models import Net, check_net, copied
 from benchmark.models._net import IMAGE
 from benchmark.registry import Measure
 
@@ -80,15 +81,12 @@ def score_all(
     """{measure's name: {conv name: scores [filters]}}; the other arguments are those of
     `benchmark.measures.score`."""
     require_one_of("bn", bn, STATISTICS)
-    if not isinstance(model, Net):
-        raise UserError(
-            f"model must be a net of this suite, got {type(model).__name__}: "
-            "use benchmark.models.trace(model, images) first"
-        )
+    check_net(model)
     _check_images(model, images, labels)
-    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    good = temperature is None or 0 < temperature < math.inf
-    require(good, "temperature", temperature, "above 0 and finite")
+    good = isinstance(batch_size, Integral) and batch_size >= 1
+    require(good, "batch_size", batch_size, "a whole number from 1")
+    good = temperature is None or (isinstance(temperature, Real) and 0 < temperature < math.inf)
+    require(good, "temperature", temperature, "a number above 0")
     device = next(model.parameters()).device
     images, labels = images.to(device), labels.to(device, torch.long)
     if bn == "fresh":
@@ -101,6 +99,8 @@ def score_all(
 
 
 def _check_images(model: Net, images: torch.Tensor, labels: torch.Tensor) -> None:
+    for what, value in {"images": images, "labels": labels}.items():
+        require(torch.is_tensor(value), what, type(value).__name__, "a tensor")
     channels = model.channels[IMAGE]
     floats = images.is_floating_point()
     good = images.ndim == 4 and len(images) and images.shape[1 if floats else 3] == channels
@@ -113,6 +113,7 @@ def _check_images(model: Net, images: torch.Tensor, labels: torch.Tensor) -> Non
     low, high = int(labels.min()), int(labels.max())
     most = model.num_classes or high + 1
     require(low >= 0 and high < most, "labels", f"{low} to {high}", f"from 0 to {most - 1}")
+    model.pixels(pixels_of(images))  # raises if they do not suit the net
 
 
 @dataclass
@@ -167,8 +168,13 @@ class Scoring:
         match need:
             case "weight":
                 return weight.flatten(1)
+            case "initial" if self.initial is not None:
+                return self._given("initial", self.initial, conv, weight).flatten(1)
             case "initial":
-                return self._initial(conv, weight)
+                raise UserError(
+                    "initial must be {conv name: weight at initialisation} for this measure, got "
+                    "None"
+                )
             case "accumulated_gradient" if self.accumulated is not None:
                 return self._given("accumulated", self.accumulated, conv, weight[:, 0, 0, 0])
             case "accumulated_gradient":
@@ -213,13 +219,15 @@ class Scoring:
     @cached_property
     def gradients(self) -> Gradients:
         """One pass for all temperatures that some measure needs."""
+        convs = self.model.convs
         of_norms = bool(self._temperatures("gamma_square", "beta_square"))
-        norms = [conv.norm for conv in self.model.convs.values() if of_norms and conv.norm]
-        for name in (*self.model.convs, *norms):
-            if not self.model.get_submodule(name).weight.requires_grad:
-                raise UserError(
-                    f"weights must require gradients to be scored by them, those of {name} do not"
-                )
+        of_convs = bool(self._temperatures(*MEAN_GRADIENTS, "gradient_square"))
+        norms = [conv.norm for conv in convs.values() if of_norms and conv.norm]
+        needed = [f"{name}.weight" for name in convs if of_convs]
+        needed += [f"{norm}.{part}" for norm in norms for part in ("weight", "bias")]
+        for name in needed:
+            if not self.model.get_parameter(name).requires_grad:
+                raise UserError(f"{name} must require gradients, by which filters are scored")
         squares = self._temperatures("gradient_square", "gamma_square", "beta_square")
         assert len(squares) <= 1, "measures that need squared gradients share one temperature"
         temperatures = tuple(sorted({*self._temperatures(*MEAN_GRADIENTS), *squares}))
@@ -240,7 +248,7 @@ class Scoring:
     def precise(self) -> Net:
         """The net in float64. In float32 an output that is nearly 0 may be rectified or not, which
         changes a score by up to 0.002 of the largest (docs/performance.md)."""
-        return copy.deepcopy(self.model).to(self.place).double()
+        return copied(self.model).to(self.place).double()
 
     @cached_property
     def of_activations(self) -> dict[str, Scores]:
@@ -294,13 +302,6 @@ class Scoring:
         """The temperatures of the measures with one of these needs, sorted."""
         asking = (m for m in self.measures if {*needs} & {*m.needs})
         return sorted({self.temperature_of(measure) for measure in asking})
-
-    def _initial(self, conv: str, weight: torch.Tensor) -> torch.Tensor:
-        if self.initial is None:
-            raise UserError(
-                "initial must be {conv name: weight at initialisation} for this measure, got None"
-            )
-        return self._given("initial", self.initial, conv, weight).flatten(1)
 
     def _given(
         self, what: str, given: dict[str, torch.Tensor], conv: str, like: torch.Tensor

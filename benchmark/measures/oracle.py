@@ -9,11 +9,10 @@ def oracle(net):
     `taylor` it extrapolates nothing, but costs one evaluation per filter. A depthwise conv has its
     producer's scores.
     """
-    import copy
-
+    from benchmark.models import copied
     from benchmark.pruning.masks import follow
 
-    model = copy.deepcopy(net.model)
+    model = copied(net.model)
     masks, before, changes = model.masks(), net.loss(model), {}
     for name, conv in model.convs.items():
         if conv.follows:
@@ -22,7 +21,7 @@ def oracle(net):
         for i in masks[name].nonzero().flatten().tolist():
             live = masks[name].clone()
             live[i] = False
-            for one, mask in follow(model, {**masks, name: live}).items():
+            for one, mask in follow(net.model, {**masks, name: live}).items():
                 model.set_mask(one, mask)
             changes[name][i] = net.loss(model) - before
         for one, mask in masks.items():

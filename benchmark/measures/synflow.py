@@ -23,17 +23,20 @@ def synflow(net):
 
     from benchmark.data._batches import normalise
     from benchmark.flow import UNUSED
+    from benchmark.models import copied
     from benchmark.pruning import select
     from benchmark.pruning.masks import mask_filters
 
     device, place = net.images.device, net.place
     dtype = next(net.model.parameters()).dtype
-    model = copy.deepcopy(net.model).to(place).double().eval().requires_grad_()
+    model = copied(net.model).to(place).double().eval().requires_grad_()
     for name, tensor in model.state_dict().items():
         tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
     ranked = copy.deepcopy(model).cpu()  # whose masks are read without waiting for a GPU
     ones = torch.full_like(normalise(net.images[:1].to(place), torch.float64), TINY)
-    removed = {name: torch.zeros(filters) for name, filters in model.plan.items()}
+    removed = {
+        name: torch.zeros(filters, dtype=torch.float32) for name, filters in model.plan.items()
+    }
     for step in range(1, ITERATIONS + 1):
         weights = {name: model.get_submodule(name).weight for name in model.convs}
         with torch.enable_grad():

@@ -5,6 +5,7 @@ A file declares `build(num_classes, width=1.0)`, which returns a net with its in
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from benchmark import outside, registry
+from benchmark.config import WIDEST
 from benchmark.errors import UserError, one_line, require
 from benchmark.models._layout import LAYOUT, multiple
 from benchmark.models._net import (
@@ -26,6 +28,9 @@ from benchmark.models._net import (
     Plan,
     Table,
     check_entries,
+    check_net,
+    check_tensor,
+    copied,
     scaled,
 )
 from benchmark.models._trace import SizeError, table_of, trace
@@ -33,6 +38,7 @@ from benchmark.models._weights import FORMAT, fill, is_model, read, read_weights
 
 __all__ = [
     "IMAGE_CHANNELS", "BatchNorm2d", "Conv", "Net", "Plan", "build", "check_entries",
+    "check_net", "check_tensor", "copied",
     "LAYOUT", "default_plan", "load", "load_authors", "multiple", "packed", "rebuilt", "scaled",
     "takes_width", "trace",
 ]  # fmt: skip
@@ -59,7 +65,7 @@ def build(arch: str, num_classes: int = 10, width: float = 1.0, plan: Plan | Non
     Raises `UserError` for an unknown architecture, one that takes no width, one that cannot be
     traced, or a plan that does not fit.
     """
-    require(width > 0, "width", width, "above 0")
+    require(0 < width <= WIDEST, "width", width, f"above 0 and at most {WIDEST}")
     if plan is None:
         root = _root(arch, num_classes, width)
         net = Net(root, _table(arch, num_classes, width, root))
@@ -121,15 +127,11 @@ def _table(arch: str, num_classes: int, width: float, root: nn.Module) -> Table:
 def _traced(arch: str, root: nn.Module) -> Table:
     """The table of a net of this architecture."""
     declared = getattr(registry.load("models", arch), "IMAGE_SIZE", None)
-    sizes = [tuple(declared)] if declared else SIZES
-    for size in sizes:
-        images = torch.zeros(2, IMAGE_CHANNELS, *size)
-        try:
-            return table_of(root, images)
-        except SizeError:
-            if size == sizes[-1]:
-                raise
-    raise AssertionError("no sizes")
+    *others, last = [tuple(declared)] if declared else SIZES
+    for size in others:
+        with contextlib.suppress(SizeError):
+            return table_of(root, torch.zeros(2, IMAGE_CHANNELS, *size))
+    return table_of(root, torch.zeros(2, IMAGE_CHANNELS, *last))
 
 
 @cache

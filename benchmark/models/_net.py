@@ -10,22 +10,27 @@ compaction and costs use that table alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from numbers import Integral
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from benchmark.errors import UserError, one_line
+from benchmark.errors import UserError, one_line, require
 from benchmark.models import _autograd as autograd
 from benchmark.models import _batch_norm as batch_norm
 
 IMAGE = "image"
 IMAGE_CHANNELS = 3
+COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+"""Layers whose multiply-accumulates are counted."""
 
+M = TypeVar("M", bound=nn.Module)
 Plan = dict[str, int | torch.Tensor]
 """{conv name: number of filters}; for a conv that writes only some channels of its stream, which
 ones: bool [channels of the stream]."""
@@ -160,6 +165,8 @@ class Table:
     """{stream that no conv of the table writes: number of channels}"""
     size: tuple[int, int]
     """Height and width of the images that the net was traced with."""
+    classes: int | None = None
+    """Number of outputs, if they are logits [N, classes]."""
     hardsigmoid: bool = False
     """Whether the net has one."""
     pixels: dict[tuple[int, int], dict[str, int]] = field(default_factory=dict)
@@ -183,14 +190,15 @@ class Net(nn.Module):
     - `parts`: {name of a concatenation: the streams that it consists of}
     - `readers`: {name: Reader}
     - `image_size`: height and width of the images that costs are of, unless others are asked for
-    - `arch`, `num_classes`: what `build` made it from (None if it was traced)
+    - `arch`: what `build` made it from (None if it was traced)
+    - `num_classes`: number of outputs (None if they are no logits)
     """
 
     arch: str | None = None
-    num_classes: int | None = None
 
     def __init__(self, root: nn.Module, table: Table) -> None:
         super().__init__()
+        self.num_classes = table.classes
         self._table, self.parts, self.image_size = table, table.parts, table.size
         self.convs = {conv.name: conv for conv in table.convs}
         self.readers = {reader.name: reader for reader in table.readers}
@@ -201,15 +209,15 @@ class Net(nn.Module):
         self._set_plan({name: root.get_submodule(name).out_channels for name in self.convs})
         self.original = dict(self.plan)
         self._stale = False
-        if clash := sorted(set(root._modules) & set(dir(self))):
-            raise UserError(f"{type(root).__name__}.{clash[0]} must have another name to be traced")
+        for name in sorted({*root._modules, *root._parameters, *root._buffers} & set(dir(self))):
+            raise UserError(f"{type(root).__name__}.{name} must have another name to be traced")
         self.__dict__["_root"] = root  # no submodule: it has the same modules under the same names
         self._parameters, self._buffers = root._parameters, root._buffers
         self._modules = root._modules
         self._non_persistent_buffers_set = root._non_persistent_buffers_set
         self.training = root.training
-        for module in self.modules():
-            _adopt(module)
+        for name, module in self.named_modules():
+            _adopt(module, name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of images [N, C, H, W]."""
@@ -267,8 +275,8 @@ class Net(nn.Module):
         return self
 
     def pixels(self, size: tuple[int, int]) -> dict[str, int]:
-        """{name of a conv or linear layer: pixels of its output for one image of this height and
-        width}, from one forward pass.
+        """{name of a conv or linear layer: pixels of its output, or of its input if the conv is
+        transposed, for one image of this height and width, over all calls}, from one forward pass.
 
         Torch's FLOP counter would give the multiply-accumulates, but imports torch's compiler,
         which takes longer than to import torch. Raises `UserError` for images that do not suit the
@@ -394,14 +402,16 @@ class _TwiceDifferentiable(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _adopt(module: nn.Module) -> None:
+def _adopt(module: nn.Module, name: str) -> None:
     """Make a layer of torch one of the suite's, with the same parameters."""
-    if type(module) is nn.Conv2d:
-        _place(module, module.out_channels, None)
-        module.__class__ = Conv2d
-    elif type(module) is nn.BatchNorm2d and has_statistics(module):
-        _place(module, module.num_features, None)
-        module.__class__ = BatchNorm2d
+    conv = type(module) is nn.Conv2d
+    if not conv and not (type(module) is nn.BatchNorm2d and has_statistics(module)):
+        return
+    for taken in ("mask", "places", "width"):
+        if hasattr(module, taken):
+            raise UserError(f"{name}.{taken} must have another name to be traced")
+    _place(module, module.out_channels if conv else module.num_features, None)
+    module.__class__ = Conv2d if conv else BatchNorm2d
 
 
 def has_statistics(norm: nn.BatchNorm2d) -> bool:
@@ -461,12 +471,14 @@ def hooked(net: nn.Module, modules: dict[str, str], see: Callable) -> Iterator[N
 @torch.no_grad()
 def _pixels(net: Net, size: tuple[int, int]) -> dict[str, int]:
     found, weight = {}, next(net.parameters())
-    layers = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, COUNTED)}
 
-    def see(name: str, _: torch.Tensor, out: torch.Tensor) -> None:
-        found[name] = out[0].numel() // (out.shape[1] if out.ndim == 4 else out.shape[-1])
+    def see(name: str, x: torch.Tensor, out: torch.Tensor) -> None:
+        maps = x if isinstance(layers[name], nn.ConvTranspose2d) else out
+        channels = maps.shape[-1 if isinstance(layers[name], nn.Linear) else 1]
+        found[name] = found.get(name, 0) + maps[0].numel() // channels
 
-    with modes_kept(net), hooked(net, {name: name for name in layers}, see):
+    with modes_kept(net), hooked(net, dict(zip(layers, layers, strict=True)), see):
         net.eval()(weight.new_zeros(1, net.channels[IMAGE], *size))
     return found
 
@@ -476,8 +488,41 @@ def scaled(filters: int, width: float) -> int:
     return max(min(8, filters), round(filters * width))
 
 
-def check_entries(what: str, entries: Iterable[str], convs: Iterable[str]) -> None:
+def copied(module: M) -> M:
+    """A deep copy. Raises `UserError` if there is none: of a module that keeps results of a forward
+    pass, or whose weights a hook computes."""
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError as error:
+        cause = one_line(error).partition(". ")[0]
+        raise UserError(f"{type(module).__name__} cannot be copied ({cause})") from None
+
+
+def check_net(model: object) -> None:
+    """Raise `UserError` unless a model is a `Net`."""
+    if not isinstance(model, Net):
+        raise UserError(
+            f"model must be a net of this suite, got {type(model).__name__}: "
+            "use benchmark.models.trace(model, images) first"
+        )
+
+
+def check_tensor(
+    what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype | None = None
+) -> None:
+    """Raise `UserError` unless a value is a tensor of this shape, and of this type, if given."""
+    good = torch.is_tensor(value) and value.shape == shape and dtype in (None, value.dtype)
+    kind = "a tensor" if dtype is None else f"a tensor {dtype}"
+    got = f"{value.dtype} {list(value.shape)}" if torch.is_tensor(value) else type(value).__name__
+    if not good:
+        raise UserError(f"{what} must be {kind} {list(shape)}, got {got}")
+
+
+def check_entries(what: str, entries: object, convs: Iterable[str]) -> None:
     """Raise `UserError` unless there is exactly one entry per conv."""
+    if not isinstance(entries, Mapping):
+        got = type(entries).__name__
+        raise UserError(f"{what} must be a dictionary with an entry per conv, got {got}")
     if wrong := sorted(set(entries) ^ set(convs)):
         raise UserError(
             f"{what} must have one entry per conv; missing or unknown: {', '.join(wrong[:5])}"
@@ -495,6 +540,9 @@ def _widths(plan: Plan, convs: dict[str, Conv]) -> dict[str, int]:
             what = "of a depthwise conv must be" if conv.follows else "must be bool [channels] or"
             got = f"{entry.dtype} {list(entry.shape)}"
             raise UserError(f"plan[{name!r}] {what} a number of filters, got {got}")
+        if not is_part:
+            good = isinstance(entry, Integral) and entry >= 1
+            require(good, f"plan[{name!r}]", entry, "a whole number from 1")
         filters, channels = (int(entry.sum()), len(entry)) if is_part else 2 * (int(entry),)
         if filters < 1:
             raise UserError(f"plan[{name!r}] must be at least 1, got {filters}")

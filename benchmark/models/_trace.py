@@ -7,7 +7,6 @@ channels of its inputs: their streams are *fixed*, and convs that write them are
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from itertools import takewhile
 import torch
 from torch import fx, nn
 
-from benchmark.errors import UserError, one_line
+from benchmark.errors import UserError, one_line, require
 from benchmark.models._net import (
     IMAGE,
     BatchNorm2d,
@@ -26,6 +25,7 @@ from benchmark.models._net import (
     Net,
     Reader,
     Table,
+    copied,
     has_statistics,
     modes_kept,
 )
@@ -61,12 +61,10 @@ def trace(module: nn.Module, images: torch.Tensor) -> Net:
     Raises `UserError` for a net that torch.fx cannot trace, whose output is not one tensor, or in
     which no filter can be removed; it names the module.
     """
-    try:
-        root = copy.deepcopy(module)
-    except RuntimeError as error:  # of weights that a hook computes
-        raise UserError(
-            f"{type(module).__name__} cannot be copied ({one_line(error).partition('. ')[0]})"
-        ) from None
+    good = torch.is_tensor(images) and images.ndim == 4
+    got = list(images.shape) if torch.is_tensor(images) else type(images).__name__
+    require(good, "images", got, "a tensor float [N, C, H, W]")
+    root = copied(module)
     if isinstance(root, Net):
         root.image_size = tuple(images.shape[2:])
         return root
@@ -94,10 +92,12 @@ class _Tracer(fx.Tracer):
     where = ""
 
     def is_leaf_module(self, m: nn.Module, name: str) -> bool:
-        whole = isinstance(m, Conv2d | BatchNorm2d) or type(m).__name__ == "StochasticDepth"
-        return whole or super().is_leaf_module(m, name)
+        depth = type(m).__name__ == "StochasticDepth" and next(m.children(), None) is None
+        return depth or isinstance(m, Conv2d | BatchNorm2d) or super().is_leaf_module(m, name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> object:
+        if not any(m is module for module in self.root.modules()):
+            return forward(*args, **kwargs)  # of a `Net` inside, whose root is none of its modules
         before, self.where = self.where, self.path_of_module(m)
         result = super().call_module(m, forward, args, kwargs)
         self.where = before
@@ -106,6 +106,9 @@ class _Tracer(fx.Tracer):
 
 def _graph(root: nn.Module) -> fx.Graph:
     tracer = _Tracer()
+    for module in root.modules():
+        if isinstance(module, Net):
+            module.masked_readers()  # else its forward does this, and reads weights
     try:
         graph = tracer.trace(root)
     except Exception as error:  # whatever the net's own code raises
@@ -179,6 +182,11 @@ class _Analysis:
         self.calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
         shared = Counter(id(p) for _, p in root.named_parameters(remove_duplicate=False))
         self.tied = {number for number, count in shared.items() if count > 1}
+        self.tied |= {  # parameters that are used outside of their modules
+            id(operator.attrgetter(node.target)(root))
+            for node in graph.nodes if node.op == "get_attr"
+        }  # fmt: skip
+        self.classes: int | None = None
         self.streams = _Streams()
         self.axes: dict[fx.Node, _Axis] = {}
         self.convs: dict[str, tuple[_Axis, int]] = {}
@@ -191,17 +199,22 @@ class _Analysis:
         """{streams: the first concatenation of them}"""
 
     def table(self) -> Table:
+        weight = next(self.root.parameters(), None)
+        if weight is None:
+            raise UserError(self._nothing())
         try:
-            weight = next(self.root.parameters())
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                _Shapes(self.root, graph=self.graph).run(self.images.to(weight))
+                _Shapes(self.root, graph=self.graph).run(self.images.to(weight, copy=True))
         except (RuntimeError, ValueError, AssertionError) as error:
             shape = list(self.images.shape)
-            raise SizeError(f"images must suit the net, got {shape} ({one_line(error)})") from None
+            cause = one_line(error).partition(" While executing ")[0]
+            raise SizeError(f"images must suit the net, got {shape} ({cause})") from None
         for node in self.graph.nodes:
             axis = self._visit(node)
             if axis is not None:
                 self.axes[node] = axis
+                if _in_place(node):
+                    self.axes[node.all_input_nodes[0]] = axis
         return self._result()
 
     def _visit(self, node: fx.Node) -> _Axis | None:
@@ -211,6 +224,7 @@ class _Analysis:
         if node.op == "output":
             if not isinstance(node.args[0], fx.Node) or shape is None:
                 raise UserError(f"{type(self.root).__name__} must return one tensor to be traced")
+            self.classes = shape[1] if len(shape) == 2 else None
             self._fix(node)
             return None
         kind, inputs = _kind(node, self.modules), self._inputs(node)
@@ -251,11 +265,8 @@ class _Analysis:
         elif isinstance(module, nn.Linear) and len(shapes[0]) == 2:
             if self._alone(node, (nn.Linear,)) and self._zero(first):
                 self.readers[node.target] = first
-                out = self.streams.new(
-                    module.out_features, f"fixed {node.name}", _where(node, kind)
-                )
-                return _Axis((out,))
-        elif single and kind in ZERO_STAYS and node.meta["shape"] == shapes[0]:
+                return self._new_fixed(node, kind)
+        elif single and _keeps_zero(node, kind, module) and node.meta["shape"] == shapes[0]:
             return first
         elif single and kind in ZERO_CHANGES and node.meta["shape"] == shapes[0]:
             return _Axis(first.streams, False, first.features)
@@ -289,13 +300,11 @@ class _Analysis:
         return type(module) in types and self.calls[node.target] == 1 and not (tied or hooked)
 
     def _zero(self, axis: _Axis) -> bool:
-        return axis.zero or all(self.streams.root(s) in self.streams.why for s in axis.streams)
+        return axis.zero or self._fixed(axis)
 
     def _conv(self, node: fx.Node, conv: nn.Conv2d, axis: _Axis) -> _Axis | None:
-        kind = _where(node, "Conv2d")
         if not self._zero(axis):
-            for stream in axis.streams:
-                self.streams.fix(stream, kind)
+            self._fix(node)
         if conv.groups == 1:
             out = self.streams.new(conv.out_channels, node.target)
         elif conv.groups == conv.in_channels == conv.out_channels and len(axis.streams) == 1:
@@ -386,7 +395,7 @@ class _Analysis:
         return Table(
             convs=tuple(convs), readers=tuple(readers), parts=self.parts,
             fixed={name: width for name, width in widths.items() if name in {IMAGE, *read}},
-            size=tuple(self.images.shape[2:]),
+            size=tuple(self.images.shape[2:]), classes=self.classes,
             hardsigmoid=any(
                 _kind(node, self.modules) == "hardsigmoid"
                 for node in self.graph.nodes if node.op != "placeholder" and node.op != "output"
@@ -406,10 +415,11 @@ class _Analysis:
             same = takewhile(lambda level: len(set(level)) == 1, levels)
             shared[number] = ".".join(level[0] for level in same)
         often = Counter([*shared.values(), *self.convs])
-        return {
+        names = {
             number: name if name and often[name] == 1 else writers[number][0]
             for number, name in shared.items()
         }
+        return {n: f"filters of {name}" if name == IMAGE else name for n, name in names.items()}
 
     def _reads_image(self, name: str) -> bool:
         reads = self.convs[name][0]
@@ -441,6 +451,9 @@ class _Analysis:
         for name, (_, out) in self.convs.items():
             why = self.streams.why.get(self.streams.root(out))
             return f"{what}: those of {name} are read by {why}" if why else what
+        for name, module in self.modules.items():
+            if any(id(parameter) in self.tied for parameter in module.parameters(recurse=False)):
+                return f"{what}: the weights of {name} are used in several places"
         return what
 
 
@@ -451,6 +464,22 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     else:
         name = node.target if isinstance(node.target, str) else node.target.__name__
     return name.replace("_", "").lower()
+
+
+def _in_place(node: fx.Node) -> bool:
+    """Whether a function or method changes its first input (`sigmoid_`)."""
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    calls = node.op in ("call_function", "call_method")
+    return calls and name.endswith("_") and not name.endswith("__")
+
+
+def _keeps_zero(node: fx.Node, kind: str, module: nn.Module | None) -> bool:
+    """Whether an operation on single values gives 0 for 0."""
+    if kind != "hardtanh":
+        return kind in ZERO_STAYS
+    low = _argument(node, 1, "min_val", -1.0) if module is None else module.min_val
+    high = _argument(node, 2, "max_val", 1.0) if module is None else module.max_val
+    return low <= 0 <= high
 
 
 def _where(node: fx.Node, kind: str) -> str:

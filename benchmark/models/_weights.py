@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from benchmark.errors import UserError, is_out_of_memory, one_line
+from benchmark.files import DIGITS
 
-DIGITS = 12
-"""Hex digits of a digest."""
 FORMAT = 1
 """Of `model.pt`."""
 MODEL_KEYS = {

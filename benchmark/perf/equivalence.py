@@ -19,7 +19,7 @@ import tyro
 
 from benchmark.cli import check_file, guarded, parse
 from benchmark.config import PRECISIONS, RunConfig
-from benchmark.errors import require
+from benchmark.errors import require, require_one_of
 from benchmark.options import Options
 
 DESCRIPTION = (
@@ -69,7 +69,7 @@ class Verdict:
 def execute(command: Equivalence) -> None:
     """Train what is missing, print the verdict."""
     fast = [name for name in PRECISIONS if name != "float32"]
-    require(command.fast in fast, "fast", command.fast, "one of " + ", ".join(fast))
+    require_one_of("fast", command.fast, fast)
     require(command.seeds >= 2, "seeds", command.seeds, "at least 2")
     require(command.margin > 0, "margin", command.margin, "above 0")
     check_file("json", command.json)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from benchmark.cli import guarded, parse
-from benchmark.errors import UserError, is_out_of_memory, one_line, require
+from benchmark.errors import UserError, is_out_of_memory, one_line, require, require_one_of
 from benchmark.options import Options
 from benchmark.provenance import ROOT
 
@@ -173,7 +173,7 @@ def execute(command: Gpu) -> int:
 
     require(command.seconds > 0, "seconds", command.seconds, "above 0")
     for section in command.sections:
-        require(section in SECTIONS, "sections", section, "one of " + ", ".join(SECTIONS))
+        require_one_of("sections", section, SECTIONS)
     options = Options(device=command.device, wandb="disabled")
     options.prepare()
     command.out.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.cli import check_file, guarded, parse
 from benchmark.config import PRECISIONS
-from benchmark.errors import require
+from benchmark.errors import require, require_one_of
 from benchmark.options import Options
 from benchmark.processes import in_new_process
 
@@ -110,10 +110,9 @@ def check(command: Speed) -> None:
 
     for name in ("images", "repeats", "steps"):
         require(getattr(command, name) >= 1, name, getattr(command, name), "at least 1")
-    allowed = ", ".join(PRECISIONS)
-    require(command.precision in PRECISIONS, "precision", command.precision, f"one of {allowed}")
+    require_one_of("precision", command.precision, PRECISIONS)
     for part in command.parts:
-        require(part in (*PARTS, *ASKED), "parts", part, "one of " + ", ".join((*PARTS, *ASKED)))
+        require_one_of("parts", part, (*PARTS, *ASKED))
     for ratio in command.ratios:
         require(0 <= ratio < 1, "ratios", ratio, "at least 0 and below 1")
     for arch in command.archs:

@@ -56,10 +56,10 @@ def select_exactly(model: Net, scores: dict[str, torch.Tensor], budget: Budget) 
         left = cut.uniform(units)
     else:
         ranked = units if budget.allocation == "global" else cut.units(_magnitudes(model))
-        left = cut.globally(ranked)
+        left = cut.removed(ranked, cut.floors, cut.target)
     cut.warn(left, f"each layer keeps at least {FLOOR_PERCENT} % of its original filters")
     if budget.allocation == "magnitude":
-        met, left = cut.left(left) <= cut.target, cut.per_layer(units, left.layers)
+        met, left = cut.left(left) <= cut.target, cut.removed(units, left.layers)
         if met:
             cut.warn(left, "other filters of the same layers cost more than those of magnitude")
     keep = {
@@ -140,21 +140,14 @@ class _Cut:
             return sum(removal.counts[name] for name in self.convs)
         return removal.left[self.budget.kind]
 
-    def globally(self, units: list[Unit]) -> Removal:
-        """One ranking over the whole net."""
-        removal = self._removal(units)
+    def removed(self, units: list[Unit], least: dict[str, int], target: float = 0) -> Removal:
+        """Remove the lowest units, in one ranking over the whole net, until no more than the target
+        is left; each layer keeps at least so many."""
+        removal = Removal(self.model, units, self.budget.image_size)
         for unit in sorted(units, key=lambda unit: unit.score):
-            if self.left(removal) <= self.target:
+            if self.left(removal) <= target:
                 break
-            if removal.layers[unit.layer] > self.floors[unit.layer]:
-                removal.take(unit)
-        return removal
-
-    def per_layer(self, units: list[Unit], counts: dict[str, int]) -> Removal:
-        """The best units of each layer, so many of each."""
-        removal = self._removal(units)
-        for unit in sorted(units, key=lambda unit: unit.score):
-            if removal.layers[unit.layer] > counts[unit.layer]:
+            if removal.layers[unit.layer] > least[unit.layer]:
                 removal.take(unit)
         return removal
 
@@ -170,7 +163,7 @@ class _Cut:
                 layer: max(self.floors[layer], int(share * n + Fraction(1, 2)))
                 for layer, n in original.items()
             }
-            return self.per_layer(units, counts)
+            return self.removed(units, counts)
 
         met = bisect_right(shares, self.target, key=lambda share: self.left(at(share)))
         return at(shares[met - 1] if met else Fraction(0))  # or the floors
@@ -184,6 +177,3 @@ class _Cut:
                 f"{self.target:.10g}: {why}",
                 stacklevel=4,
             )
-
-    def _removal(self, units: list[Unit]) -> Removal:
-        return Removal(self.model, units, self.budget.image_size)

@@ -5,14 +5,13 @@ All functions read the net's table of convs and streams; none depends on an arch
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from benchmark.errors import UserError
-from benchmark.models import Net, check_entries
+from benchmark.models import Net, check_entries, check_net, check_tensor, copied
 
 Keep = dict[str, torch.Tensor]
 """{conv name: which filters are kept, bool [filters]}"""
@@ -47,8 +46,9 @@ def masked(model: Net, keep: Keep) -> Net:
     set to 0, and so are the scale and shift of a batch norm that only reads the channel. Raises
     `UserError` for a `keep` that does not fit the net or empties a layer.
     """
+    check_net(model)
     _check(model, keep)
-    result = copy.deepcopy(model)
+    result = copied(model)
     mask_filters(result, keep)
     return result
 
@@ -98,8 +98,6 @@ def shrink(model: Net, keep: Keep, *, multiple: int = 1) -> Shrunk:
         plan[name] = len(stays) if conv.follows else written
     net = source.resized(plan)
     shrunk = Shrunk(net, source, channels, _rows(source, channels, filters))
-    reference = next(source.parameters())
-    net.to(reference.device, reference.dtype).train(source.training)
     net.load_state_dict({name: shrunk.part(name, t) for name, t in source.state_dict().items()})
     net.original = dict(source.original)
     for name, kept in filters.items():
@@ -162,9 +160,7 @@ def lowest(rows: dict[str, torch.Tensor], count: int) -> Keep:
 def _check(model: Net, keep: Keep) -> None:
     check_entries("keep", keep, model.convs)
     for name, filters in model.plan.items():
-        if keep[name].dtype != torch.bool or keep[name].shape != (filters,):
-            got = f"{keep[name].dtype} {list(keep[name].shape)}"
-            raise UserError(f"keep[{name!r}] must be bool [{filters}], got {got}")
+        check_tensor(f"keep[{name!r}]", keep[name], (filters,), torch.bool)
     live = {name: keep[name].to(mask) & mask for name, mask in model.masks().items()}
     streams = model.live_channels(live)
     for name, conv in model.convs.items():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 import torch
 
 from benchmark.config import CHOICES, check_rules_of
+from benchmark.cost import check_size
 from benchmark.errors import UserError, require, require_one_of
-from benchmark.models import Net, check_entries
+from benchmark.models import Net, check_entries, check_net, check_tensor
 from benchmark.pruning.exact import Budget, select_exactly
 from benchmark.pruning.masks import Keep
 from benchmark.pruning.paper import select_as_paper
@@ -46,8 +49,12 @@ def select(
     suite's own rule; `paper` follows the code released with Lubana & Dick, ICLR 2021 (see
     docs/paper.md), and takes the defaults of the others alone.
     """
-    require(0 < ratio < 1, "ratio", ratio, "between 0 and 1, both excluded")
-    require(1 <= round <= rounds, "round", round, f"from 1 to rounds = {rounds}")
+    check_net(model)
+    good = isinstance(ratio, Real) and 0 < ratio < 1
+    require(good, "ratio", ratio, "between 0 and 1, both excluded")
+    require(isinstance(rounds, Integral) and rounds >= 1, "rounds", rounds, "a whole number from 1")
+    good = isinstance(round, Integral) and 1 <= round <= rounds
+    require(good, "round", round, f"a whole number from 1 to rounds = {rounds}")
     rules = {"budget": budget, "allocation": allocation, "grouping": grouping}
     for name, value in {"protocol": protocol, **rules}.items():
         require_one_of(name, value, CHOICES[name])
@@ -55,6 +62,7 @@ def select(
     scores = _checked(model, scores)
     if protocol == "paper":
         return select_as_paper(model, scores, ratio, round, rounds)
+    check_size(image_size)
     size = image_size and tuple(image_size)
     target = Budget(ratio, round, rounds, budget, allocation, grouping, size)
     return select_exactly(model, scores, target)
@@ -65,10 +73,8 @@ def _checked(model: Net, scores: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     check_entries("scores", scores, model.convs)
     checked = {}
     for name, mask in model.masks().items():
-        layer = scores[name].detach().cpu()
-        if layer.shape != mask.shape:
-            raise UserError(f"scores[{name!r}] must be [{len(mask)}], got {list(layer.shape)}")
-        checked[name] = torch.where(mask.cpu(), layer, 0)
+        check_tensor(f"scores[{name!r}]", scores[name], mask.shape)
+        checked[name] = torch.where(mask.cpu(), scores[name].detach().cpu(), 0)
         wrong = checked[name][~checked[name].isfinite()]
         if len(wrong):
             raise UserError(f"scores[{name!r}] must be finite, got {float(wrong[0])}")

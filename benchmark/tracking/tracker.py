@@ -94,7 +94,8 @@ class NoTracker:
 
 
 class WandbTracker:
-    """One W&B run per run; its step is the epoch. Raises what wandb raises, and `LostRowsError`.
+    """One W&B run per run; its step is the epoch. Raises what wandb raises, and
+    `RuntimeError` if rows or files did not arrive.
 
     With `resume`, rows that the server has are not sent again; without, the run with this id is
     replaced.
@@ -199,7 +200,7 @@ class WandbTracker:
             if arrived >= rows and whole:
                 return
         missing = "" if whole else f", but not all of {', '.join(files)}"
-        raise LostRowsError(f"{arrived} of {rows} rows arrived{missing}")
+        raise RuntimeError(f"{arrived} of {rows} rows arrived{missing}")
 
 
 def lean_settings(full: bool = False) -> wandb.Settings:
@@ -265,10 +266,6 @@ def _set_up() -> None:
             aside.seek(0)
             if printed := aside.read():
                 os.write(2, printed)
-
-
-class LostRowsError(Exception):
-    """The server does not have all rows or files of a run."""
 
 
 class DetachedTracker:
@@ -350,22 +347,16 @@ class DetachedTracker:
 Tracker = NoTracker | DetachedTracker
 
 
-def open_tracker(
-    config: RunConfig, runs: Path, mode: str, resume: bool = False, full: bool = False
-) -> Tracker:
-    """The tracker for a mode: offline, online or disabled."""
-    if mode == "disabled" or time.monotonic() < DetachedTracker.paused_until:
-        return NoTracker()
-    return DetachedTracker(partial(WandbTracker, config, runs, mode, resume, full=full), runs)
-
-
 @contextmanager
 def tracked(
-    config: RunConfig, runs: Path, mode: str, resume: bool = False, full: bool = False
+    config: RunConfig, runs: Path, mode: str, resume: bool, full: bool
 ) -> Iterator[Tracker]:
     """A tracker for a block that calls its `finish`; if the block is interrupted, W&B gets an exit
-    status."""
-    tracker = open_tracker(config, runs, mode, resume, full)
+    status. mode: offline, online or disabled."""
+    tracker: Tracker = NoTracker()
+    if mode != "disabled" and time.monotonic() >= DetachedTracker.paused_until:
+        connect = partial(WandbTracker, config, runs, mode, resume, full=full)
+        tracker = DetachedTracker(connect, runs)
     try:
         yield tracker
     except BaseException as end:

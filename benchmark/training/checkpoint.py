@@ -30,13 +30,8 @@ DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 """Errors of a full or a failing GPU; they do not mean that the file is bad."""
 
 
-class _UnusableError(Exception):
-    """The run cannot continue from this checkpoint."""
-
-
 UNUSABLE = (
-    _UnusableError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, EOFError,
-    ValueError,
+    zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, EOFError, ValueError,
 )  # fmt: skip
 """Errors that reading a file raises if it is not a checkpoint of the run."""
 
@@ -205,15 +200,15 @@ def _read(path: Path) -> dict:
     content = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch does not check the checksums
         if broken := archive.testzip():
-            raise _UnusableError(f"its part {broken} is corrupt")
+            raise ValueError(f"its part {broken} is corrupt")
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _restored(content: dict, config: RunConfig, device: torch.device) -> State:
     if content["run_id"] != config.run_id:
-        raise _UnusableError(f"it belongs to run {content['run_id']}")
+        raise ValueError(f"it belongs to run {content['run_id']}")
     if content["format"] < FORMAT:
-        raise _UnusableError(f"it has format {content['format']}, this version reads {FORMAT}")
+        raise ValueError(f"it has format {content['format']}, this version reads {FORMAT}")
     model = prepared(rebuilt(config.arch, content, config.width), device)
     model.load_state_dict(content["model"])
     optimizer = make_optimizer(model, config)

@@ -16,14 +16,14 @@ from benchmark.data._batches import augmented, generator
 from benchmark.errors import UserError
 from benchmark.files import sync, write_atomically
 from benchmark.flow import Flow, dot, measure_flow, parameters, with_statistics_of
-from benchmark.measures import MEASURES, named
+from benchmark.measures import MEASURES
 from benchmark.measures._scoring import Scores, score_all
 from benchmark.models import Net, multiple
 from benchmark.pruning import Shrunk, select, shrink
 from benchmark.pruning.masks import Keep, mask_filters
 from benchmark.pruning.ranks import agreement
 from benchmark.record import COLLAPSED, DIVERGED
-from benchmark.registry import Measure
+from benchmark.registry import Measure, load_measure
 from benchmark.training.problem import Problem
 from benchmark.training.state import (
     State,
@@ -43,7 +43,7 @@ class CutError(Exception):
 
 def check_measure(config: RunConfig, num_classes: int) -> None:
     """Raise `UserError` if the measure of a run cannot score its net."""
-    measure = named(config.measure)
+    measure = load_measure(config.measure)
     if not measure.needs_norm:
         return
     net = initial_net(replace(config, init=""), num_classes)
@@ -136,9 +136,9 @@ def make_cut(
             for name, s in alive.items()
         },
         "agreement": agreement(scores, model),
+        "score_seconds": score_seconds,
     }
     _adopt(state, shrunk, config)
-    row["score_seconds"] = score_seconds
     row["seconds"] = time.perf_counter() - start
     state.seconds += row["seconds"]
     state.cuts.append(row)
@@ -225,7 +225,7 @@ def _scores(
     if every:
         left_out = (*names, "none", "oracle")
         names += [measure.name for measure in scorable(state) if measure.name not in left_out]
-    measures = [named(name) for name in names]
+    measures = [load_measure(name) for name in names]
     needs_initial = any("initial" in measure.needs for measure in measures)
     images = problem.scoring.images
     if config.protocol == "paper" and problem.augment:

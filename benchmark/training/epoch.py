@@ -137,13 +137,6 @@ class Random:
             self.state = [torch.get_rng_state(), *on_devices]
 
 
-def _cost(state: State, problem: Problem) -> dict[str, int]:
-    """The cost of the net, computed once until the next cut."""
-    if state.cost is None:
-        state.cost = cost(state.model, problem.size)
-    return state.cost
-
-
 def log_epoch(
     state: State, problem: Problem, config: RunConfig, trained: dict, *, flow: bool
 ) -> dict:
@@ -153,7 +146,8 @@ def log_epoch(
     test = problem.test if epoch == schedule(config).total else problem.quick_test or problem.test
     loss, accuracy = evaluate(state.model, test.images, test.labels, config.temperature)
     row = dict.fromkeys(HISTORY_KEYS) | {"epoch": epoch, **trained}
-    row |= {"test/loss": loss, "test/accuracy": accuracy, **_cost(state, problem)}
+    state.cost = state.cost or cost(state.model, problem.size)
+    row |= {"test/loss": loss, "test/accuracy": accuracy, **state.cost}
     if flow:
         probe = problem.probe
         model = with_statistics_of(state.model, probe.images)

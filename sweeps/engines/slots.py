@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from benchmark.cli import UNWRITABLE
 from benchmark.config import RunConfig
-from benchmark.errors import ShortageError, UserError, is_out_of_memory
+from benchmark.errors import ShortageError, UserError, is_out_of_memory, one_line
 from benchmark.locks import BusyError
 from benchmark.options import Options
 from benchmark.record import Record
@@ -101,7 +101,7 @@ def failed(config: RunConfig, options: Options, error: Exception) -> Event:
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return Unwritable(config.run_id, str(error))
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    message = " ".join(f"{kind}{error}".split())
+    message = one_line(f"{kind}{error}")
     record = Record(options.runs / config.run_id)
     if not record.config_file.exists():
         record.start(config)

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from benchmark import initial
-from benchmark.cli import plain_warnings
+from benchmark.cli import plain_warnings, terminate
 from benchmark.config import RunConfig
 from benchmark.options import Options
 from benchmark.outside import Component, adopt
@@ -39,7 +38,7 @@ def work(
     adopt(components)
     initial.adopt(weights)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver too, which decides
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, terminate)
     options.prepare()
     from sweeps.engines.slots import Slots  # here, so that the driver needs no torch
 
@@ -87,11 +86,6 @@ def gpu_works() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _stop(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the clean-up
-    sys.exit(128 + signal.SIGTERM)
 
 
 def attempt(config: RunConfig, options: Options, tell: Callable[[Epoch], None]) -> Event:

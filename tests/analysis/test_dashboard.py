@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,8 @@ from benchmark.errors import UserError
 from benchmark.measures import MEASURES
 from benchmark.record import HISTORY_KEYS, Record
 from benchmark.tracking.rows import CUT_KEYS, sent_rows
+from tests.support import commands
+from tests.support.commands import refusal
 from tests.support.simulate import grid, simulate
 from tests.support.wandb_server import ENTITY, Run, serving
 
@@ -91,11 +94,9 @@ def test_filters_narrow_the_runs_down():
         dashboard.workspace("p", "e", {"archi": "vgg13"})
 
 
-def command(*arguments, code="pass", **environment):
-    """`python -m analysis dashboard`, after a piece of code."""
-    argv = "sys.argv = ['analysis', 'dashboard', *sys.argv[1:]]"
-    script = f"import sys; {code}; from analysis.__main__ import main; {argv}; main()"
-    line = [sys.executable, "-c", script, *map(str, arguments)]
+def command(*arguments, **environment):
+    """`python -m analysis dashboard` in a new process: a fork shares its connection to W&B."""
+    line = [sys.executable, "-m", "analysis", "dashboard", *map(str, arguments)]
     return subprocess.run(
         line, capture_output=True, text=True, check=False, env=os.environ | environment
     )
@@ -123,8 +124,8 @@ def test_an_unknown_project_is_not_made(tmp_path):
     with serving() as server:
         result = command("--project", "mistyped", "--report", **server.environment(tmp_path))
         assert server.views == {}
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: W&B project tester/mistyped does not exist\n"
+    assert refusal(result) == "W&B project tester/mistyped does not exist"
+    assert result.stdout == ""
 
 
 def test_the_command_saves_a_report_of_the_same_panels(tmp_path):
@@ -162,38 +163,41 @@ def test_the_command_writes_a_file_without_a_server(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "environment", "message"),
+    ("arguments", "message"),
     [
-        ([], "pass", {}, "project"),
+        ([], "project"),
         (
             ["--project", "p", "--filter", "archi=vgg13"],
-            "pass",
-            {},
             "filter must be FIELD=VALUE with a field among measure, arch",
         ),
-        (["--project", "p", "--filter", "arch=vgg 13"], "pass", {}, "arch must be the name of"),
-        (
-            ["--project", "p"],
-            "sys.modules['wandb_workspaces'] = None",
-            {},
-            "pip install 'flowprune[dashboards]'",
-        ),
-        (["--project", "p"], "pass", {"WANDB_API_KEY": ""}, "W&B did not save the workspace"),
-        (["--project", "p", "--report"], "pass", {"WANDB_API_KEY": ""}, "not save the report"),
-        (["--project", "p", "--report", "--json", "x"], "pass", {}, "json must be given without"),
+        (["--project", "p", "--filter", "arch=vgg 13"], "arch must be the name of"),
+        (["--project", "p", "--report", "--json", "x"], "json must be given without"),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_2(arguments, message):
+    assert message in refusal(commands.command("analysis", "dashboard", *arguments))
+
+
+def test_without_wandb_workspaces_is_one_line():
+    hidden = partial(sys.modules.__setitem__, "wandb_workspaces", None)
+    result = commands.command("analysis", "dashboard", "--project", "p", before=hidden)
+    assert "pip install 'flowprune[dashboards]'" in refusal(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--project", "p"], {"WANDB_API_KEY": ""}, "W&B did not save the workspace"),
+        (["--project", "p", "--report"], {"WANDB_API_KEY": ""}, "not save the report"),
         pytest.param(
             ["--project", "p", "--entity", "e"],
-            "pass",
             {"WANDB_BASE_URL": "http://127.0.0.1:1"},
             "W&B did not save",
             marks=[pytest.mark.slow, pytest.mark.long],  # W&B asks for 20 s
         ),
     ],
 )
-def test_bad_input_gets_one_line_and_status_2(tmp_path, arguments, code, environment, message):
+def test_a_server_that_saves_nothing_is_one_line(tmp_path, arguments, environment, message):
     with serving() as server:
-        result = command(*arguments, code=code, **server.environment(tmp_path) | environment)
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
+        result = command(*arguments, **server.environment(tmp_path) | environment)
+    assert message in refusal(result)

@@ -2,14 +2,10 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 import pytest
 
@@ -25,13 +21,12 @@ from benchmark.tracking import api as wandb_api
 from benchmark.tracking.rows import sent_rows
 from benchmark.tracking.tracker import WandbTracker, replay
 from tests.support import simulate, time_pull
+from tests.support.commands import command, refusal
 from tests.support.planted import plant
 from tests.support.wandb_server import ENTITY, HISTORY, Run
 
 PROJECT = "pulled"
 SOURCE = f"wandb:{ENTITY}/{PROJECT}"
-FONTS = matplotlib.get_cachedir()
-"""Commands are to find matplotlib's list of fonts although they have another home."""
 TINY = {
     "measures": ["magnitude", "grasp"],
     "timings": [2],
@@ -519,20 +514,10 @@ def test_a_forbidden_history_is_one_line(records, server, pull):
         load(SOURCE, pull)
 
 
-def analysis(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "analysis", *map(str, arguments)]
-    env = os.environ | {"MPLCONFIGDIR": FONTS}
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=env, stdin=subprocess.DEVNULL
-    )
-
-
 def test_the_command_says_in_one_line_what_is_wrong(server, pull):
-    done = analysis(SOURCE, "--cache", pull.cache, "--offline")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert (
-        f"has no pull of W&B project {ENTITY}/{PROJECT}: it has none of this project" in done.stderr
-    )
+    done = command("analysis", SOURCE, "--cache", pull.cache, "--offline")
+    said = f"has no pull of W&B project {ENTITY}/{PROJECT}: it has none of this project"
+    assert said in refusal(done)
 
 
 def test_without_a_key_is_one_line(records, pull, monkeypatch):
@@ -576,7 +561,7 @@ def test_the_command_gives_the_claims_of_the_local_source(records, server, pull,
         ("local", (tmp_path / "runs",)),
         ("pulled", (SOURCE, "--cache", pull.cache)),
     ):
-        done = analysis(*source, "--out", tmp_path / name)
+        done = command("analysis", *source, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
     local, pulled = (
         json.loads((tmp_path / name / "claims.json").read_text()) for name in ("local", "pulled")

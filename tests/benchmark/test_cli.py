@@ -12,7 +12,7 @@ from benchmark import __version__, registry
 from benchmark.cli import check_file
 from benchmark.errors import UserError
 from benchmark.options import Options
-from tests.support.commands import command
+from tests.support.commands import command, refusal
 
 TINY = {
     "width": 0.0625,
@@ -159,10 +159,7 @@ def test_bad_input_gets_one_line_and_status_2(tmp_path, module, arguments, messa
     write_grid(tmp_path / "key.yaml", paramters={})
     write_grid(tmp_path / "random.yaml", method="random")
     result = command(module, *arguments, cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
+    assert message in refusal(result)
 
 
 def test_devices_and_files_that_cannot_be_used_are_refused_at_once(tmp_path):
@@ -181,9 +178,7 @@ def test_a_machine_without_memory_is_one_line(error):
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: out of memory (")
-    assert result.stderr.count("\n") == 1
+    assert refusal(result).startswith("out of memory (")
 
 
 def test_a_sweep_online_without_a_key_starts_nothing(tmp_path, monkeypatch):
@@ -191,22 +186,10 @@ def test_a_sweep_online_without_a_key_starts_nothing(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     grid = Path(__file__).parents[2] / "sweeps" / "demo.yaml"
-    line = [
-        sys.executable,
-        "-m",
-        "sweeps",
-        "run",
-        grid,
-        "--runs",
-        tmp_path / "runs",
-        "--wandb",
-        "online",
-    ]
-    result = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr == (
-        "error: wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, "
-        "or use --wandb offline\n"
+    line = ["run", grid, "--runs", tmp_path / "runs", "--wandb", "online"]
+    result = command("sweeps", *line, cwd=tmp_path)
+    assert refusal(result) == (
+        "wandb online needs an API key: `wandb login`, or set WANDB_API_KEY, or use --wandb offline"
     )
     assert not (tmp_path / "runs").exists()
 

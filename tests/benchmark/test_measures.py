@@ -4,13 +4,16 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from benchmark import contracts, registry
 from benchmark.errors import UserError
 from benchmark.flow import evaluate
 from benchmark.measures import MEASURES, score
 from benchmark.measures import _scoring as scoring
+from benchmark.models import trace
 from benchmark.pruning import compact, select
+from benchmark.pruning.masks import follow
 from tests.conftest import every_arch, tiny_images, tiny_net
 
 FIRST = {
@@ -60,9 +63,43 @@ def test_initial_weights_that_do_not_fit_and_frozen_ones():
     ):
         score(net, "loss_biased_init", images, labels, initial=initial)
     first.requires_grad_(False)
-    with pytest.raises(UserError, match=r"weights must require gradients .* those of conv1 do not"):
+    with pytest.raises(UserError, match=r"conv1\.weight must require gradients"):
         score(net, "loss", images, labels)
     assert score(net, "magnitude", images, labels).keys() == net.convs.keys()
+    assert score(net, "fisher_bn", images, labels).keys() == net.convs.keys()
+    net.bn1.bias.requires_grad_(False)
+    with pytest.raises(UserError, match=r"bn1\.bias must require gradients"):
+        score(net, "fisher_bn", images, labels)
+
+
+def test_a_net_that_changes_its_input_or_its_maps_has_the_scores_of_one_that_does_not():
+    class Branch(nn.Module):
+        def __init__(self, act, in_place):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Linear(6, 10)
+            self.na, self.nb = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+            self.act, self.in_place = act(inplace=in_place), in_place
+
+        def forward(self, x):
+            x = self.act(self.na(self.a(self.act(x))))
+            y = self.nb(self.b(x))
+            if self.in_place:
+                y += x
+            else:
+                y = y + x
+            return self.head(self.act(y).mean((2, 3)))
+
+    labels = torch.arange(4)
+    names = [name for name in MEASURES if name not in ("oracle", "loss_biased_init")]
+    for act in (nn.ReLU6, nn.Hardswish):
+        x = 8 * torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+        before = x.clone()
+        nets = [trace(Branch(act, in_place).double(), x) for in_place in (False, True)]
+        plain, changing = (score_all(net, names, x, labels) for net in nets)
+        assert torch.equal(x, before)
+        for name in names:
+            torch.testing.assert_close(plain[name], changing[name], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -198,6 +235,7 @@ def test_needs_are_computed_once_for_all_measures(monkeypatch):
         )
     net, (images, labels) = tiny_net("vgg13"), tiny_images(4)
     calls = []
+    score(net, "none", images, labels)  # looks whether images of this size suit the net
     net.register_forward_hook(lambda *_: calls.append(1))
     names = [name for name in MEASURES if name not in ("oracle", "synflow")]
     score_all(net, names, images, labels, initial=weights(net), batch_size=2)
@@ -248,16 +286,41 @@ def test_taylor_is_the_slope_of_the_loss_as_a_filter_shrinks():
 
 @pytest.mark.parametrize("arch", [pytest.param("mobilenet_v1", marks=pytest.mark.slow), "resnet20"])
 def test_oracle_is_the_loss_change_of_the_net_without_that_filter(arch):
-    net, (images, labels) = tiny_net(arch), tiny_images(2)
+    net, (images, labels) = tiny_net(arch, dtype=torch.float64), tiny_images(2)
+    check_oracle(net, images, labels, [2, 3])
+
+
+def test_oracle_of_filters_that_a_depthwise_conv_or_a_gate_follows():
+    class Gated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.depthwise = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4)
+            self.b, self.gate, self.head = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 10)
+
+        def forward(self, x):
+            x = self.b(self.depthwise(self.a(x).relu()).relu()).relu()
+            return self.head((x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()).mean((2, 3)))
+
+    torch.manual_seed(0)
+    images, labels = tiny_images(3)
+    net = trace(Gated().double(), torch.zeros(1, 3, 32, 32))
+    assert [name for name, conv in net.convs.items() if conv.follows] == ["depthwise", "gate"]
+    check_oracle(net, images, labels, range(4))
+
+
+def check_oracle(net, images, labels, filters):
+    """The scores of some filters of every fifth conv are those of really removing them."""
     scores = score(net, "oracle", images, labels)
-    before = evaluate(net, images, labels, 5.0)[0]
-    for conv in [name for name, spec in net.convs.items() if not spec.depthwise][::5]:
-        keep = {name: torch.ones(filters, dtype=torch.bool) for name, filters in net.plan.items()}
-        for name, spec in net.convs.items():
-            if name == conv or (spec.depthwise and spec.reads == net.convs[conv].writes):
-                keep[name][3] = False
-        without = evaluate(compact(net, keep), images, labels, 5.0)[0]
-        assert float(scores[conv][3]) == pytest.approx(without - before, abs=2e-6)
+    before, changes = evaluate(net, images, labels, 5.0)[0], []
+    for conv in [name for name, spec in net.convs.items() if not spec.follows][::5]:
+        for index in filters:
+            keep = {name: torch.ones(size, dtype=torch.bool) for name, size in net.plan.items()}
+            keep[conv][index] = False
+            without = evaluate(compact(net, follow(net, keep)), images, labels, 5.0)[0]
+            expected = pytest.approx(without - before, rel=1e-6, abs=1e-12)
+            assert float(scores[conv][index]) == expected
+            changes.append(without - before)
+    assert len({*changes}) > len(changes) / 2
 
 
 def test_random_with_the_layer_densities_of_magnitude():
@@ -364,5 +427,16 @@ def test_a_frozen_batch_norm_matters_to_measures_of_it_alone():
     frozen = next(conv.norm for conv in net.convs.values())
     net.get_submodule(frozen).requires_grad_(False)
     assert all(layer.isfinite().all() for layer in score(net, "loss", x, y).values())
-    with pytest.raises(UserError, match=f"those of {frozen} do not"):
+    with pytest.raises(UserError, match=f"{frozen}.weight must require gradients"):
         score(net, "fisher_bn", x, y)
+
+
+def test_synflow_with_another_default_type():
+    net, (images, labels) = tiny_net("vgg13"), tiny_images(2)
+    expected = score(net, "synflow", images, labels)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = score(net, "synflow", images, labels)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, expected)

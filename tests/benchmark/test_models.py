@@ -69,7 +69,8 @@ def test_width_keeps_at_least_eight_filters():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"conv1": 0}, r"plan\['conv1'\] must be at least 1"),
+        ({"conv1": 0}, r"plan\['conv1'\] must be a whole number from 1, got 0"),
+        ({"conv1": 8.5}, r"plan\['conv1'\] must be a whole number from 1, got 8.5"),
         ({"layer1.0.conv2": 12}, r"plan\['layer1.0.conv2'\] must equal plan\['conv1'\] = 16"),
         ({"conv9": 4}, "missing or unknown: conv9"),
         (

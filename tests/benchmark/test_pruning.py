@@ -16,7 +16,7 @@ from benchmark.cost import cost
 from benchmark.data._batches import normalise
 from benchmark.errors import UserError
 from benchmark.measures import score
-from benchmark.models import build, multiple
+from benchmark.models import build, multiple, trace
 from benchmark.pruning import compact, masked, select, shrink
 from benchmark.pruning.masks import follow
 from benchmark.schedule import kept_fraction
@@ -278,13 +278,40 @@ def test_the_original_net_is_left_alone():
     assert all(bool(mask.all()) for mask in net.masks().values())
 
 
+def test_modes_and_types_of_all_modules_are_kept():
+    """A batch norm in evaluation mode while the net trains, and a head in float64."""
+
+    class Head(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.double())
+
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), Head(8, 10).double())
+    x = torch.randn(4, 3, 12, 12)
+    net = trace(module, x).train()
+    net.get_submodule("1").eval()
+    keep = {name: torch.arange(8) > 2 for name in net.convs}
+    big, small = masked(net, keep), compact(net, keep)
+    assert [m.training for m in big.modules()] == [m.training for m in small.modules()]
+    torch.testing.assert_close(big(x), small(x))
+    assert small(x).dtype == torch.float64
+
+
 def test_keeps_that_do_not_fit_are_refused():
     net = tiny_net("mobilenet_v1")
     keep = random_keep(net, 0, 0.5)
     with pytest.raises(UserError, match="missing or unknown: conv1"):
         masked(net, {name: k for name, k in keep.items() if name != "conv1"})
-    with pytest.raises(UserError, match=r"keep\['conv1'\] must be bool \[8\]"):
+    with pytest.raises(UserError, match=r"keep\['conv1'\] must be a tensor torch.bool \[8\]"):
         masked(net, keep | {"conv1": torch.ones(3, dtype=torch.bool)})
+    with pytest.raises(UserError, match=r"must be a tensor torch.bool \[8\], got list"):
+        masked(net, keep | {"conv1": [True] * 8})
+    with pytest.raises(UserError, match="keep must be a dictionary with an entry per conv, got No"):
+        masked(net, None)
+    for function in (masked, compact):
+        with pytest.raises(UserError, match=r"a net of this suite, got Conv2d: use .*trace"):
+            function(nn.Conv2d(3, 8, 3), keep)
     with pytest.raises(UserError, match="the conv is depthwise"):
         masked(net, keep | {"layers.0.conv1": ~keep["conv1"]})
     with pytest.raises(UserError, match="at least one live filter"):

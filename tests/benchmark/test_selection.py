@@ -132,9 +132,15 @@ def test_scores_of_masked_filters_do_not_matter(protocol):
     ("change", "arguments", "message"),
     [
         ({}, {"ratio": 1.5}, "ratio must be between 0 and 1"),
-        ({}, {"round": 3, "rounds": 2}, "round must be from 1 to rounds = 2"),
+        ({}, {"round": 3, "rounds": 2}, "round must be a whole number from 1 to rounds = 2"),
+        ({}, {"round": 1.5, "rounds": 2}, "round must be a whole number from 1 to rounds = 2"),
+        ({}, {"rounds": "2"}, "rounds must be a whole number from 1, got '2'"),
+        ({}, {"ratio": "0.5"}, "ratio must be between 0 and 1, both excluded, got '0.5'"),
+        ({}, {"image_size": 32}, r"image_size must be \(height, width\), whole numbers from 1"),
+        ({}, {"image_size": (3, 32, 32)}, r"image_size must be \(height, width\), whole"),
+        ({"features.0": [1.0] * 8}, {}, r"scores\['features.0'\] must be a tensor \[8\], got list"),
         ({}, {"protocol": "guess"}, "protocol must be one of exact, paper"),
-        ({"features.0": torch.zeros(3)}, {}, r"scores\['features.0'\] must be \[8\]"),
+        ({"features.0": torch.zeros(3)}, {}, r"scores\['features.0'\] must be a tensor \[8\]"),
         (
             {"features.0": torch.full((8,), torch.nan)},
             {},

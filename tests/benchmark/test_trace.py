@@ -1,12 +1,20 @@
 """`trace`: nets that were not written for the suite are scored, cut and priced like its own."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.nn.functional import cross_entropy, dropout, hardsigmoid, relu
+from torch.nn.functional import (
+    cross_entropy,
+    dropout,
+    hardsigmoid,
+    hardtanh,
+    relu,
+    scaled_dot_product_attention,
+)  # fmt: skip
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.cost import cost
@@ -16,6 +24,7 @@ from benchmark.measures import MEASURES, score
 from benchmark.models import trace
 from benchmark.pruning import compact, masked, select, shrink
 from tests.benchmark.test_pruning import assert_same, random_keep, train_steps
+from tests.conftest import tiny_images, tiny_net
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}  # float64
 models = torchvision.models
@@ -209,8 +218,20 @@ def by_batch(net, x):
 
 ODD = {
     "a parameter is added": (
-        lambda n, x: pooled(n, (y := relu(n.a(x))) + n.c(relu(n.b(y)) + n.c.weight.sum() * 0)),
+        lambda n, x: pooled(n, (y := relu(n.a(x))) + n.c(relu(n.b(y)) + n.norm.weight.sum())),
         ["a", "c"],
+    ),
+    "the weight of a conv is used beside it": (
+        lambda n, x: pooled(n, n.c(relu(n.b(n.a(x))))) + n.b.weight.mean(), ["c"],
+    ),
+    "a sigmoid in place": (
+        lambda n, x: ((y := n.b(n.a(x))).sigmoid_(), pooled(n, n.c(y)))[1], ["a", "c"],
+    ),
+    "a sum in place": (
+        lambda n, x: ((y := n.b(n.a(x))).add_(y.sigmoid()), pooled(n, n.c(y)))[1], ["a", "c"],
+    ),
+    "zero does not stay zero": (
+        lambda n, x: pooled(n, n.c(hardtanh(n.b(n.a(x)), 0.5, 2.0))), ["a", "c"],
     ),
     "a full conv writes what it reads": (
         lambda n, x: pooled(n, relu((y := n.a(x)) + n.b(y)) + y), ["a", "b"],
@@ -254,6 +275,134 @@ def test_what_is_not_understood_stays_whole(how):
     torch.testing.assert_close(shrunk.masked(x), shrunk.net(x), **CLOSE)
     assert cost(shrunk.net) == cost(shrunk.masked)
     assert cost(shrunk.net)["net/params"] == sum(p.numel() for p in shrunk.net.parameters())
+
+
+class StochasticDepth(nn.Module):
+    """Of another library: it has the module that it skips."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
+
+
+class Shift(nn.Module):
+    def forward(self, x):
+        return x - 0.5
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda: OrderedDict(image=nn.Conv2d(3, 8, 3), act=nn.ReLU()),
+        lambda: OrderedDict(a=nn.Conv2d(3, 8, 3), b=StochasticDepth(nn.Conv2d(8, 8, 3))),
+        lambda: OrderedDict(
+            shift=Shift(), net=compact(net := tiny_net("mobilenet_v1"), random_keep(net, 0, 0.3))
+        ),
+    ],
+)
+def test_names_of_the_suite_and_modules_with_modules(first):
+    """A conv called `image`, a module that looks like torchvision's, and a net of the suite."""
+    x, y = inputs(32)
+    parts = first()
+    if "net" not in parts:
+        parts |= {"c": nn.Conv2d(8, 8, 3), "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten()}
+        parts["head"] = nn.Linear(8, 10)
+    net = trace(lively(nn.Sequential(parts)), x)
+    assert len(net.convs) == sum(isinstance(module, nn.Conv2d) for module in net.modules())
+    assert_masked_equals_compact(net, x, y)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda n, x: pooled(n, n.c(n.b(relu(n.b(n.a(x)))))),
+        lambda n, x: n.head(n.b(n.a(x)).permute(0, 2, 3, 1)).mean((1, 2)),
+        lambda n, x: pooled(n, n.c(n.norm(n.b(n.a(x))))),
+    ],
+)
+def test_every_call_and_every_kind_of_layer_is_counted(forward):
+    """A conv that is called twice, a linear layer on pixels, and a transposed conv."""
+    odd, (x, _) = Odd(forward), inputs(12)
+    odd.norm = nn.ConvTranspose2d(8, 8, 2, 2)
+    net = trace(odd.double(), x)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x[:1])
+    assert counter.get_total_flops() == 2 * cost(net)["net/macs"]
+
+
+def test_attention_is_differentiated_twice():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+            self.all, self.head = nn.Linear(8, 24), nn.Linear(8, 10)
+
+        def forward(self, x):
+            pixels = self.b(relu(self.a(x))).flatten(2).transpose(1, 2)
+            query, key, value = self.all(pixels).chunk(3, -1)
+            return self.head(scaled_dot_product_attention(query, key, value).mean(1))
+
+    x, y = inputs(8)
+    scores = score(trace(Attending().double(), x), "grasp_t1", x, y)
+    assert scores["a"].isfinite().all()
+    assert scores["a"].all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda n: setattr(n, "plan", nn.Parameter(torch.ones(1))), r"Odd\.plan must have another"),
+        (lambda n: setattr(n.a, "mask", torch.ones(8)), r"a\.mask must have another name"),
+        (
+            lambda n: setattr(n, "again", nn.Sequential(n.a, n.b, n.c)),
+            "no filters that can be removed: the weights of a are used in several places",
+        ),
+    ],
+)
+def test_names_that_clash_are_refused(change, said):
+    net = Odd(lambda n, x: pooled(n, n.c(n.b(n.a(x)))))
+    change(net)
+    with pytest.raises(UserError, match=said):
+        trace(net, torch.zeros(2, 3, 8, 8))
+
+
+def test_what_score_cannot_take_is_refused():
+    images, labels = tiny_images(4)
+    x = images.permute(0, 3, 1, 2).float()
+    net = trace(Odd(lambda n, x: pooled(n, n.c(n.b(n.a(x))))), x)
+    for said, call in {
+        "labels must be from 0 to 9": lambda: score(net, "loss", images, labels + 9),
+        "images must be a tensor, got 'list'": lambda: score(net, "loss", [1], labels),
+        "labels must be a tensor": lambda: score(net, "loss", images, [0, 1, 2, 3]),
+        "batch_size must be a whole": lambda: score(net, "loss", images, labels, batch_size=1.5),
+        "temperature must be a num": lambda: score(net, "loss", images, labels, temperature="1"),
+        "image_size must suit the net, got 4x4": lambda: score(
+            tiny_net("vgg13"), "loss", x[:, :, :4, :4], labels
+        ),
+        r"images must be a tensor float \[N, C, H, W\], got \[3,": lambda: trace(net, x[0]),
+        "no filters that can be removed": lambda: trace(nn.Flatten(), x),
+    }.items():
+        with pytest.raises(UserError, match=said):
+            call()
+
+
+def test_a_net_that_keeps_a_result_is_refused_where_it_is_copied():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+
+        def forward(self, x):
+            self.last = self.a(x)
+            return self.head(relu(self.last).mean((2, 3)))
+
+    net = trace(Keeping(), torch.zeros(2, 3, 8, 8))
+    net(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(UserError, match=r"Net cannot be copied \(Only Tensors created explicitly"):
+        masked(net, random_keep(net, 0, 0.5))
 
 
 class Branching(nn.Module):

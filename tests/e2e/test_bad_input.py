@@ -18,18 +18,13 @@ from sweeps.grid import load
 from tests.benchmark.test_cli import FLAGS
 from tests.benchmark.test_data import cut_short, pixels, write_npz, write_pickles
 from tests.support import simulate
-from tests.support.commands import command
+from tests.support.commands import command, refusal
 
 QUIET = ["--wandb", "disabled", "--device", "cpu"]
 
 
 def refused(module, *arguments):
-    """The one line of a command that refuses its input."""
-    result = command(module, *arguments)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr[len("error: ") : -1]
+    return refusal(command(module, *arguments))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.options import Options
 from sweeps.grid import load
-from tests.support.commands import command
+from tests.support.commands import command, refusal
 from tests.sweeps.test_sweeps import FLAGS
 
 BOMB = "a0: &a0 [1, 1]\n" + "".join(
@@ -31,12 +31,7 @@ def _soon():
 
 
 def refused(*arguments):
-    result = command(*arguments)
-    assert result.returncode == 2, (result.stdout, result.stderr)
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert len(result.stderr) < 2000
-    return result.stderr.removeprefix("error: ")
+    return refusal(command(*arguments))
 
 
 def grid(path, text=None, **parameters):

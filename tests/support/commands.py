@@ -39,6 +39,15 @@ def command(
         return subprocess.CompletedProcess(line, process.exitcode, out.read(), err.read())
 
 
+def refusal(result: subprocess.CompletedProcess) -> str:
+    """The message of a command that must refuse its input: one line, and exit status 2."""
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert result.stderr.startswith("error: "), result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert len(result.stderr) < 2000
+    return result.stderr.removeprefix("error: ").removesuffix("\n")
+
+
 def _run(
     module: str,
     line: list[str],

@@ -7,13 +7,15 @@ import torch
 
 from benchmark import data
 from benchmark.config import RunConfig
+from benchmark.cost import dense_cost
 from benchmark.measures import MEASURES, score
+from benchmark.models import build
 from benchmark.options import Options
 from benchmark.schedule import schedule
 from benchmark.training.state import initial_net, prepared
 from sweeps import estimate
 from sweeps import grid as grids
-from sweeps.estimate import seconds_to_train, train_size
+from sweeps.estimate import to_train, train_size
 from tests.benchmark.test_data import write_folder
 from tests.conftest import tiny_images
 from tests.support.commands import command
@@ -143,7 +145,10 @@ def test_the_estimate_is_proportional_to_epochs_and_images(monkeypatch):
     run, small = (
         RunConfig(measure="none", dataset="cifar10", train_limit=limit) for limit in (0, 100)
     )
-    assert seconds_to_train({run: 2, small: 3}, Options()) == (2 * 50_000 + 3 * 100) * 0.5
+    images = 2 * 50_000 + 3 * 100
+    seconds, operations = to_train({run: 2, small: 3}, Options())
+    net = build(run.arch, num_classes=10, width=run.width)
+    assert (seconds, operations) == (images * 0.5, 6 * images * dense_cost(net)["macs"])
 
 
 def test_plan_of_images_that_a_net_cannot_take(tmp_path):

@@ -21,6 +21,7 @@ from sweeps import push as push_module
 from sweeps.push import push
 from tests.benchmark.test_tracker import ours
 from tests.support import simulate
+from tests.support.commands import command, refusal
 from tests.support.planted import plant
 from tests.support.wandb_server import HISTORY
 
@@ -144,8 +145,8 @@ def test_runs_of_agents_count_and_are_never_written_to(records, server):
 def test_a_push_that_was_killed_is_completed_by_the_next(records, server):
     runs = records[0].folder.parent
     server.hang("file_stream")
-    command = [sys.executable, "-m", "sweeps", "push", str(runs), "--project", PROJECT]
-    process = subprocess.Popen(command, start_new_session=True)
+    line = [sys.executable, "-m", "sweeps", "push", str(runs), "--project", PROJECT]
+    process = subprocess.Popen(line, start_new_session=True)
     while len(server.runs) < len(records) and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
@@ -258,10 +259,8 @@ def test_figures_become_one_run(records, server, tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments", [["--project", "a/b"], ["--project", ""]])
 def test_a_bad_project_is_one_line(records, arguments):
-    command = [sys.executable, "-m", "sweeps", "push", str(records[0].folder.parent), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "project must be a name" in done.stderr
+    done = command("sweeps", "push", records[0].folder.parent, *arguments)
+    assert "project must be a name" in refusal(done)
 
 
 def test_nothing_to_push_is_a_user_error(tmp_path, server):
