@@ -157,7 +157,7 @@ def faster_loss(tables: Tables) -> Evidence:
 def first_order(tables: Tables) -> Evidence:
     """C2."""
     small = tables.probes[tables.probes["share"] <= SMALL]
-    early, later = averaged(small[_early(small)]), averaged(small[~_early(small)])
+    early, later = averaged(small, _early(small)), averaged(small, ~_early(small))
     change = "change of loss{}, loss minus {}"
     shift = f"size of the change of d|θ|²/dt{{}}, loss minus {OTHERS_MEAN}"
     own = ["loss"]
@@ -215,7 +215,7 @@ def biased_loss(tables: Tables) -> Evidence:
     """C3."""
     small = tables.probes[tables.probes["share"] <= SMALL]
     late = small["epoch"] >= LATE * small["epochs"]
-    whole, last, first = averaged(small), averaged(small[late]), averaged(small[~late])
+    whole, last, first = averaged(small), averaged(small, late), averaged(small, ~late)
     ranks_late = tables.ranks["epoch"] >= LATE * tables.ranks["epochs"]
 
     def both(table: pd.DataFrame, name: str, sign: int | None, when: str = "") -> tuple:
@@ -231,18 +231,18 @@ def biased_loss(tables: Tables) -> Evidence:
             ),
         )
 
-    def correlation(one: str, other: str, ranks: pd.DataFrame, when: str) -> Criterion:
+    def correlation(one: str, other: str, when: str, chosen: pd.Series | bool) -> Criterion:
         label = f"rank correlation of {one} and {other}, {when}"
-        return Criterion(label, RHO, _rank_pairs(ranks, one, other))
+        return Criterion(label, RHO, _rank_pairs(tables.ranks, one, other, chosen))
 
     return Evidence(
         both(whole, "loss_biased", -1),
         both(last, "magnitude", -1, " late in training"),
         (
             *both(first, "magnitude", None, " early in training"),
-            correlation("loss", "loss_biased", tables.ranks, "all epochs"),
-            correlation("loss", "magnitude", tables.ranks[~ranks_late], "early"),
-            correlation("loss", "magnitude", tables.ranks[ranks_late], "late"),
+            correlation("loss", "loss_biased", "all epochs", True),
+            correlation("loss", "magnitude", "early", ~ranks_late),
+            correlation("loss", "magnitude", "late", ranks_late),
         ),
     )
 
@@ -360,12 +360,20 @@ def _with_allowance(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(loss_change=allowed)
 
 
-def _rank_pairs(ranks: pd.DataFrame, one: str, other: str) -> Pairs:
-    """The rank correlation of two scores, by itself."""
-    return pair(averaged(ranks), "rho", ["|".join(sorted((one, other)))])
+def _rank_pairs(
+    ranks: pd.DataFrame, one: str, other: str, chosen: pd.Series | bool = True
+) -> Pairs:
+    """The rank correlation of two scores at the chosen rows, by itself."""
+    return pair(averaged(ranks, chosen), "rho", ["|".join(sorted((one, other)))])
+
+
+def _counting(table: pd.DataFrame) -> pd.DataFrame:
+    """The probes that count: those at initialisation only with batch-norm statistics of the scoring
+    set."""
+    return table[(table["epoch"] != 0) | (table["score_bn"] == "fresh")]
 
 
 def judge_all(frames: Frames, claims: Sequence[Claim] | None = None) -> list[Judgement]:
     """Decide every claim on the finished runs. The same frames give the same numbers."""
-    tables = Tables(outcomes(frames), probed(frames), ranked(frames))
+    tables = Tables(outcomes(frames), _counting(probed(frames)), _counting(ranked(frames)))
     return corrected([judge(claim, tables) for claim in claims or CLAIMS.values()])

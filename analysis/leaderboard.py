@@ -17,6 +17,8 @@ from benchmark.record import FINISHED
 
 BUDGETS = ("macs", "params", "filters")
 """What a ratio is a share of; each budget has a leaderboard of its own, equal MACs first."""
+DIGITS = 12
+"""Of a mean rank: equal ones are equal in spite of rounding."""
 RIVALS = ("magnitude", "random")
 """The measures that the others are counted against."""
 
@@ -100,6 +102,7 @@ def _board(budget: str, table: pd.DataFrame) -> Board | None:
     for place, measure in enumerate(measures):
         row = {"measure": measure, "outside": measure not in registry.names("measures")}
         row |= _mean("rank", ranks[place], 1, len(measures))
+        row["rank"] = round(row["rank"], DIGITS)
         row |= _mean("accuracy", values["accuracy"][place], 0, 1)
         row |= _mean("loss", values["loss_after_cut"][place], 0, np.inf)
         row["collapsed"] = float(np.nanmean(values["lost"][place]))

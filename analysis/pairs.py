@@ -29,6 +29,8 @@ class Pairs:
     right: tuple[str, ...]
     """The measures that each side is the mean of; no right side if the numbers of the left side
     count by themselves."""
+    before: Pairs | None = None
+    """The pairs before tasks with too few seeds were dropped, if some were."""
 
     def differences(self) -> np.ndarray:
         """The differences [tasks, seeds], NaN where a pair is missing."""
@@ -46,14 +48,16 @@ class Pairs:
         return sorted({*self.table["group"], *self.dropped["group"]})
 
     def of(self, group: str) -> Pairs:
-        """The pairs of one architecture and data set."""
-        table, dropped = (part[part["group"] == group] for part in (self.table, self.dropped))
-        return replace(self, table=table, dropped=dropped)
+        """The pairs of one architecture and data set, as if there were no other."""
+        whole = self.before or self
+        table, dropped = (part[part["group"] == group] for part in (whole.table, whole.dropped))
+        return with_enough_seeds(replace(whole, table=table, dropped=dropped))
 
     def by_task(self) -> dict[str, Pairs]:
-        """The complete pairs of each task."""
-        parts = self.table.groupby("task", sort=False)
-        return {task: replace(self, table=part) for task, part in parts}
+        """The complete pairs of each task, of those with few seeds too."""
+        whole = self.before or self
+        parts = whole.table.groupby("task", sort=False)
+        return {task: replace(whole, table=part) for task, part in parts}
 
 
 def pair(table: pd.DataFrame, value: str, left: Sequence[str], right: Sequence[str] = ()) -> Pairs:
@@ -97,7 +101,8 @@ def with_enough_seeds(pairs: Pairs, steps: Sequence[int] = (SEEDS, 2)) -> Pairs:
     reason = "too few complete seeds in this setting: " + seeds[few].astype(str)
     left_out = pairs.table.loc[few, INDEX].assign(reason=reason)
     dropped = pd.concat([pairs.dropped, left_out], ignore_index=True)
-    return replace(pairs, table=pairs.table[~few].reset_index(drop=True), dropped=dropped)
+    table = pairs.table[~few].reset_index(drop=True)
+    return replace(pairs, table=table, dropped=dropped, before=pairs)
 
 
 def _reason(measures: Sequence[str], values: np.ndarray, states: np.ndarray) -> str:

@@ -18,6 +18,8 @@ KEYS = ["run_id", "epoch", "measure", "share"]
 """What tells the rows of `probed` apart."""
 PAIR = ["group", "task", "seed", "ablation", "outcome"]
 """Columns of the runs that pairs need."""
+RULES = ["epochs", "score_bn"]
+"""Columns of the runs that say which rows count in a claim."""
 
 
 @lru_cache(maxsize=2)
@@ -25,7 +27,7 @@ def probed(frames: Frames) -> pd.DataFrame:
     """A row per finished run, epoch, measure and share of filters cut; the mean over the draws of
     `random`.
 
-    `run_id epoch measure share` and the run's `group task seed ablation outcome epochs`.
+    `run_id epoch measure share` and the columns `PAIR` and `RULES` of the run.
     `loss_change` (nats): of the probe loss, clipped at twice the loss of chance, 2 ln C. `allowed`
     (nats): `loss_change` and a tenth of ln C - L, L the loss before the cut. `first_order_shift`
     (nats): size of the change of d|theta|^2/dt = -2 theta.g. `second_order_shift` (nats): size of
@@ -35,7 +37,7 @@ def probed(frames: Frames) -> pd.DataFrame:
     """
     runs = named(frames).finished().set_index("run_id")
     table = frames.probes[frames.probes["run_id"].isin(runs.index)]
-    table = table.join(runs[[*PAIR, "epochs", "classes"]], on="run_id")
+    table = table.join(runs[[*PAIR, *RULES, "classes"]], on="run_id")
     chance = np.log(table["classes"])
     before, after = (
         2 * (table[f"{when}.grad_norm"] ** 2 + table[f"{when}.theta_hg"])
@@ -51,23 +53,30 @@ def probed(frames: Frames) -> pd.DataFrame:
         "predicted_grad_norm_sq_change": table["predicted.grad_norm_sq_change"],
         "kept_macs": table["kept_macs"],
     }
-    kept = table[[*KEYS, *PAIR, "epochs"]].assign(**values)
-    return kept.groupby([*KEYS, *PAIR, "epochs"], sort=False, as_index=False)[[*values]].mean()
+    kept = table[[*KEYS, *PAIR, *RULES]].assign(**values)
+    return kept.groupby([*KEYS, *PAIR, *RULES], sort=False, as_index=False)[[*values]].mean()
 
 
 def ranked(frames: Frames) -> pd.DataFrame:
     """A row per finished run, epoch and pair of scores: `run_id epoch measure` (`<a>|<b>`), `rho`
-    and the columns `PAIR` and `epochs` of the run."""
+    and the columns `PAIR` and `RULES` of the run."""
     runs = named(frames).finished().set_index("run_id")
     table = frames.probe_ranks[frames.probe_ranks["run_id"].isin(runs.index)]
-    table = table.join(runs[[*PAIR, "epochs"]], on="run_id")
+    table = table.join(runs[[*PAIR, *RULES]], on="run_id")
     return table.assign(measure=table["a"] + "|" + table["b"]).drop(columns=["a", "b"])
 
 
-def averaged(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per run and measure: the means over epochs and shares, of a part of `probed` or
-    `ranked`. NaN where an epoch or a share lacks the number."""
-    values = [name for name in table if name not in (*KEYS, *PAIR, "epochs")]
-    groups = table.groupby(["run_id", *PAIR, "measure"], sort=False)
-    means = groups[values].mean().where(groups[values].count().eq(groups.size(), axis=0))
-    return means.reset_index()
+def averaged(table: pd.DataFrame, chosen: pd.Series | bool = True) -> pd.DataFrame:
+    """A row per run and measure: the means over epochs and shares, of the chosen rows of `probed`
+    or `ranked`. NaN where an epoch or a share lacks the number, or the row, that others of the task
+    have."""
+    keys = ["run_id", *PAIR, "measure"]
+    values = [name for name in table if name not in (*KEYS, *PAIR, *RULES)]
+    groups = table[pd.Series(chosen, table.index)].groupby(keys, sort=False)
+    due = groups.size().groupby("task").max()
+    everyone = pd.MultiIndex.from_frame(table.loc[table["task"].isin(due.index), keys]).unique()
+    means, counts = (
+        part.reindex(everyone) for part in (groups[values].mean(), groups[values].count())
+    )
+    whole = counts.eq(due[everyone.get_level_values("task")].to_numpy(), axis=0)
+    return means.where(whole).reset_index()

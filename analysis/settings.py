@@ -56,11 +56,11 @@ def completeness(frames: Frames, grid: Sequence[RunConfig] | None = None) -> Com
     """Compare the runs with a grid; without one, expect every cell with every seed."""
     outcomes = dict(zip(frames.runs["run_id"], frames.runs["outcome"], strict=True))
     if grid is None:
-        grid = _every_seed(frames.runs)
+        expected = _every_seed(frames.runs)
         against = "every cell that has a run, times every seed that has one"
     else:
+        expected = {config.run_id: config.canonical() for config in grid}
         against = "the grid"
-    expected = {config.run_id: config.canonical() for config in grid}
     probed = dense_controls(frames.finished())
     used = {id: run_id for id, run_id in probed.items() if id in expected}
     outcomes |= {id: outcomes[run_id] for id, run_id in used.items()}
@@ -79,10 +79,16 @@ def completeness(frames: Frames, grid: Sequence[RunConfig] | None = None) -> Com
     return Completeness(len(expected), pd.DataFrame(rows, columns=MISSING), extra, against)
 
 
-def _every_seed(runs: pd.DataFrame) -> list[RunConfig]:
-    cells = runs.drop_duplicates("cell")[list(DEFAULTS)].to_dict("records")
+def _every_seed(runs: pd.DataFrame) -> dict[str, RunConfig]:
+    """{run id: run} of every cell and seed. The cells are those of the records, because other
+    versions of the suite named them by other rules."""
+    cells = runs.drop_duplicates("cell").set_index("cell")[list(DEFAULTS)].to_dict("index")
     seeds = sorted(runs["seed"].unique().tolist())
-    return [replace(RunConfig.from_dict(cell), seed=seed) for cell in cells for seed in seeds]
+    return {
+        f"{name}-s{seed}": replace(RunConfig.from_dict(cell), seed=seed)
+        for name, cell in cells.items()
+        for seed in seeds
+    }
 
 
 def timing(measure: str, prune_epoch: int | str, retrain: str) -> str:

@@ -182,16 +182,16 @@ def holm(p: Sequence[float]) -> list[float]:
 def win_probability(differences: np.ndarray, sign: int) -> tuple[float, Interval]:
     """Probability of improvement: how often a pair's difference has this sign (+1 or -1).
 
-    Ties count half. Of differences [settings, seeds], NaN where a pair is missing, it is the mean
-    over seeds of the share of settings; [seeds] are those of one setting. The interval is Jeffreys'
+    Ties count half. Of differences [settings, seeds], NaN where a pair is missing, it is the share
+    of the pairs; [seeds] are those of one setting. The interval is Jeffreys'
     (the beta posterior under the prior beta(1/2, 1/2)) for as many draws as there are seeds, which
     are the sample: it needs no resampling and stays honest when every pair agrees.
     """
     table = np.atleast_2d(np.asarray(differences, dtype=float))
-    shares = (np.sign(table[:, np.isfinite(table).any(axis=0)]) * sign + 1) / 2
-    n, wins = shares.shape[1], np.nanmean(shares, axis=0).sum()
-    low, high = stats.beta.interval(LEVEL, wins + 0.5, n - wins + 0.5)
-    return float(wins / n), (float(low), float(high))
+    seeds = int(np.isfinite(table).any(axis=0).sum())
+    share = float(np.nanmean((np.sign(table) * sign + 1) / 2))
+    low, high = stats.beta.interval(LEVEL, share * seeds + 0.5, (1 - share) * seeds + 0.5)
+    return share, (float(low), float(high))
 
 
 def effect_size(differences: np.ndarray) -> float:

@@ -269,12 +269,15 @@ def conclude(primary: Sequence[Number], checks: Sequence[Number] = ()) -> Conclu
     """The verdict that the intervals of a claim's numbers give; the module says how."""
     furthest = min(primary, key=lambda number: (number.against(), -number.toward()))
     missing = [number for number in primary if number.p is None]
-    contrary = [number for number in checks if number.side < 0]
+    refuting = [number for number in primary if number.side < 0]
+    contrary = [n for n in checks if n.differs and n.effect * n.sign < 0]
+    if refuting:
+        furthest = min(refuting, key=Number.against)
     support = max(number.toward() for number in primary)
     p = min(support, furthest.against()) if len(missing) < len(primary) else None
     if not any(number.n for number in primary):
         return Conclusion(NOT_TESTED, furthest, None)
-    if furthest.side < 0:
+    if refuting:
         return Conclusion(REFUTED, furthest, p)
     if not all(number.side > 0 for number in primary):
         return Conclusion(INCONCLUSIVE, missing[0] if missing else furthest, p)
@@ -320,12 +323,14 @@ def estimated(one: Criterion, differences: np.ndarray) -> Number:
     seeds], NaN where a pair is missing."""
     found, seeds = stats.estimate(differences), np.isfinite(differences).sum(axis=1)
     effect = 0.0 if abs(found.effect) < ROUNDING else found.effect
+    error = 0.0 if found.error < ROUNDING else found.error
+    found = found._replace(effect=effect, error=error)
     interval = found.interval()
     if interval and one.unit == RHO:
         interval = tuple(np.clip(interval, -_most(one), _most(one)).tolist())
     n, least = int(seeds.sum()), int(seeds.min())
     power, smallest = found.power(), found.smallest()
-    if least < SEEDS or found.error < ROUNDING or (one.unit == RHO and smallest > _most(one)):
+    if least < SEEDS or error == 0 or (one.unit == RHO and smallest > _most(one)):
         power = smallest = None
     decided = Number(one.label, one.unit, effect, interval, n, least, one.sign, found.p())
     return replace(decided, power=power, smallest=smallest)

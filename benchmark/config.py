@@ -192,15 +192,14 @@ class RunConfig:
             )  # fmt: skip
 
     def _check_timing(self) -> None:
+        most = f"at most epochs = {self.epochs}"
+        require(self.rounds <= self.epochs, "rounds", self.rounds, most)
         epoch, retrain = _timing(self)
         latest, allowed = self.epochs, f"from 0 to epochs = {self.epochs}"
         if retrain == "budget":
             latest -= self.rounds
             allowed = f"from 0 to epochs - rounds = {latest} (or use retrain='restart')"
         require(0 <= epoch <= latest, "prune_epoch", self.prune_epoch, allowed)
-        require(
-            self.rounds <= self.epochs, "rounds", self.rounds, f"at most epochs = {self.epochs}"
-        )
 
     def check_components(self) -> None:
         """Raise `UserError` unless the measure, the architecture and the data set are installed,
@@ -241,7 +240,8 @@ class RunConfig:
             matters["score_bn"] = "running"
         if self.rounds == 1:
             matters |= {"sampling": "none", "removal": "hard"}
-        if self.measure == "magnitude" and self.allocation == "magnitude":
+        plain = self.ablation != "invert" and (self.sampling == "none" or self.rounds == 1)
+        if self.measure == "magnitude" and self.allocation == "magnitude" and plain:
             matters["allocation"] = "global"
         if all(getattr(self, name) == value for name, value in matters.items()):
             return self

@@ -69,10 +69,11 @@ def densities(frames: Frames) -> pd.DataFrame:
     """A row per setting, measure and conv: `density` in percent after the last cut, its 95 %
     interval and n."""
     keys = ["group", "setting", "measure", "layer", "conv"]
-    parts = figures.layer_densities(frames).groupby(keys, sort=False)["density"]
-    return pd.DataFrame(
-        [dict(zip(keys, key, strict=True)) | _mean(DENSITY, part) for key, part in parts]
-    )
+    table = figures.layer_densities(frames)
+    parts = table.groupby(keys, sort=False)["density"]
+    columns = [*keys, *_mean(DENSITY, table["density"])]
+    rows = [dict(zip(keys, key, strict=True)) | _mean(DENSITY, part) for key, part in parts]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def runs(frames: Frames) -> pd.DataFrame:

@@ -190,19 +190,22 @@ def faded(model: Net, keep: Keep, config: RunConfig, round: int) -> Net:
 
 
 def ablated(scores: Scores, model: Net, config: RunConfig, round: int) -> Scores:
-    """Scores as the run's ablation wants them: unchanged, permuted inside each layer, or with the
-    order inverted."""
+    """Scores as the run's ablation wants them: unchanged, permuted inside each layer (with
+    `grouping=stream` alike in all layers that write a stream), or with the order inverted."""
     if config.ablation == "invert":
         return {name: -layer for name, layer in scores.items()}
     if config.ablation != "layer_shuffle":
         return scores
     draw = generator(stream_seed("layer_shuffle", config, epoch=round))
-    shuffled = {}
+    shuffled, orders = {}, {}
     for name, layer in scores.items():
-        live = model.mask(name).nonzero().flatten()
-        order = torch.randperm(len(live), generator=draw).to(live.device)
+        live, conv = model.mask(name).nonzero().flatten(), model.convs[name]
+        together = config.grouping == "stream" and not conv.follows
+        key = (conv.writes if together else name, len(live))
+        if key not in orders:
+            orders[key] = torch.randperm(len(live), generator=draw)
         shuffled[name] = layer.clone()
-        shuffled[name][live] = layer[live[order]]
+        shuffled[name][live] = layer[live[orders[key].to(live.device)]]
     return shuffled
 
 

@@ -14,7 +14,7 @@ from analysis.report.build import build
 from analysis.report.publish import publish
 from analysis.runs.frames import TABLES, to_frames
 from analysis.runs.load import load
-from analysis.settings import named
+from analysis.settings import completeness, named
 from analysis.verdicts import NOT_TESTED
 from benchmark.errors import UserError
 from tests.support import simulate
@@ -200,6 +200,8 @@ def test_an_archive_of_0_1_is_read(capsys):
     frames = load(str(ROOT / "tests" / "analysis" / "archive-0.1"))
     assert set(frames.runs["rules"]) == {1}  # their ids are not those that these fields have now
     assert len(frames.finished()) == len(frames.runs) == 36
+    whole = completeness(frames)
+    assert (whole.expected, len(whole.missing), whole.extra) == (36, 0, 0)
     assert len(frames.cuts) == 36 * 5
     empty = to_frames((), (), "")
     for name in ("probes", "probe_ranks"):  # its files are of before there were any

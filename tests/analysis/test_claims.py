@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from analysis.claims import CLAIMS, judge_all
+from analysis.probed import averaged, probed
 from analysis.report.figures import FIGURES
 from analysis.report.text import finding
 from analysis.runs.load import load
@@ -142,6 +143,53 @@ def test_cuts_at_initialisation_count_with_fresh_statistics_alone(tmp_path):
     assert [item.verdict for item in items.values()] == [NOT_TESTED] * 2
     items = judged(tmp_path / "fresh", simulate.study(timings=[0]), ids=["C1", "C5"])
     assert [item.number.n for item in items.values()] == [5, 5]
+    for name, count in (("running", 0), ("fresh", 5)):
+        probing = simulate.grid(
+            measures=["none"], probe_epochs="0", seeds=range(5), dense=False, score_bn=name
+        )
+        items = judged(tmp_path / f"probes-{name}", probing, ids=["C2", "C4", "C5"])
+        assert [item.number.n for item in items.values()] == [count, count, 0]
+        assert [items[id].checks[0].n for id in ("C4", "C5")] == [count] * 2
+
+
+def without_rows(path, configs, file, gone):
+    """Take the rows of a file for which `gone` holds out of the records."""
+    for config in configs:
+        lines = (path / config.run_id / file).read_text().splitlines()
+        kept = [line for line in lines if not gone(json.loads(line))]
+        (path / config.run_id / file).write_text("".join(f"{line}\n" for line in kept))
+
+
+def test_a_measure_without_scores_at_an_epoch_is_not_averaged_over_the_others(tmp_path):
+    configs = simulate.grid(measures=["none"], probe_epochs="1,8", seeds=range(6), dense=False)
+    simulate.simulate(tmp_path, configs)
+    some = configs[:1]
+    without_rows(
+        tmp_path, some, "probes.jsonl", lambda r: (r["measure"], r["epoch"]) == ("loss", 1)
+    )
+    without_rows(
+        tmp_path, some, "probe_ranks.jsonl",
+        lambda r: (r["a"], r["b"], r["epoch"]) == ("theta_g", "theta_hg", 1),
+    )  # fmt: skip
+    (item,) = judge_all(load(str(tmp_path)), claims=[CLAIMS["C4"]])
+    assert [number.n for number in (*item.primary, *item.checks)] == [6, 5, 5]
+    assert "loss without a finite value (1)" in item.message
+
+
+def test_a_dense_run_that_diverged_between_its_probes_is_dropped_and_named(tmp_path):
+    configs = simulate.grid(measures=["none"], probe_epochs="1,8", seeds=range(6), dense=False)
+    simulate.simulate(tmp_path, configs[1:])
+    simulate.simulate(tmp_path, configs[:1], World(diverged=("none",)))
+    without_rows(tmp_path, configs[:1], "probes.jsonl", lambda row: row["epoch"] == 8)
+    without_rows(tmp_path, configs[:1], "probe_ranks.jsonl", lambda row: row["epoch"] == 8)
+    frames = load(str(tmp_path))
+    table = probed(frames)
+    late = averaged(table, table["epoch"] == 8)
+    assert set(late["run_id"]) == {config.run_id for config in configs}
+    assert set(late.loc[late["loss_change"].isna(), "run_id"]) == {configs[0].run_id}
+    for item in judge_all(frames, claims=[CLAIMS["C3"], CLAIMS["C4"]]):
+        assert {number.n for number in (*item.primary, *item.checks)} == {5}
+        assert "diverged" in item.message
 
 
 def test_an_effect_in_one_part_is_told_apart(tmp_path):
@@ -156,6 +204,17 @@ def test_an_effect_in_one_part_is_told_apart(tmp_path):
     assert len(item.settings) == 2 * 2  # primary and check
     assert item.number.spread > 0.1
     assert abs(item.number.seed_correlation) <= 1
+
+
+def test_a_part_with_few_seeds_has_its_numbers_beside_a_fuller_one(tmp_path):
+    simulate.simulate(tmp_path, simulate.study())
+    item = judged(tmp_path, simulate.study(archs=["resnet56"], seeds=range(3)), ids=["C1"])["C1"]
+    assert item.number.n == 5
+    assert {part.arch: (part.verdict, part.number.n) for part in item.parts} == {
+        "vgg13": (item.verdict, 5),
+        "resnet56": (INCONCLUSIVE, 3),
+    }
+    assert [number.n for number in item.settings] == [3, 5] * 2
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 4])
@@ -356,6 +415,8 @@ NOTHING = Number("", "", None, None, 0, sign=+1)
         ([number(2.0, 0.01)], [number(-1.0, 0.2)], SUPPORTED, 0.01, 0),
         ([number(2.0, 0.01)], [NOTHING], SUPPORTED, 0.01, 0),
         ([number(-2.0, 0.01)], [number(1.0, 0.01)], REFUTED, 0.01, 0),
+        ([number(-1.0, 0.02), number(-2.0, 0.01, seeds=4)], [], REFUTED, 0.02, 0),
+        ([number(2.0, 0.01)], [number(-1.0, 0.01, seeds=4)], INCONCLUSIVE, 0.01, 1),
     ],
 )
 def test_the_rule(primary, checks, verdict, p, decides):

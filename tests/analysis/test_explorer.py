@@ -4,6 +4,7 @@ frames."""
 import base64
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,3 +144,11 @@ def test_the_same_runs_give_the_same_text_at_any_time(tmp_path, monkeypatch):
     before = json.dumps(explorer_data(frames))
     monkeypatch.setattr("time.time", lambda: 1e9)
     assert json.dumps(explorer_data(frames)) == before
+
+
+def test_a_group_without_any_number_harms_no_other(tmp_path):
+    """All its runs collapsed at initialisation: the page has no NaN, which no browser reads."""
+    frames = frames_of(tmp_path)
+    lost = frames.history[["test/accuracy", "train/loss"]].mask(frames.history["epoch"] >= 0)
+    content = explorer_data(replace(frames, history=frames.history.assign(**lost)))
+    json.dumps(content, allow_nan=False)

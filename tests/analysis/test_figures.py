@@ -198,6 +198,19 @@ def test_densities_are_shares_of_the_original_filters(tmp_path):
     assert layer_densities(collapsed).empty
 
 
+def test_captions_count_the_runs_that_are_shown(tmp_path):
+    """Not those that collapsed before the cut."""
+    frames = frames_of(tmp_path, simulate.grid(measures=["loss"], timings=[4], dense=False))
+    lost = frames.runs["run_id"].iloc[:1]
+    partly = replace(
+        frames,
+        kept=frames.kept[~frames.kept["run_id"].isin(lost)],
+        cuts=frames.cuts[~frames.cuts["run_id"].isin(lost)],
+    )
+    for name in ("densities", "cut_changes"):
+        assert "n = 2 seeds" in FIGURES[name].caption_for(partly)
+
+
 def test_the_caption_says_how_many_seeds(tmp_path):
     assert sample_size(frames_of(tmp_path / "a", simulate.grid())).startswith("n = 3 seeds")
     one = sample_size(frames_of(tmp_path / "b", simulate.grid(seeds=[0])))

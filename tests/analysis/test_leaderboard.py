@@ -1,5 +1,8 @@
 """The leaderboard: ranks, wins, and who is left out."""
 
+from dataclasses import replace
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy.stats import rankdata
@@ -45,6 +48,33 @@ def test_a_planted_best_measure_leads_and_wins(tmp_path):
     assert table["score_seconds"].tolist() == [0.05] * 4
     assert (table["collapsed"] == 0).all()
     assert board_sentence(board).startswith(f"{OWN} has the best mean rank of 4 measures, 1")
+
+
+def test_measures_with_the_same_sum_of_ranks_share_the_lead(tmp_path):
+    """The means of these ranks differ by rounding."""
+    names, timings = ("magnitude", "loss", "random"), (2, 3, 4, 5, 6)
+    frames = frames_of(tmp_path, configs(measures=names, timings=timings, seeds=range(3)))
+    order = np.random.default_rng(0)
+    found = 0
+    for _ in range(60):
+        places = {
+            (t, s): dict(zip(order.permutation(names), (1, 2, 3), strict=True))
+            for t in timings
+            for s in range(3)
+        }
+        sums = {name: sum(place[name] for place in places.values()) for name in names}
+        runs = frames.runs.set_index("run_id")
+        ids = frames.history["run_id"]
+        keys = runs.loc[ids, ["measure", "prune_epoch", "seed"]].itertuples(index=False)
+        accuracy = [1 - places[t, s].get(m, 0) / 10 if (t, s) in places else 1 for m, t, s in keys]
+        (board,) = leaderboards(
+            replace(frames, history=frames.history.assign(**{"test/accuracy": accuracy}))
+        )
+        ranks = board.table.set_index("measure")["rank"]
+        for one, other in combinations(names, 2):
+            assert (ranks[one] == ranks[other]) == (sums[one] == sums[other])
+            found += sums[one] == sums[other]
+    assert found > 5
 
 
 def test_ranks_are_those_of_each_setting_and_seed(tmp_path):

@@ -144,3 +144,5 @@ def test_seeds_are_the_sample_of_a_win_probability():
     assert one == many
     uneven = np.array([[1.0, -1.0, np.nan], [1.0, 1.0, np.nan]])
     assert stats.win_probability(uneven, +1)[0] == 0.75
+    uneven = np.array([[1.0, 1.0, 1.0], [np.nan, np.nan, -1.0]])
+    assert stats.win_probability(uneven, +1)[0] == 0.75

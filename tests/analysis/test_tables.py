@@ -5,7 +5,7 @@ import json
 import pytest
 
 from analysis.report.figures import FIGURES
-from analysis.report.tables import coverage, summary
+from analysis.report.tables import coverage, densities, summary
 from analysis.runs.load import load
 from analysis.settings import completeness, named, settings_of
 from tests.support import simulate
@@ -76,3 +76,10 @@ def test_a_collapsed_run_is_counted_and_its_uncut_net_is_not(tmp_path):
     (row,) = summary(named(load(str(tmp_path)))).itertuples()
     assert (row.runs, row.diverged, row.collapsed) == (whole.runs, 0, 1)
     assert (row.params, row.macs) == pytest.approx((whole.params, whole.macs))
+
+
+def test_a_table_without_rows_has_its_columns(tmp_path):
+    simulate.simulate(tmp_path, simulate.grid(measures=[], seeds=[0]))
+    table = densities(named(load(str(tmp_path))))
+    assert table.empty
+    assert list(table)[-4:] == ["density", "density_low", "density_high", "density_n"]

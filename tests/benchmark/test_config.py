@@ -65,9 +65,17 @@ def test_equal_runs_have_equal_ids(one, other):
     assert RunConfig(**one).canonical() == RunConfig(**other).canonical()
 
 
+@pytest.mark.parametrize("also", [{"ablation": "invert"}, {"sampling": "gibbs", "rounds": 2}])
+def test_the_layers_of_magnitude_matter_where_its_ranking_is_not_its_own(also):
+    one, other = (RunConfig(allocation=name, **also) for name in ("magnitude", "global"))
+    assert one.measure == "magnitude"
+    assert one.run_id != other.run_id
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"rounds": 4, "epochs": 3}, "rounds must be at most epochs = 3, got 4"),
         ({"arch": "vgg13 a"}, "arch must be the name of a component, got 'vgg13 a'"),
         ({"measure": "loss:x"}, "measure must be the name of a component, got 'loss:x'"),
         ({"measure": ""}, "measure must be the name of a component, got ''"),

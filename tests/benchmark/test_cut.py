@@ -47,6 +47,15 @@ def test_layer_shuffle_keeps_the_densities_and_changes_the_filters():
     assert changed > 0.2 * sum(net.plan.values())
 
 
+def test_layer_shuffle_of_streams_keeps_the_densities():
+    net = tiny_net("resnet20")
+    scores = random_scores(net)
+    shuffled = ablated(scores, net, tiny_run(ablation="layer_shuffle", grouping="stream"), 1)
+    plain, other = (select(net, each, 0.5, grouping="stream") for each in (scores, shuffled))
+    assert [int(k.sum()) for k in plain.values()] == [int(k.sum()) for k in other.values()]
+    assert any(not torch.equal(plain[name], other[name]) for name in plain)
+
+
 def test_layer_shuffle_differs_from_round_to_round_and_seed_to_seed():
     net = tiny_net("vgg13")
     scores = random_scores(net)

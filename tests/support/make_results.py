@@ -63,6 +63,17 @@ def claims(study: str) -> str:
     return table(columns, rows)
 
 
+def beside(study: str) -> str:
+    """The numbers that stand beside the claims and decide nothing."""
+    rows = [
+        (item.claim.id, number.label, number_text(number), number.n)
+        for item in judged(study)
+        for number in item.beside
+        if number.n
+    ]
+    return table(("claim", "number", "effect [95 % interval]", "pairs"), rows)
+
+
 def measures(study: str) -> str:
     """Accuracy and loss of each measure in each setting of a study."""
     rows, setting = [], ""
@@ -81,8 +92,8 @@ def measures(study: str) -> str:
 
 @cache
 def board_of(study: str) -> Board:
-    """The leaderboard at equal MACs."""
-    return next(one for one in leaderboards(frames_of(study)) if one.budget == "macs")
+    """The leaderboard at equal MACs, or else at equal filters."""
+    return leaderboards(frames_of(study))[0]
 
 
 def best(study: str) -> str:
@@ -91,7 +102,7 @@ def best(study: str) -> str:
 
 
 def leaderboard(study: str) -> str:
-    """Ranks by final accuracy at equal MACs, and settings won, tied and lost."""
+    """Ranks by final accuracy, and settings won, tied and lost."""
     board = board_of(study)
     rivals = [name for name in RIVALS if name in set(board.table["measure"])]
     rows = []
@@ -128,7 +139,7 @@ def table(columns: tuple[str, ...], rows: list[tuple]) -> str:
     return "\n".join((head, "|---" * len(columns) + "|", *body))
 
 
-KINDS = {kind.__name__: kind for kind in (best, claims, measures, leaderboard, verdicts)}
+KINDS = {kind.__name__: kind for kind in (best, claims, beside, measures, leaderboard, verdicts)}
 
 
 def filled(text: str) -> str:

@@ -16,6 +16,7 @@ from analysis.report.figures.plot import (
     figure,
     legend,
     new_canvas,
+    sample_size,
     seeds_text,
     size_of,
 )
@@ -33,6 +34,7 @@ from analysis.stats import bounded_interval
         "the diagonal the prediction is exact. One marker per run and cut; axes are linear "
         "inside the shaded band around 0 and logarithmic outside, and differ between panels."
     ),
+    size=lambda frames: sample_size(frames, frames.cuts["run_id"]),
 )
 def cut_changes(frames: Frames) -> Figure | None:
     """Loss and |g|^2 at the cut, predicted against actual, a marker per run and cut."""

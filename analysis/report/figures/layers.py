@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.quantities import DENSITY
 from analysis.report import style
-from analysis.report.figures.plot import add_colorbar, figure, new_canvas
+from analysis.report.figures.plot import add_colorbar, figure, new_canvas, sample_size
 from analysis.runs.frames import Frames
 from analysis.settings import settings_of
 
@@ -20,6 +20,7 @@ NUMBERED = 12
     "Layer-wise density",
     "Percentage of each conv layer's filters that is left after the last cut, convs in the order "
     "of the net: mean over seeds (95 % intervals: tables/densities.csv).",
+    size=lambda frames: sample_size(frames, layer_densities(frames)["run_id"]),
 )
 def densities(frames: Frames) -> Figure | None:
     """Filters left per measure and conv, after the last cut."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -55,14 +54,13 @@ class Plot:
 FIGURES: dict[str, Plot] = {}
 
 
-def sample_size(frames: Frames, quantity: Quantity | None = None) -> str:
-    """How many seeds stand behind each mean, in words: of the runs that have a quantity of
-    `outcomes.outcomes`, or of all runs."""
+def sample_size(frames: Frames, shown: Iterable[str] | None = None) -> str:
+    """How many seeds stand behind each mean, in words: of all pruned runs, or of those whose run_id
+    is among these."""
     runs = frames.drawn()
     pruned = runs[runs["measure"] != DENSE]
-    if quantity is not None:
-        values = outcomes(frames)[quantity.key].dropna()
-        pruned = pruned[pruned["run_id"].isin(values.index)]
+    if shown is not None:
+        pruned = pruned[pruned["run_id"].isin(shown)]
     if pruned.empty:
         return "No pruned run."
     seeds = pruned.groupby(["setting", "measure"], sort=False).size()
@@ -73,8 +71,8 @@ def sample_size(frames: Frames, quantity: Quantity | None = None) -> str:
 
 
 def size_of(quantity: Quantity) -> Callable[[Frames], str]:
-    """`sample_size` of the runs that have a quantity."""
-    return partial(sample_size, quantity=quantity)
+    """`sample_size` of the runs that have a quantity of `outcomes.outcomes`."""
+    return lambda frames: sample_size(frames, outcomes(frames)[quantity.key].dropna().index)
 
 
 def seeds_text(seeds: pd.Series, runs: str, per: str = "") -> str:

@@ -86,7 +86,8 @@ def _curves(
     """
     table = history.pivot(index="run_id", columns="epoch", values=item.key)
     numbers, epochs = pd.DataFrame(item.averaged(table.to_numpy()), table.index), table.columns
-    span = np.nanmax(numbers, initial=-np.inf) - np.nanmin(numbers, initial=np.inf)
+    finite = numbers.to_numpy()[np.isfinite(numbers)]
+    span = np.ptp(finite) if len(finite) else 0.0
     step = LOG_STEP if item.log else float(f"{max(span, 1e-9) / LINEAR_STEPS:.1g}")
     curves: list[list[list[int]] | None] = []
     for line in kept:
