@@ -45,7 +45,9 @@ share on."""
 
 CLAIMS: dict[str, Claim] = {}
 
-PROBES = "cut probes (`measure=none` with `probe_epochs`)"
+PROBES = (
+    "cut probes (`measure=none` with `probe_epochs`; at initialisation with `score_bn=fresh` alone)"
+)
 EQUAL_MACS = "runs with `budget=macs` and `allocation=global`"
 
 

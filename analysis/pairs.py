@@ -41,7 +41,8 @@ class Pairs:
     def blocks(self) -> list[Pairs]:
         """The tasks that have the same complete seeds, together."""
         seeds = self.table.groupby("task")["seed"].transform(lambda own: str(sorted(own)))
-        return [replace(self, table=part) for _, part in self.table.groupby(seeds, sort=False)]
+        parts = self.table.groupby(seeds, sort=False)
+        return [replace(self, table=part, before=None) for _, part in parts]
 
     def groups(self) -> list[str]:
         """All groups that have a pair, complete or not."""

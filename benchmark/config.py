@@ -36,7 +36,7 @@ EXACT_FIELDS = ("budget", "allocation", "grouping", "sampling", "removal")
 MOST = 2**31 - 1
 """The largest whole number of a field that has no entry in `LARGEST`."""
 WIDEST = 64
-"""The largest width."""
+"""The largest width; a wider net is a mistake, and would take all the memory."""
 MOST_BYTES = 4096
 """The longest name; a path is at most that long."""
 LABELLED = (
@@ -240,8 +240,8 @@ class RunConfig:
             matters["score_bn"] = "running"
         if self.rounds == 1:
             matters |= {"sampling": "none", "removal": "hard"}
-        plain = self.ablation != "invert" and (self.sampling == "none" or self.rounds == 1)
-        if self.measure == "magnitude" and self.allocation == "magnitude" and plain:
+        own_order = self.ablation != "invert" and (self.sampling == "none" or self.rounds == 1)
+        if self.measure == "magnitude" and self.allocation == "magnitude" and own_order:
             matters["allocation"] = "global"
         if all(getattr(self, name) == value for name, value in matters.items()):
             return self

@@ -149,4 +149,6 @@ def cost(net: Net, size: Size | None = None) -> dict[str, int]:
     """
     check_net(net)
     check_size(size)
-    return {f"net/{budget}": value for budget, value in Ledger(net, size).left.items()}
+    return {
+        f"net/{budget}": value for budget, value in Ledger(net, size and tuple(size)).left.items()
+    }

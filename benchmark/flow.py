@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import TypeVar
 
 import torch
@@ -286,7 +287,7 @@ def _zeros(theta: Vectors) -> Vectors:
 
 def fitting(batch_size: int, images: torch.Tensor) -> int:
     """`batch_size`, or fewer images if they are larger than `PIXELS`."""
-    pixels = images.shape[1:3].numel()
+    pixels = prod(pixels_of(images))
     return max(1, batch_size * PIXELS // max(pixels, PIXELS))
 
 

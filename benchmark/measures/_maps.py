@@ -229,9 +229,10 @@ def _trained(model: Net, wanted: Sequence[torch.Tensor] = ()) -> Iterator[None]:
 
 @contextmanager
 def _watching(
-    model: Net, images: torch.Tensor, see: Callable[[str, torch.Tensor], None]
+    model: Net, images: torch.Tensor, see: Callable[[str, torch.Tensor], torch.Tensor | None]
 ) -> Iterator[None]:
-    """Evaluation mode in which `see` gets the name of each conv and its z, for a block."""
+    """Evaluation mode in which `see` gets the name of each conv and its z, for a block; what it
+    returns, if anything, takes the place of z."""
     with evaluating(model):
         sources = _sources(model, images)
         with hooked(model, sources, lambda conv, _, z: see(conv, z)):

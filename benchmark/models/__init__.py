@@ -56,11 +56,12 @@ that suits it."""
 def build(arch: str, num_classes: int = 10, width: float = 1.0, plan: Plan | None = None) -> Net:
     """A freshly initialised net, from the global random state.
 
-    plan: {conv name: number of filters, or which channels of its stream it writes (bool
-    [channels])}; without one, that of this width. Input: float [N, 3, H, W] (for the suite's own 32
-    x 32 at least); output: logits [N, num_classes]. Weights are those that the architecture itself
-    begins with; in a net from a plan those of the suite have torch's default initialisation, and
-    others are the first filters and channels of a whole net.
+    width: factor on the numbers of filters, above 0 and at most 64. plan: {conv name: number of
+    filters, or which channels of its stream it writes (bool [channels])}; without one, that of this
+    width. Input: float [N, 3, H, W] (for the suite's own 32 x 32 at least); output: logits [N,
+    num_classes]. Weights are those that the architecture itself begins with; in a net from a plan
+    those of the suite have torch's default initialisation, and others are the first filters and
+    channels of a whole net.
 
     Raises `UserError` for an unknown architecture, one that takes no width, one that cannot be
     traced, or a plan that does not fit.

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from benchmark.errors import UserError, one_line, require
+from benchmark.errors import UserError, is_out_of_memory, one_line, require
 from benchmark.models import _autograd as autograd
 from benchmark.models import _batch_norm as batch_norm
 
@@ -285,8 +285,10 @@ class Net(nn.Module):
         if size not in self._table.pixels:
             try:
                 self._table.pixels[size] = _pixels(self, size)
-            except (RuntimeError, AssertionError) as error:
-                wanted = f"image_size must suit the net, got {size[0]}x{size[1]}"
+            except (RuntimeError, ValueError, AssertionError) as error:
+                if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+                    raise
+                wanted = f"images must suit the net, got {size[0]}x{size[1]}"
                 raise UserError(f"{wanted} ({one_line(error)})") from None
         return self._table.pixels[size]
 
@@ -479,7 +481,7 @@ def _pixels(net: Net, size: tuple[int, int]) -> dict[str, int]:
         found[name] = found.get(name, 0) + maps[0].numel() // channels
 
     with modes_kept(net), hooked(net, dict(zip(layers, layers, strict=True)), see):
-        net.eval()(weight.new_zeros(1, net.channels[IMAGE], *size))
+        net.eval()(weight.new_zeros(2, net.channels[IMAGE], *size))
     return found
 
 
@@ -494,8 +496,11 @@ def copied(module: M) -> M:
     try:
         return copy.deepcopy(module)
     except RuntimeError as error:
+        if "deepcopy protocol" not in str(error):
+            raise
+        name = type(getattr(module, "_root", module)).__name__
         cause = one_line(error).partition(". ")[0]
-        raise UserError(f"{type(module).__name__} cannot be copied ({cause})") from None
+        raise UserError(f"{name} cannot be copied ({cause})") from None
 
 
 def check_net(model: object) -> None:
@@ -512,7 +517,7 @@ def check_tensor(
 ) -> None:
     """Raise `UserError` unless a value is a tensor of this shape, and of this type, if given."""
     good = torch.is_tensor(value) and value.shape == shape and dtype in (None, value.dtype)
-    kind = "a tensor" if dtype is None else f"a tensor {dtype}"
+    kind = "a tensor" if dtype is None else f"a {str(dtype).removeprefix('torch.')} tensor"
     got = f"{value.dtype} {list(value.shape)}" if torch.is_tensor(value) else type(value).__name__
     if not good:
         raise UserError(f"{what} must be {kind} {list(shape)}, got {got}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -36,6 +36,8 @@ ZERO_STAYS = {
     "clone",
 }  # fmt: skip
 """Operations on single values that give 0 for 0; names of modules and functions in lower case."""
+ASSIGNMENTS = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow"}
+"""Functions of the module `operator` that change their first argument."""
 ZERO_CHANGES = {"sigmoid", "hardsigmoid", "softplus", "logsigmoid", "exp"}
 POOLS = {
     "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "adaptivemaxpool2d", "upsample", "interpolate",
@@ -85,19 +87,42 @@ def table_of(root: nn.Module, images: torch.Tensor) -> Table:
 _READ = ("convs", "readers", "parts", "fixed")
 
 
+class _Proxy(fx.Proxy):
+    """Torch's stand-in for a tensor, for which `x += y` is no other operation than for a tensor: it
+    changes x, under all its names."""
+
+
+def _assigning(name: str) -> Callable[[fx.Proxy, object], fx.Proxy]:
+    function = getattr(operator, name)
+    return lambda self, other: self.tracer.create_proxy(
+        "call_function", function, (self, other), {}
+    )
+
+
+for _name in ASSIGNMENTS:
+    setattr(_Proxy, f"__{_name}__", _assigning(_name))
+
+
 class _Tracer(fx.Tracer):
     """Torch's tracer, which knows where it is, and takes convs, batch norms and stochastic depth
-    for whole modules whoever wrote them."""
+    for whole modules whoever wrote them. It traces through the roots of nets of the suite."""
 
     where = ""
+
+    def __init__(self, nets: Iterable[Net]) -> None:
+        super().__init__()
+        self.roots = {id(net._root) for net in nets}
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, name: str) -> bool:
         depth = type(m).__name__ == "StochasticDepth" and next(m.children(), None) is None
         return depth or isinstance(m, Conv2d | BatchNorm2d) or super().is_leaf_module(m, name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> object:
-        if not any(m is module for module in self.root.modules()):
-            return forward(*args, **kwargs)  # of a `Net` inside, whose root is none of its modules
+        if id(m) in self.roots:  # they are no submodules
+            return forward(*args, **kwargs)
         before, self.where = self.where, self.path_of_module(m)
         result = super().call_module(m, forward, args, kwargs)
         self.where = before
@@ -105,10 +130,10 @@ class _Tracer(fx.Tracer):
 
 
 def _graph(root: nn.Module) -> fx.Graph:
-    tracer = _Tracer()
-    for module in root.modules():
-        if isinstance(module, Net):
-            module.masked_readers()  # else its forward does this, and reads weights
+    nets = [module for module in root.modules() if isinstance(module, Net)]
+    for net in nets:
+        net.masked_readers()  # else its forward does this, and reads weights
+    tracer = _Tracer(nets)
     try:
         graph = tracer.trace(root)
     except Exception as error:  # whatever the net's own code raises
@@ -184,7 +209,7 @@ class _Analysis:
         self.tied = {number for number, count in shared.items() if count > 1}
         self.tied |= {  # parameters that are used outside of their modules
             id(operator.attrgetter(node.target)(root))
-            for node in graph.nodes if node.op == "get_attr"
+            for node in graph.nodes if node.op == "get_attr" and not _is_asked_its_type(node)
         }  # fmt: skip
         self.classes: int | None = None
         self.streams = _Streams()
@@ -297,7 +322,9 @@ class _Analysis:
         module = self.modules[node.target]
         tied = any(id(parameter) in self.tied for parameter in module.parameters())
         hooked = "weight" not in module._parameters and not isinstance(module, nn.BatchNorm2d)
-        return type(module) in types and self.calls[node.target] == 1 and not (tied or hooked)
+        spread = getattr(module, "places", None) is not None  # in a compact net of the suite
+        alone = self.calls[node.target] == 1 and not (tied or hooked or spread)
+        return type(module) in types and alone
 
     def _zero(self, axis: _Axis) -> bool:
         return axis.zero or self._fixed(axis)
@@ -467,10 +494,18 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
 
 
 def _in_place(node: fx.Node) -> bool:
-    """Whether a function or method changes its first input (`sigmoid_`)."""
+    """Whether a function or method changes its first input (`sigmoid_`, `+=`)."""
     name = node.target if isinstance(node.target, str) else node.target.__name__
     calls = node.op in ("call_function", "call_method")
-    return calls and name.endswith("_") and not name.endswith("__")
+    return calls and (name in ASSIGNMENTS or (name.endswith("_") and not name.endswith("__")))
+
+
+def _is_asked_its_type(node: fx.Node) -> bool:
+    """Whether a net only reads the type or the device of a parameter."""
+    return all(
+        user.target is getattr and user.args[1] in ("dtype", "device", "ndim")
+        for user in node.users
+    )
 
 
 def _keeps_zero(node: fx.Node, kind: str, module: nn.Module | None) -> bool:
@@ -479,7 +514,7 @@ def _keeps_zero(node: fx.Node, kind: str, module: nn.Module | None) -> bool:
         return kind in ZERO_STAYS
     low = _argument(node, 1, "min_val", -1.0) if module is None else module.min_val
     high = _argument(node, 2, "max_val", 1.0) if module is None else module.max_val
-    return low <= 0 <= high
+    return all(isinstance(end, int | float) for end in (low, high)) and low <= 0 <= high
 
 
 def _where(node: fx.Node, kind: str) -> str:

