@@ -88,15 +88,14 @@ _READ = ("convs", "readers", "parts", "fixed")
 
 
 class _Proxy(fx.Proxy):
-    """Torch's stand-in for a tensor, for which `x += y` is no other operation than for a tensor: it
-    changes x, under all its names."""
+    """Torch's stand-in for a tensor, for which `x += y` changes x under all its names, as it does
+    for a tensor (torch records `x + y`)."""
 
 
 def _assigning(name: str) -> Callable[[fx.Proxy, object], fx.Proxy]:
+    """The method of `_Proxy` for a function in `ASSIGNMENTS`."""
     function = getattr(operator, name)
-    return lambda self, other: self.tracer.create_proxy(
-        "call_function", function, (self, other), {}
-    )
+    return lambda x, y: x.tracer.create_proxy("call_function", function, (x, y), {})
 
 
 for _name in ASSIGNMENTS:
