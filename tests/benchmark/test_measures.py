@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmark import contracts, registry
 from benchmark.errors import UserError
-from benchmark.flow import evaluate
+from benchmark.flow import evaluate, with_statistics_of
 from benchmark.measures import MEASURES, score
 from benchmark.measures import _scoring as scoring
 from benchmark.models import trace
@@ -286,7 +286,8 @@ def test_taylor_is_the_slope_of_the_loss_as_a_filter_shrinks():
 
 @pytest.mark.parametrize("arch", [pytest.param("mobilenet_v1", marks=pytest.mark.slow), "resnet20"])
 def test_oracle_is_the_loss_change_of_the_net_without_that_filter(arch):
-    net, (images, labels) = tiny_net(arch, dtype=torch.float64), tiny_images(2)
+    images, labels = tiny_images(2)
+    net = with_statistics_of(tiny_net(arch, dtype=torch.float64), images)  # else filters are dead
     check_oracle(net, images, labels, [2, 3])
 
 
@@ -320,7 +321,7 @@ def check_oracle(net, images, labels, filters):
             expected = pytest.approx(without - before, rel=1e-6, abs=1e-12)
             assert float(scores[conv][index]) == expected
             changes.append(without - before)
-    assert len({*changes}) > len(changes) / 2
+    assert sum(abs(change) > 1e-6 for change in changes) >= len(changes) / 2
 
 
 def test_random_with_the_layer_densities_of_magnitude():
