@@ -149,6 +149,5 @@ def cost(net: Net, size: Size | None = None) -> dict[str, int]:
     """
     check_net(net)
     check_size(size)
-    return {
-        f"net/{budget}": value for budget, value in Ledger(net, size and tuple(size)).left.items()
-    }
+    left = Ledger(net, size and tuple(size)).left
+    return {f"net/{budget}": value for budget, value in left.items()}

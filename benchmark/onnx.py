@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from benchmark.errors import UserError, one_line
 from benchmark.models import Net
-from benchmark.models._net import BatchNorm2d, Conv2d
+from benchmark.models._layers import BatchNorm2d, Conv2d
 
 BATCHES = (1, 2, 5)
 """Numbers of images that a file is checked with."""

@@ -19,10 +19,10 @@ from torch import nn
 from benchmark import outside, registry
 from benchmark.config import WIDEST
 from benchmark.errors import UserError, one_line, require
+from benchmark.models._layers import BatchNorm2d
 from benchmark.models._layout import LAYOUT, multiple
 from benchmark.models._net import (
     IMAGE_CHANNELS,
-    BatchNorm2d,
     Conv,
     Net,
     Plan,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -17,18 +16,21 @@ import torch
 from torch import fx, nn
 
 from benchmark.errors import UserError, one_line, require
-from benchmark.models._net import (
-    IMAGE,
-    BatchNorm2d,
-    Conv,
-    Conv2d,
-    Net,
-    Reader,
-    Table,
-    copied,
-    has_statistics,
-    modes_kept,
-)
+from benchmark.models._graph import (
+    Shapes,
+    along_channels,
+    argument,
+    asks_pixels,
+    flattens,
+    graph_of,
+    in_place,
+    is_asked_its_type,
+    operation,
+    over_pixels,
+    place_of,
+)  # fmt: skip
+from benchmark.models._layers import BatchNorm2d, Conv2d, has_statistics
+from benchmark.models._net import IMAGE, Conv, Net, Reader, Table, copied, modes_kept
 
 ZERO_STAYS = {
     "relu", "relu6", "hardtanh", "leakyrelu", "elu", "selu", "celu", "gelu", "silu", "hardswish",
@@ -36,15 +38,11 @@ ZERO_STAYS = {
     "clone",
 }  # fmt: skip
 """Operations on single values that give 0 for 0; names of modules and functions in lower case."""
-ASSIGNMENTS = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow"}
-"""Functions of the module `operator` that change their first argument."""
 ZERO_CHANGES = {"sigmoid", "hardsigmoid", "softplus", "logsigmoid", "exp"}
 POOLS = {
     "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "adaptivemaxpool2d", "upsample", "interpolate",
     "zeropad2d",
 }  # fmt: skip
-PIXELS = {2, 3, -1, -2}
-"""The axes of images [N, C, H, W] that are not channels."""
 
 
 class SizeError(UserError):
@@ -76,7 +74,7 @@ def trace(module: nn.Module, images: torch.Tensor) -> Net:
 def table_of(root: nn.Module, images: torch.Tensor) -> Table:
     """The table of a net, which does not change; see `trace`."""
     with modes_kept(root):
-        graphs = [_graph(root.train(training)) for training in (False, True)]
+        graphs = [graph_of(root.train(training)) for training in (False, True)]
         tables = [_Analysis(root.eval(), graph, images).table() for graph in graphs]
     one, other = ([vars(t)[name] for name in _READ] for t in tables)
     if one != other:
@@ -85,62 +83,6 @@ def table_of(root: nn.Module, images: torch.Tensor) -> Table:
 
 
 _READ = ("convs", "readers", "parts", "fixed")
-
-
-class _Proxy(fx.Proxy):
-    """Torch's stand-in for a tensor, for which `x += y` changes x under all its names, as it does
-    for a tensor (torch records `x + y`)."""
-
-
-def _assigning(name: str) -> Callable[[fx.Proxy, object], fx.Proxy]:
-    """The method of `_Proxy` for a function in `ASSIGNMENTS`."""
-    function = getattr(operator, name)
-    return lambda x, y: x.tracer.create_proxy("call_function", function, (x, y), {})
-
-
-for _name in ASSIGNMENTS:
-    setattr(_Proxy, f"__{_name}__", _assigning(_name))
-
-
-class _Tracer(fx.Tracer):
-    """Torch's tracer, which knows where it is, and takes convs, batch norms and stochastic depth
-    for whole modules whoever wrote them. It traces through the roots of nets of the suite."""
-
-    where = ""
-
-    def __init__(self, nets: Iterable[Net]) -> None:
-        super().__init__()
-        self.roots = {id(net._root) for net in nets}
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-    def is_leaf_module(self, m: nn.Module, name: str) -> bool:
-        depth = type(m).__name__ == "StochasticDepth" and next(m.children(), None) is None
-        return depth or isinstance(m, Conv2d | BatchNorm2d) or super().is_leaf_module(m, name)
-
-    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> object:
-        if id(m) in self.roots:  # they are no submodules
-            return forward(*args, **kwargs)
-        before, self.where = self.where, self.path_of_module(m)
-        result = super().call_module(m, forward, args, kwargs)
-        self.where = before
-        return result
-
-
-def _graph(root: nn.Module) -> fx.Graph:
-    nets = [module for module in root.modules() if isinstance(module, Net)]
-    for net in nets:
-        net.masked_readers()  # else its forward does this, and reads weights
-    tracer = _Tracer(nets)
-    try:
-        graph = tracer.trace(root)
-    except Exception as error:  # whatever the net's own code raises
-        where = " ".join(filter(None, [type(root).__name__, tracer.where]))
-        raise UserError(f"{where} cannot be traced ({one_line(error)})") from None
-    if len([node for node in graph.nodes if node.op == "placeholder" and not node.args]) != 1:
-        raise UserError(f"{type(root).__name__} must take one tensor to be traced")
-    return graph
 
 
 @dataclass(frozen=True)
@@ -188,15 +130,6 @@ class _Streams:
             self.fix(one, self.why[other])
 
 
-class _Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of each tensor."""
-
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
-        n.meta["shape"] = tuple(result.shape) if torch.is_tensor(result) else None
-        return result
-
-
 class _Analysis:
     """One pass over a graph, in the order of execution."""
 
@@ -208,7 +141,7 @@ class _Analysis:
         self.tied = {number for number, count in shared.items() if count > 1}
         self.tied |= {  # parameters that are used outside of their modules
             id(operator.attrgetter(node.target)(root))
-            for node in graph.nodes if node.op == "get_attr" and not _is_asked_its_type(node)
+            for node in graph.nodes if node.op == "get_attr" and not is_asked_its_type(node)
         }  # fmt: skip
         self.classes: int | None = None
         self.streams = _Streams()
@@ -228,7 +161,7 @@ class _Analysis:
             raise UserError(self._nothing())
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                _Shapes(self.root, graph=self.graph).run(self.images.to(weight, copy=True))
+                Shapes(self.root, graph=self.graph).run(self.images.to(weight, copy=True))
         except (RuntimeError, ValueError, AssertionError) as error:
             shape = list(self.images.shape)
             cause = one_line(error).partition(" While executing ")[0]
@@ -237,7 +170,7 @@ class _Analysis:
             axis = self._visit(node)
             if axis is not None:
                 self.axes[node] = axis
-                if _in_place(node):
+                if in_place(node):
                     self.axes[node.all_input_nodes[0]] = axis
         return self._result()
 
@@ -251,7 +184,7 @@ class _Analysis:
             self.classes = shape[1] if len(shape) == 2 else None
             self._fix(node)
             return None
-        kind, inputs = _kind(node, self.modules), self._inputs(node)
+        kind, inputs = operation(node, self.modules), self._inputs(node)
         if inputs:
             axis = self._rule(node, kind, inputs)
             if axis is not None or shape is None:
@@ -263,14 +196,14 @@ class _Analysis:
     def _new_fixed(self, node: fx.Node, kind: str) -> _Axis:
         """The axis of a tensor whose channels all stay."""
         width = node.meta["shape"][1]
-        return _Axis((self.streams.new(width, f"fixed {node.name}", _where(node, kind)),))
+        return _Axis((self.streams.new(width, f"fixed {node.name}", place_of(node, kind)),))
 
     def _inputs(self, node: fx.Node) -> list[_Axis]:
         return [self.axes[n] for n in node.all_input_nodes if n in self.axes]
 
     def _fix(self, node: fx.Node) -> None:
         """The streams of all inputs keep all their channels."""
-        why = _where(node, _kind(node, self.modules))
+        why = place_of(node, operation(node, self.modules))
         for axis in self._inputs(node):
             for stream in axis.streams:
                 self.streams.fix(stream, why)
@@ -294,24 +227,24 @@ class _Analysis:
             return first
         elif single and kind in ZERO_CHANGES and node.meta["shape"] == shapes[0]:
             return _Axis(first.streams, False, first.features)
-        elif single and maps and (kind in POOLS or (kind == "mean" and _over_pixels(node))):
+        elif single and maps and (kind in POOLS or (kind == "mean" and over_pixels(node))):
             if node.meta["shape"] and node.meta["shape"][:2] == shapes[0][:2]:
                 return first
-        elif _flattens(node, kind, shapes[0]):
+        elif flattens(node, kind, shapes[0]):
             size = node.meta["shape"][1] // (shapes[0][1])
             return _Axis(first.streams, first.zero, first.features * size)
         elif kind in ("add", "iadd", "mul", "imul") and len(node.args) == 2:
             joined = self._joined(node, kind, inputs)
             if joined is not None:
                 return joined
-        elif kind in ("cat", "concat", "concatenate") and _along_channels(node) and maps:
-            if len(inputs) == len(_argument(node, 0, "tensors", ())) and all(
+        elif kind in ("cat", "concat", "concatenate") and along_channels(node) and maps:
+            if len(inputs) == len(argument(node, 0, "tensors", ())) and all(
                 axis.features == 1 for axis in inputs
             ):
                 streams = tuple(stream for axis in inputs for stream in axis.streams)
                 self.joined.setdefault(streams, f"concat {node.name}")
                 return _Axis(streams, all(axis.zero for axis in inputs))
-        elif kind in ("size", "getattr", "dim") and _asks_pixels(node, kind, maps):
+        elif kind in ("size", "getattr", "dim") and asks_pixels(node, kind, maps):
             return None
         self._fix(node)
         return None
@@ -344,7 +277,7 @@ class _Analysis:
     def _norm(self, node: fx.Node, axis: _Axis) -> _Axis:
         before = node.all_input_nodes[0]
         while len(before.users) == 1 and before.target not in self.convs:
-            kind = _kind(before, self.modules)
+            kind = operation(before, self.modules)
             if kind not in ZERO_STAYS | ZERO_CHANGES or len(before.all_input_nodes) != 1:
                 break
             before = before.all_input_nodes[0]
@@ -423,7 +356,7 @@ class _Analysis:
             fixed={name: width for name, width in widths.items() if name in {IMAGE, *read}},
             size=tuple(self.images.shape[2:]), classes=self.classes,
             hardsigmoid=any(
-                _kind(node, self.modules) == "hardsigmoid"
+                operation(node, self.modules) == "hardsigmoid"
                 for node in self.graph.nodes if node.op != "placeholder" and node.op != "output"
             ),
         )  # fmt: skip
@@ -483,82 +416,10 @@ class _Analysis:
         return what
 
 
-def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
-    """The name of an operation, the same for modules, functions and methods."""
-    if node.op == "call_module":
-        name = type(modules[node.target]).__name__
-    else:
-        name = node.target if isinstance(node.target, str) else node.target.__name__
-    return name.replace("_", "").lower()
-
-
-def _in_place(node: fx.Node) -> bool:
-    """Whether a function or method changes its first input (`sigmoid_`, `+=`)."""
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    calls = node.op in ("call_function", "call_method")
-    return calls and (name in ASSIGNMENTS or (name.endswith("_") and not name.endswith("__")))
-
-
-def _is_asked_its_type(node: fx.Node) -> bool:
-    """Whether a net only reads the type or the device of a parameter."""
-    return all(
-        user.target is getattr and user.args[1] in ("dtype", "device", "ndim")
-        for user in node.users
-    )
-
-
 def _keeps_zero(node: fx.Node, kind: str, module: nn.Module | None) -> bool:
     """Whether an operation on single values gives 0 for 0."""
     if kind != "hardtanh":
         return kind in ZERO_STAYS
-    low = _argument(node, 1, "min_val", -1.0) if module is None else module.min_val
-    high = _argument(node, 2, "max_val", 1.0) if module is None else module.max_val
+    low = argument(node, 1, "min_val", -1.0) if module is None else module.min_val
+    high = argument(node, 2, "max_val", 1.0) if module is None else module.max_val
     return all(isinstance(end, int | float) for end in (low, high)) and low <= 0 <= high
-
-
-def _where(node: fx.Node, kind: str) -> str:
-    """The module that a node belongs to, and what it does there."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = list(stack.values())[-1][0] if stack else ""
-    return f"{path or 'the net'} ({kind})"
-
-
-def _argument(node: fx.Node, position: int, name: str, default: object) -> object:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
-def _over_pixels(node: fx.Node) -> bool:
-    axes = _argument(node, 1, "dim", None)
-    axes = axes if isinstance(axes, tuple | list) else (axes,)
-    return all(axis in PIXELS for axis in axes)
-
-
-def _flattens(node: fx.Node, kind: str, shape: tuple[int, ...] | None) -> bool:
-    """Whether a node flattens all axes but the first."""
-    out = node.meta["shape"]
-    if not shape or len(shape) < 2 or not out or out != (shape[0], torch.Size(shape[1:]).numel()):
-        return False
-    if kind in ("view", "reshape"):
-        return len(node.args) == 3 and isinstance(node.args[1], fx.Node) and node.args[2] == -1
-    return kind == "flatten"
-
-
-def _along_channels(node: fx.Node) -> bool:
-    axis = _argument(node, 1, "dim", 0)
-    return axis in (1, -3) and isinstance(_argument(node, 0, "tensors", None), tuple | list)
-
-
-def _asks_pixels(node: fx.Node, kind: str, maps: bool) -> bool:
-    """Whether a question about the shape is one about other axes than the channels."""
-    allowed = {0, *PIXELS} if maps else {0}
-    if kind == "dim":
-        return True
-    if kind == "getattr" and node.args[1] != "shape":
-        return node.args[1] in ("dtype", "device", "ndim")
-    if kind == "size" and len(node.args) > 1:
-        return node.args[1] in allowed
-    return all(
-        user.target is operator.getitem and not isinstance(user.args[1], slice)
-        and user.args[1] in allowed
-        for user in node.users
-    )  # fmt: skip

@@ -59,10 +59,10 @@ def select(
     for name, value in {"protocol": protocol, **rules}.items():
         require_one_of(name, value, CHOICES[name])
     check_rules_of(protocol, rules)
+    check_size(image_size)
     scores = _checked(model, scores)
     if protocol == "paper":
         return select_as_paper(model, scores, ratio, round, rounds)
-    check_size(image_size)
     size = image_size and tuple(image_size)
     target = Budget(ratio, round, rounds, budget, allocation, grouping, size)
     return select_exactly(model, scores, target)

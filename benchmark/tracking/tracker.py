@@ -94,8 +94,8 @@ class NoTracker:
 
 
 class WandbTracker:
-    """One W&B run per run; its step is the epoch. Raises what wandb raises, and
-    `RuntimeError` if rows or files did not arrive.
+    """One W&B run per run; its step is the epoch. Raises what wandb raises, and `RuntimeError`
+    if rows or files did not arrive.
 
     With `resume`, rows that the server has are not sent again; without, the run with this id is
     replaced.

@@ -28,8 +28,6 @@ from benchmark.training.step import make_optimizer
 FORMAT = 4
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 """Errors of a full or a failing GPU; they do not mean that the file is bad."""
-
-
 UNUSABLE = (
     zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, EOFError, ValueError,
 )  # fmt: skip

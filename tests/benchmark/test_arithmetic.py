@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from benchmark.data import load
 from benchmark.models import BatchNorm2d, build
-from benchmark.models._net import Conv2d
+from benchmark.models._layers import Conv2d
 from benchmark.perf.naive import plain
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}

@@ -6,7 +6,7 @@ from benchmark import registry
 from benchmark.cost import cost
 from benchmark.errors import UserError
 from benchmark.models import build, default_plan, load_authors
-from benchmark.models._net import Conv2d
+from benchmark.models._layers import Conv2d
 from benchmark.pruning import compact, masked, select
 from tests.conftest import tiny_net
 

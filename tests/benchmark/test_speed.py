@@ -130,7 +130,7 @@ def test_naive_loops_compute_the_same():
     net, (images, labels) = tiny_net("resnet20"), tiny_images(12)
     plain = naive.plain(net)
     assert not any(
-        type(module).__module__.startswith("benchmark.models._net")
+        type(module).__module__.startswith("benchmark.models._layers")
         for module in plain.modules()
         if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d)
     )
